@@ -1,0 +1,34 @@
+"""autodual: a compiler for certified robustness.
+
+``certify(model, eps)`` wraps a model so that it answers with guaranteed bounds over a whole set
+of inputs; ``robust_loss`` trains against them.
+"""
+
+from __future__ import annotations
+
+from autodual import attack, errors
+from autodual.capture import Inputs
+from autodual.certificate import Certificate, Estimate
+from autodual.certify import Certified, certify
+from autodual.interval import Interval
+from autodual.loss import robust_loss
+from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Box",
+    "Certificate",
+    "Certified",
+    "Estimate",
+    "Inputs",
+    "Interval",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "ThreatModel",
+    "attack",
+    "certify",
+    "errors",
+    "robust_loss",
+]

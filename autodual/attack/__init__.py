@@ -1,0 +1,7 @@
+"""Attacks: the bound from the other side. Nothing here knows about dual layers."""
+
+from __future__ import annotations
+
+from autodual.attack.pgd import Attack, pgd
+
+__all__ = ["Attack", "pgd"]

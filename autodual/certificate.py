@@ -1,0 +1,65 @@
+"""What a bound says about a batch: a certificate if it is sound, an estimate if it is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Margins:
+    margins: Tensor
+    labels: Tensor
+    threat: str
+    bounds: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate(_Margins):
+    """Guaranteed margins over the whole perturbation set.
+
+    Attributes:
+        margins: [N, K], lower bounds on z_y − z_k over the set; 0 at k = y.
+        labels: [N], the class y each example is certified for.
+        threat, bounds: the set and the method, in words.
+
+    Sound: in exact arithmetic; the bound is computed in the model's dtype, without outward
+    rounding.
+    """
+
+    @property
+    def verified(self) -> Tensor:
+        """[N] bool: no point of the set is given another class than y. NaN verifies nothing."""
+        others = torch.ones_like(self.margins, dtype=torch.bool)
+        others.scatter_(1, self.labels.unsqueeze(1), False)
+        safe = (self.margins > 0) & torch.isfinite(self.margins)
+        return (safe | ~others).all(1)
+
+    @property
+    def error(self) -> float:
+        """The share of examples that are not verified: an upper bound on the robust error."""
+        return float((~self.verified).to(torch.float64).mean())
+
+    def __str__(self) -> str:
+        verified = int(self.verified.sum())
+        return f"{verified} of {len(self)} verified within {self.threat} (bounds={self.bounds!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate(_Margins):
+    """Margins that guarantee nothing, and why. It trains and reports; it verifies nothing.
+
+    Attributes:
+        margins, labels, threat, bounds: as for ``Certificate``, but without its guarantee.
+        caveats: the reasons.
+    """
+
+    caveats: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"estimate for {len(self)} examples, no guarantee: {'; '.join(self.caveats)}"

@@ -1,0 +1,270 @@
+"""``certify`` wraps a model; the wrapped model answers with guaranteed bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from autodual.arguments import as_inputs, check_labels, check_spec, check_x
+from autodual.bound import BoundModule, Relaxation
+from autodual.capture import Captured, Inputs, capture, unwrap
+from autodual.certificate import Certificate, Estimate
+from autodual.duals import REGISTRY, DualLayer
+from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
+from autodual.fidelity import check_fidelity, run
+from autodual.interval import Interval
+from autodual.ir import Graph, Value
+from autodual.passes import simplify
+from autodual.plan import METHODS, Explanation, Plan, Program, explain, make_plan
+from autodual.threat import Ball, ThreatModel, as_threat
+
+_CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary()
+"""Graphs by model and kind of input. They hold no parameters, so they outlive optimizer steps."""
+
+
+class Certified(nn.Module):
+    """A model with its bound. Made by ``certify``; shares the model's live parameters.
+
+    Inputs ``x`` are one tensor [N, *], or ``Inputs(...)`` for models with several arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        threat: ThreatModel,
+        bounds: str,
+        perturb: int | str,
+        rules: Mapping[str, DualLayer],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.threat, self.method = threat, bounds
+        self._perturb, self._rules = perturb, {**REGISTRY, **rules}
+        self._bounds: dict[int, BoundModule] = {}
+        self._last: BoundModule | None = None
+
+    def extra_repr(self) -> str:
+        """Describe the set and the method."""
+        return f"{self.threat}, bounds={self.method!r}"
+
+    def at(self, eps: float | Tensor | ThreatModel) -> Certified:
+        """Return the same bound over another set; a number keeps the kind of ball and domain."""
+        if not isinstance(eps, ThreatModel):
+            eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
+        other = Certified(self.model, eps, self.method, self._perturb, self._rules)
+        other._bounds, other._last = self._bounds, self._last
+        other.train(self.training)
+        return other
+
+    @torch.no_grad()
+    def forward(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate | Estimate:
+        """Certify each example for its label y [N], or for the model's own prediction.
+
+        Returns:
+            A ``Certificate``; an ``Estimate`` if the graph has caveats (BatchNorm in training).
+
+        Raises:
+            InputError: x or y is not usable, see the message.
+            CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
+        """
+        bound, values, _ = self._prepare(x)
+        if y is None:
+            y = run(bound.plan.graph, bound.model, values).argmax(1)
+        margins = self.margins(x, y)
+        said = (margins, y, repr(self.threat), self.method)
+        caveats = bound.plan.graph.caveats
+        return Estimate(*said, caveats) if caveats else Certificate(*said)
+
+    def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
+        """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable."""
+        bound, values, tensor = self._prepare(x)
+        classes = _classes(bound.plan.graph)
+        check_labels(y, tensor, classes)
+        unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
+        spec = unit[y].unsqueeze(1) - unit
+        margins = bound(values, self.threat).lower(bound.plan.graph.output, spec)
+        return margins.masked_fill(unit[y].bool(), 0.0)
+
+    def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
+        """Return lower bounds [N, S] on C z over the set, for the model's output z.
+
+        Args:
+            x: the inputs.
+            C: rows [S, *] or [N, S, *], with * the shape of one example's output.
+        """
+        bound, values, tensor = self._prepare(x)
+        output = bound.plan.graph.output
+        return bound(values, self.threat).lower(output, check_spec(C, tensor, output))
+
+    def bounds(self, x: Tensor | Inputs) -> Interval:
+        """Return bounds on every output, two tensors shaped like the model's output."""
+        bound, values, tensor = self._prepare(x)
+        output = bound.plan.graph.output
+        unit = torch.eye(output.numel, dtype=tensor.dtype, device=tensor.device)
+        relaxed = bound(values, self.threat)
+        ends = relaxed.lower(output, unit.unsqueeze(0)), -relaxed.lower(output, -unit.unsqueeze(0))
+        return Interval(*(end.reshape(output.size(len(tensor))) for end in ends))
+
+    def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
+        """Return the ingredients of the bound: intervals, lines, dual networks.
+
+        ``slopes`` replaces the slope of any nonlinear op, by the value it computes; every
+        choice is sound.
+        """
+        bound, values, _ = self._prepare(x)
+        return bound(values, self.threat, slopes)
+
+    @torch.no_grad()
+    def radius(self, x: Tensor | Inputs, y: Tensor | None = None, steps: int = 20) -> Tensor:
+        """Return the largest ε [N] that this bound certifies, by bisection; 0 where none.
+
+        Every ε returned was itself certified, so the result is sound whatever ``steps``.
+
+        Raises:
+            InputError: the set has no radius (``Box``).
+            UnsoundError: the bound certifies nothing (BatchNorm in training mode).
+        """
+        bound, values, tensor = self._prepare(x)
+        if not isinstance(self.threat, Ball):
+            raise InputError(f"{self.threat} has no radius; certify with a ball instead")
+        if y is None:
+            y = run(bound.plan.graph, bound.model, values).argmax(1)
+        least = torch.zeros(len(tensor), dtype=tensor.dtype, device=tensor.device)
+        most = torch.full_like(least, float(torch.as_tensor(self.threat.eps).max()) or 1e-3)
+        for _ in range(steps):
+            grew = self._verified(x, y, most)
+            least = torch.where(grew, most, least)
+            if not bool(grew.any()) or float(most.max()) > 1e6:
+                break
+            most = torch.where(grew, 2 * most, most)
+        for _ in range(steps):
+            middle = (least + most) / 2
+            holds = self._verified(x, y, middle)
+            least, most = torch.where(holds, middle, least), torch.where(holds, most, middle)
+        return least
+
+    def detect(self, x: Tensor | Inputs) -> Tensor:
+        """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
+
+        Where it is true, no adversarial example within ε can look like this input.
+        """
+        return _sound(self(x)).verified
+
+    def explain(self, x: Tensor | Inputs) -> Explanation:
+        """Return the plan: per node the op, source line, dual layer, method, rows, FLOPs, bytes."""
+        bound, _, _ = self._prepare(x)
+        return explain(bound.plan, self.threat, bound.plan.graph.output.numel)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the last kind of input seen."""
+        if self._last is None:
+            raise NotTracedError(
+                "the model is captured at the first call, when the input's shape is known. "
+                "Call net(x) or net.explain(x) first."
+            )
+        return self._last.plan
+
+    @property
+    def graph(self) -> Graph:
+        """The captured graph for the last kind of input seen; print it."""
+        return self.plan.graph
+
+    @property
+    def program(self) -> Program:
+        """The dual network for the last kind of input seen; print it."""
+        return self.plan.program
+
+    def _verified(self, x: Tensor | Inputs, y: Tensor, eps: Tensor) -> Tensor:
+        return _sound(self.at(eps)(x, y)).verified
+
+    def _prepare(self, x: Tensor | Inputs) -> tuple[BoundModule, dict[Value, Tensor], Tensor]:
+        """Check x, capture the model if this kind of input is new, and bind its tensors."""
+        model = unwrap(self.model)
+        inputs = as_inputs(x)
+        tensor = check_x(inputs.get(self._perturb), model)
+        self.threat.check(tensor)
+        captured = _captured(model, inputs, self._perturb, tensor)
+        bound = self._bounds.get(id(captured))
+        if bound is None:
+            plan = make_plan(captured.graph, self._rules, self.method)
+            check_fidelity(captured, model, inputs)
+            bound = self._bounds[id(captured)] = BoundModule(plan, model)
+        self._last = bound
+        return bound, captured.bind(inputs), tensor
+
+
+def certify(
+    model: nn.Module,
+    eps: float | Tensor | ThreatModel,
+    *,
+    bounds: str = "ibp&dual",
+    perturb: int | str = 0,
+    rules: Mapping[str, DualLayer] | None = None,
+) -> Certified:
+    """Wrap a model so that it answers with guaranteed bounds.
+
+    The model is captured lazily, at the first call, and again for inputs of another shape,
+    dtype or device and when a module's training flag changes.
+
+    Args:
+        model: any module. torch.compile, DDP and DataParallel wrappers are seen through.
+        eps: a number or [N] tensor, read as ``LinfBall(eps)``, or a threat model.
+        bounds: the method for intermediate bounds, one of ``"ibp"``, ``"dual"``, ``"ibp+dual"``
+            (interval arithmetic inside, one dual pass at the end) and ``"ibp&dual"`` (both,
+            intersected).
+        perturb: which argument of the model is perturbed, by position or keyword.
+        rules: further dual layers by the op's name, or others than the registry's.
+
+    Raises:
+        ModelError: the model is not a module.
+        InputError: ε is negative or not finite; no such method.
+    """
+    unwrap(model)
+    if bounds not in METHODS:
+        raise InputError(f"bounds={bounds!r} is no method; there are {', '.join(METHODS)}")
+    return Certified(model, as_threat(eps), bounds, perturb, rules or {})
+
+
+def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:
+    key = _key(model, inputs, perturb, len(tensor))
+    captures = _CAPTURES.setdefault(model, {})
+    if key not in captures:
+        found = capture(model, inputs, perturb)
+        captures[key] = Captured(simplify(found.graph), found.slots)
+    return captures[key]
+
+
+def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> Any:
+    """Everything that can change the graph: kinds of inputs and training flags."""
+
+    def kind(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        batched = leaf.dim() > 0 and leaf.shape[0] == batch
+        return (batched, leaf.shape[1:] if batched else leaf.shape, leaf.dtype, leaf.device)
+
+    leaves = tuple(kind(leaf) for leaf in inputs.leaves())
+    return leaves, tuple(inputs.kwargs), perturb, tuple(m.training for m in model.modules())
+
+
+def _classes(graph: Graph) -> int:
+    shape = graph.output.shape
+    if len(shape) != 2 or graph.output.batch_dim != 0 or not isinstance(shape[1], int):
+        raise ModelError(
+            f"margins need logits [N, K]; the model returns {graph.output.type}. "
+            "Use net.bounds(x) or net.lower_bound(x, C) for other outputs."
+        )
+    if shape[1] < 2:
+        raise ModelError("margins need at least two classes; the model returns one output")
+    return shape[1]
+
+
+def _sound(result: Certificate | Estimate) -> Certificate:
+    if isinstance(result, Estimate):
+        raise UnsoundError(f"no guarantee can be given: {'; '.join(result.caveats)}. Call .eval().")
+    return result

@@ -1,0 +1,8 @@
+"""Dual layers, one op family per file; ``registry.REGISTRY`` lists them all."""
+
+from __future__ import annotations
+
+from autodual.duals.base import Affine, Call, DualLayer, Elementwise, Lines
+from autodual.duals.registry import REGISTRY, Registry
+
+__all__ = ["REGISTRY", "Affine", "Call", "DualLayer", "Elementwise", "Lines", "Registry"]

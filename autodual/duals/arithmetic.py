@@ -1,0 +1,80 @@
+"""Sums, differences, and products with a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Affine, Call, Hole, transpose_by_vjp
+from autodual.interval import Interval
+
+
+def swap_ends(i: Interval) -> Interval:
+    """Return the interval for −z with its signs dropped: what a nonincreasing op reads."""
+    return Interval(i.upper, i.lower)
+
+
+def _difference(sign_of: Callable[[Call], dict[str, float]]) -> Callable[..., Interval]:
+    """Bound an op that is nondecreasing or nonincreasing in each argument, by its sign."""
+
+    def interval(call: Call, *z: Interval) -> Interval:
+        signs = sign_of(call)
+        names = [name for name, arg in call.args.items() if isinstance(arg, Hole)]
+        facing = [i if signs[name] >= 0 else swap_ends(i) for name, i in zip(names, z, strict=True)]
+        return Interval(call(*(i.lower for i in facing)), call(*(i.upper for i in facing)))
+
+    return interval
+
+
+def scaled(call: Call, z: Interval) -> Interval:
+    """Bound z·c or z/c for a constant c of any sign."""
+    ends = call(z.lower), call(z.upper)
+    return Interval(torch.minimum(*ends), torch.maximum(*ends))
+
+
+def transpose_sum(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    """ν_in = ν_out for each summand, where none of them is broadcast or scaled."""
+    unscaled = call.args.get("alpha", 1) == 1
+    if unscaled and all(shape == nu.shape[1:] for shape in shapes):
+        return [nu] * len(shapes)
+    return transpose_by_vjp(call, nu, shapes)
+
+
+SUM = Affine(
+    together=("self", "other"),
+    interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
+    transpose=transpose_sum,
+)
+DIFFERENCE = Affine(
+    together=("self", "other"),
+    interval=_difference(lambda call: {"self": 1, "other": -call["alpha"]}),
+)
+REVERSED_DIFFERENCE = Affine(
+    together=("self", "other"),
+    interval=_difference(lambda call: {"self": -call["alpha"], "other": 1}),
+)
+NEGATION = Affine(together=("self",), interval=_difference(lambda call: {"self": -1}))
+PRODUCT = Affine(alone=("self", "other"), interval=scaled)
+QUOTIENT = Affine(alone=("self",), interval=scaled)
+TOTAL = Affine(together=("self",))
+
+TABLE = {
+    "aten.add.Tensor": SUM,
+    "aten.add.Scalar": SUM,
+    "aten.sub.Tensor": DIFFERENCE,
+    "aten.sub.Scalar": DIFFERENCE,
+    "aten.rsub.Tensor": REVERSED_DIFFERENCE,
+    "aten.rsub.Scalar": REVERSED_DIFFERENCE,
+    "aten.neg.default": NEGATION,
+    "aten.mul.Tensor": PRODUCT,
+    "aten.mul.Scalar": PRODUCT,
+    "aten.div.Tensor": QUOTIENT,
+    "aten.div.Scalar": QUOTIENT,
+    "aten.sum.default": TOTAL,
+    "aten.sum.dim_IntList": TOTAL,
+    "aten.mean.default": TOTAL,
+    "aten.mean.dim": TOTAL,
+    "aten.cumsum.default": TOTAL,
+}

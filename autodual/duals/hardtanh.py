@@ -1,0 +1,76 @@
+"""Clamps: hardtanh, ReLU6, clamp (thesis, Corollary 6, corrected)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Call, Elementwise, Lines
+from autodual.duals.piecewise import enclose
+from autodual.interval import Interval
+
+
+def clamp_lines(call: Call, box: Interval, slope: Tensor | None, low: float, high: float) -> Lines:
+    """Enclose min(max(z, low), high) on [ℓ, u].
+
+    Write c and r for the midpoint and half the length of [low, high], and m = max(u − c, c − ℓ).
+    For ℓ < low and high < u the best common slope is 2r/(r + m); with [low, high] = [−1, 1] this
+    is 2/(1 + max(u, −ℓ)), and h = |(1 − slope) ν_out|. (Equations 3.62–3.63 as printed have slope
+    and intercept swapped and max(u, ℓ), which is unsound.) If [ℓ, u] meets one bend only, the
+    slope is the chord's; if none, the op is linear there.
+    """
+    if slope is None:
+        slope = _slope(box, low, high)
+    bends = tuple(b for b in (low, high) if abs(b) != float("inf"))
+    return enclose(call, box, slope, bends)
+
+
+def _slope(box: Interval, low: float, high: float) -> Tensor:
+    lower, upper = box.lower, box.upper
+    width = torch.where(upper > lower, upper - lower, torch.ones_like(upper))
+    chord = (torch.clamp(upper, low, high) - torch.clamp(lower, low, high)) / width
+    flat = (upper <= low) | (lower >= high)
+    linear = (lower >= low) & (upper <= high)
+    slope = torch.where(linear, torch.ones_like(chord), chord)
+    if low > -float("inf") and high < float("inf"):
+        center, radius = (low + high) / 2, (high - low) / 2
+        reach = torch.maximum(upper - center, center - lower)
+        both = (lower < low) & (upper > high)
+        reach = torch.where(both, reach, torch.ones_like(reach))
+        slope = torch.where(both, 2 * radius / (radius + reach), slope)
+    return torch.where(flat, torch.zeros_like(slope), slope)
+
+
+def _ends(low: str, high: str) -> Elementwise:
+    """Return the rule of a clamp whose ends are the arguments of these names."""
+
+    def lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+        return clamp_lines(call, box, slope, *_range(call.args))
+
+    def _range(args: Mapping[str, Any]) -> tuple[float, float]:
+        least = -float("inf") if args[low] is None else float(args[low])
+        most = float("inf") if args[high] is None else float(args[high])
+        return min(least, most), most
+
+    return Elementwise(lines)
+
+
+def relu6_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+    """Enclose min(max(z, 0), 6)."""
+    return clamp_lines(call, box, slope, 0.0, 6.0)
+
+
+TABLE = {
+    "aten.hardtanh.default": _ends("min_val", "max_val"),
+    "aten.relu6.default": Elementwise(relu6_lines),
+    "aten.clamp.default": _ends("min", "max"),
+    "aten.clamp_min.default": Elementwise(
+        lambda call, box, slope: clamp_lines(call, box, slope, float(call["min"]), float("inf"))
+    ),
+    "aten.clamp_max.default": Elementwise(
+        lambda call, box, slope: clamp_lines(call, box, slope, -float("inf"), float(call["max"]))
+    ),
+}

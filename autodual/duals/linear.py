@@ -1,0 +1,53 @@
+"""Matrix products with a constant: linear, matmul, mm, bmm, addmm (thesis, Corollary 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Affine, Call
+from autodual.interval import Interval
+
+
+def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interval]:
+    """Bound A z + b by A c + b ± |A| r, for c, r the center and radius of the box.
+
+    A is linear in the arguments called ``weights``, so |A| is A at their absolute values.
+    """
+
+    def interval(call: Call, *z: Interval) -> Interval:
+        absolute = {w: call[w].abs() for w in weights if isinstance(call[w], Tensor)}
+        if bias is not None:
+            absolute[bias] = None
+        center = call(*(i.center for i in z))
+        radius = call.replace(**absolute)(*(i.radius for i in z))
+        return Interval(center - radius, center + radius)
+
+    return interval
+
+
+def transpose_linear(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    """ν_in = Wᵀν_out."""
+    return (nu @ call["weight"],)
+
+
+def _addmm_interval(call: Call, z: Interval) -> Interval:
+    mat2 = call["mat2"] * call["alpha"]
+    center, radius = call(z.center), z.radius @ mat2.abs()
+    return Interval(center - radius, center + radius)
+
+
+TABLE = {
+    "aten.linear.default": Affine(
+        alone=("input",),
+        interval=by_magnitude("weight", bias="bias"),
+        transpose=transpose_linear,
+    ),
+    "aten.matmul.default": Affine(alone=("self", "other"), interval=by_magnitude("self", "other")),
+    "aten.mm.default": Affine(alone=("self", "mat2"), interval=by_magnitude("self", "mat2")),
+    "aten.bmm.default": Affine(alone=("self", "mat2"), interval=by_magnitude("self", "mat2")),
+    "aten.mv.default": Affine(alone=("self", "vec"), interval=by_magnitude("self", "vec")),
+    "aten.addmm.default": Affine(alone=("mat1",), interval=_addmm_interval),
+}

@@ -1,0 +1,21 @@
+"""Which dual layer serves which op: every ATen overload by its full name, nothing inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autodual.duals import arithmetic, conv, hardtanh, linear, norm, pool, relu, shape
+from autodual.duals.base import DualLayer
+
+Registry = Mapping[str, DualLayer]
+
+REGISTRY: Registry = {
+    **linear.TABLE,
+    **conv.TABLE,
+    **arithmetic.TABLE,
+    **shape.TABLE,
+    **pool.TABLE,
+    **norm.TABLE,
+    **relu.TABLE,
+    **hardtanh.TABLE,
+}

@@ -1,0 +1,50 @@
+"""ReLU and LeakyReLU: two linear pieces that meet at zero (thesis, Corollary 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Call, Elementwise, Lines
+from autodual.duals.piecewise import enclose, monotone_between
+from autodual.interval import Interval
+
+
+def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+    """Enclose max(z, 0) on [ℓ, u].
+
+    For ℓ < 0 < u the slope is u/(u − ℓ) and the intercepts are 0 and −ℓ·slope, so that
+
+        ν_in = u/(u − ℓ) ν_out,    h = −ℓ[ν_in]₊.
+
+    Otherwise the op is linear there: slope 0 or 1, no intercept.
+    """
+    if slope is not None:
+        return enclose(call, box, slope, breakpoints=(0.0,))
+    spanning = (box.lower < 0) & (box.upper > 0)
+    lower = torch.where(spanning, box.lower, torch.zeros_like(box.lower))
+    upper = torch.where(spanning, box.upper, (box.lower >= 0).to(box.lower))
+    width = torch.where(spanning, upper - lower, torch.ones_like(upper))
+    slope = upper / width
+    return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
+
+
+def leaky_relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+    """Enclose max(z, 0) + s·min(z, 0) between the chord on [ℓ, u] and its parallel through 0.
+
+    Any s is allowed: negative ones make the op a V, those above 1 make it concave.
+    """
+    if slope is None:
+        negative = call["negative_slope"]
+        spanning = (box.lower < 0) & (box.upper > 0)
+        width = torch.where(spanning, box.upper - box.lower, torch.ones_like(box.lower))
+        chord = (box.upper - negative * box.lower) / width
+        outside = torch.where(box.lower >= 0, 1.0, float(negative)).to(chord)
+        slope = torch.where(spanning, chord, outside)
+    return enclose(call, box, slope, breakpoints=(0.0,))
+
+
+RELU = Elementwise(relu_lines)
+LEAKY_RELU = Elementwise(leaky_relu_lines, interval=monotone_between(0.0))
+
+TABLE = {"aten.relu.default": RELU, "aten.leaky_relu.default": LEAKY_RELU}

@@ -1,0 +1,61 @@
+"""Ops that move, copy, drop or pad entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Affine, Call
+
+
+def transpose_reshape(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    """ν_in has the input's shape and ν_out's entries, in the same order."""
+    return (nu.reshape(nu.shape[0], *shapes[0]),)
+
+
+RESHAPE = Affine(together=("self",), transpose=transpose_reshape)
+MOVE = Affine(together=("self",))
+
+TABLE = {
+    "aten.view.default": RESHAPE,
+    "aten.reshape.default": RESHAPE,
+    "aten._unsafe_view.default": RESHAPE,
+    "aten.unsqueeze.default": RESHAPE,
+    "aten.squeeze.default": RESHAPE,
+    "aten.squeeze.dim": RESHAPE,
+    "aten.squeeze.dims": RESHAPE,
+    "aten.flatten.using_ints": RESHAPE,
+    "aten.permute.default": MOVE,
+    "aten.transpose.int": MOVE,
+    "aten.t.default": MOVE,
+    "aten.expand.default": MOVE,
+    "aten.repeat.default": MOVE,
+    "aten.slice.Tensor": MOVE,
+    "aten.select.int": MOVE,
+    "aten.narrow.default": MOVE,
+    "aten.split.Tensor": MOVE,
+    "aten.split_with_sizes.default": MOVE,
+    "aten.chunk.default": MOVE,
+    "aten.unbind.int": MOVE,
+    "aten.diagonal.default": MOVE,
+    "aten.flip.default": MOVE,
+    "aten.roll.default": MOVE,
+    "aten.index_select.default": MOVE,
+    "aten.constant_pad_nd.default": MOVE,
+    "aten.pad.default": MOVE,
+    "aten.reflection_pad1d.default": MOVE,
+    "aten.reflection_pad2d.default": MOVE,
+    "aten.reflection_pad3d.default": MOVE,
+    "aten.replication_pad1d.default": MOVE,
+    "aten.replication_pad2d.default": MOVE,
+    "aten.replication_pad3d.default": MOVE,
+    "aten.pixel_shuffle.default": MOVE,
+    "aten.pixel_unshuffle.default": MOVE,
+    "aten.cat.default": Affine(together=("tensors",)),
+    "aten.stack.default": Affine(together=("tensors",)),
+    "aten.where.self": Affine(together=("self", "other")),
+    "aten.slice_scatter.default": Affine(together=("self", "src")),
+    "aten.select_scatter.default": Affine(together=("self", "src")),
+}

@@ -1,0 +1,47 @@
+"""One exception per thing that can go wrong, each saying what, where, why and what to do."""
+
+from __future__ import annotations
+
+
+class AutodualError(Exception):
+    """Base class of every error autodual raises on purpose."""
+
+
+class InputError(AutodualError, ValueError):
+    """A tensor, label, ε or specification that the call cannot use."""
+
+
+class DomainError(InputError):
+    """An input that lies outside the domain its threat model declares."""
+
+
+class ModelError(AutodualError, TypeError):
+    """A model that is not a module, or whose output is not what the call needs."""
+
+
+class CaptureError(AutodualError):
+    """A model that cannot be captured as one graph that is valid for every input."""
+
+
+class ControlFlowError(CaptureError):
+    """Python control flow, or a Python number, that depends on the values of a tensor."""
+
+
+class BatchError(CaptureError):
+    """A model that fixes the batch size or lets one example change another's output."""
+
+
+class GraphError(AutodualError):
+    """An ill-formed graph: a defect in a pass, never in the user's model."""
+
+
+class UnsupportedOpError(AutodualError):
+    """Operations without a dual layer, all of them at once."""
+
+
+class UnsoundError(AutodualError):
+    """A guarantee was asked of a bound that does not give one."""
+
+
+class NotTracedError(AutodualError):
+    """A graph or plan was asked for before any input said what shape it has."""

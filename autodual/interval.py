@@ -1,0 +1,37 @@
+"""Elementwise bounds on a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Elementwise bounds ``lower ≤ z ≤ upper``; both tensors have the shape of z."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def center(self) -> Tensor:
+        """The midpoint (ℓ + u)/2."""
+        return (self.lower + self.upper) / 2
+
+    @property
+    def radius(self) -> Tensor:
+        """Half the width, (u − ℓ)/2."""
+        return (self.upper - self.lower) / 2
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Interval:
+        """Apply ``f`` to both ends. Sound only where f is nondecreasing or moves entries."""
+        return Interval(f(self.lower), f(self.upper))
+
+    def intersect(self, other: Interval) -> Interval:
+        """Return the points in both. Sound when both bound the same tensor."""
+        return Interval(
+            torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
+        )

@@ -1,0 +1,19 @@
+"""Rewrites from graph to graph. The pipeline is this tuple, run in this order."""
+
+from __future__ import annotations
+
+from autodual.ir import Graph, check
+from autodual.passes.batch_norm import nominal_batch_norm
+from autodual.passes.dead_code import remove_dead_code
+from autodual.passes.identities import remove_identities
+from autodual.passes.stop_gradient import stop_gradients
+
+PIPELINE = (remove_dead_code, nominal_batch_norm, stop_gradients, remove_identities)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Run the whole pipeline, checking the graph after every pass."""
+    check(graph)
+    for rewrite in PIPELINE:
+        graph = check(rewrite(graph))
+    return graph

@@ -1,0 +1,185 @@
+"""What a perturbation set must answer, and what all norm balls share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from autodual.errors import DomainError, InputError
+from autodual.interval import Interval
+
+Domain = tuple[float | Tensor, float | Tensor]
+
+ROUNDING = 1e-5
+"""How far outside its domain an input may lie, relative to the domain's width."""
+
+
+class ThreatModel(ABC):
+    """A convex set B(x) around each example x.
+
+    The dual bound needs one thing of it: the support function σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}.
+    It is given as νᵀc + deviation(ν), with c a center of the set. Shapes: x [N, *],
+    nu [N, S, *] or [1, S, *] when all examples share their rows; support [N, S].
+    """
+
+    symmetric: bool
+    """Whether deviation(−ν) = deviation(ν) for all ν: one evaluation then gives both bounds."""
+
+    domain: Domain | None = None
+
+    @abstractmethod
+    def center(self, x: Tensor) -> Tensor:
+        """Return the center c [N, *] about which ``deviation`` is measured."""
+
+    @abstractmethod
+    def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return sup {νᵀ(x′ − c) : x′ ∈ B(x)}, [N, S], or an upper bound on it."""
+
+    @abstractmethod
+    def interval(self, x: Tensor) -> Interval:
+        """Return the smallest box that contains B(x)."""
+
+    @abstractmethod
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return a point of B(x) for each row of ``point`` [N, *]; points of B(x) are kept."""
+
+    @abstractmethod
+    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return the direction of the set's size that increases a linear function most."""
+
+    def support(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}, [N, S]. Exact up to rounding."""
+        return inner(nu, self.center(x)) + self.deviation(x, nu)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the set is well defined around every x [N, *].
+
+        Raises:
+            InputError: ε has the wrong shape for this batch.
+            DomainError: x lies outside the domain by more than rounding.
+        """
+        if self.domain is None:
+            return
+        lo, hi = self.domain_of(x)
+        slack = ROUNDING * (hi - lo).abs().clamp(min=1e-3)
+        outside = torch.maximum(lo - x - slack, x - hi - slack)
+        if bool((outside > 0).any()):
+            index = int(outside.flatten(1).amax(1).argmax())
+            raise DomainError(
+                f"example {index} leaves the domain {self.domain}: it spans "
+                f"[{float(x[index].min()):.4g}, {float(x[index].max()):.4g}]. Scale the input, or "
+                "put its normalisation inside the model, so that ε keeps its unit."
+            )
+
+    def domain_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the domain's two ends, each broadcastable to x; infinite where there is none."""
+        lo, hi = (-torch.inf, torch.inf) if self.domain is None else self.domain
+        return torch.as_tensor(lo, dtype=x.dtype, device=x.device), torch.as_tensor(
+            hi, dtype=x.dtype, device=x.device
+        )
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """Move x into the domain."""
+        if self.domain is None:
+            return x
+        return torch.clamp(x, *self.domain_of(x))
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a random point of B(x) for each x."""
+        box = self.interval(x)
+        noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        return self.project(x, box.lower + noise * (box.upper - box.lower))
+
+
+class Ball(ThreatModel):
+    """{x′ : ‖x′ − x‖ ≤ ε} ∩ domain, with ε in the units of the input.
+
+    Args:
+        eps: the radius, a number or a tensor [N] with one per example; finite, ≥ 0.
+        domain: (lo, hi), the smallest and largest value an input can take, as numbers or
+            tensors that broadcast to one example. Tightens the bound.
+
+    Raises:
+        InputError: ε is negative, infinite, NaN or has more than one dimension; lo > hi.
+    """
+
+    norm: str
+
+    def __init__(self, eps: float | Tensor, domain: Domain | None = None) -> None:
+        self.eps = _checked_eps(eps)
+        self.domain = _checked_domain(domain)
+        self.symmetric = domain is None
+
+    def __repr__(self) -> str:
+        eps = f"{self.eps:g}" if isinstance(self.eps, float) else f"tensor[{len(self.eps)}]"
+        domain = "" if self.domain is None else f", domain={self.domain}"
+        return f"{type(self).__name__}({eps}{domain})"
+
+    def with_eps(self, eps: float | Tensor) -> Self:
+        """Return the same ball with another radius."""
+        return type(self)(eps, self.domain)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the set is well defined around every x [N, *]."""
+        if isinstance(self.eps, Tensor) and self.eps.shape != (x.shape[0],):
+            raise InputError(
+                f"ε has shape {list(self.eps.shape)} and the batch {x.shape[0]} examples. "
+                "Give a number, or a tensor [N] with one ε per example."
+            )
+        super().check(x)
+
+    def center(self, x: Tensor) -> Tensor:
+        """Return x itself, moved into the domain."""
+        return self.clamp(x)
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return [x − ε, x + ε] ∩ domain."""
+        center, eps = self.center(x), self.radius(x)
+        return Interval(self.clamp(center - eps), self.clamp(center + eps))
+
+    def radius(self, x: Tensor) -> Tensor:
+        """Return ε as a tensor that broadcasts with x [N, *]."""
+        eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
+        return eps.reshape(-1, *[1] * (x.dim() - 1))
+
+    def room(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return how far each coordinate alone can move in the direction of ν, [N, S, *]."""
+        box, center = self.interval(x), self.center(x)
+        up, down = (box.upper - center).unsqueeze(1), (center - box.lower).unsqueeze(1)
+        return torch.where(nu > 0, up, down)
+
+
+def inner(nu: Tensor, z: Tensor) -> Tensor:
+    """Return ⟨ν, z⟩ per row: nu [N or 1, S, *], z [N, *] → [N, S]."""
+    nu, z = nu.flatten(2), z.flatten(1)
+    if nu.shape[0] == 1:
+        return z @ nu[0].mT
+    return torch.bmm(nu, z.unsqueeze(2)).squeeze(2)
+
+
+def _checked_eps(eps: float | Tensor) -> float | Tensor:
+    if isinstance(eps, Tensor) and eps.dim() > 1:
+        raise InputError(f"ε has shape {list(eps.shape)}; give a number or a tensor [N]")
+    try:
+        values = torch.as_tensor(eps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"ε must be a number or a tensor [N], not {eps!r}") from None
+    if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+        raise InputError(f"ε must be finite and at least 0, not {eps}")
+    return eps if isinstance(eps, Tensor) and eps.dim() == 1 else float(values)
+
+
+def _checked_domain(domain: Domain | None) -> Domain | None:
+    if domain is None:
+        return None
+    try:
+        lo, hi = domain
+        ordered = bool((torch.as_tensor(lo) <= torch.as_tensor(hi)).all())
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"domain must be a pair (lo, hi), not {domain!r}") from None
+    if not ordered:
+        raise InputError(f"domain {domain} is empty or NaN: lo must be ≤ hi everywhere")
+    return (lo, hi)

@@ -1,0 +1,95 @@
+"""Sets that are boxes: the ℓ∞ ball, and any box around the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodual.errors import InputError
+from autodual.interval import Interval
+from autodual.threat.base import Ball, Domain, ThreatModel, _checked_domain, inner
+
+
+class _Boxlike(ThreatModel):
+    """σ_B(ν) = νᵀ(ℓ + u)/2 + |ν|ᵀ(u − ℓ)/2."""
+
+    symmetric = True
+
+    def center(self, x: Tensor) -> Tensor:
+        """Return the box's midpoint."""
+        return self.interval(x).center
+
+    def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return |ν|ᵀ(u − ℓ)/2, the dual norm of ν weighted by the box's radius."""
+        return inner(nu.abs(), self.interval(x).radius)
+
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Clamp each coordinate into the box."""
+        box = self.interval(x)
+        return torch.clamp(point, box.lower, box.upper)
+
+    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient's sign, as far as the box is wide."""
+        return gradient.sign() * self.interval(x).radius
+
+
+class LinfBall(_Boxlike, Ball):
+    """{x′ : |x′ᵢ − xᵢ| ≤ ε for all i} ∩ domain. See ``Ball`` for the arguments."""
+
+    def __init__(self, eps: float | Tensor, domain: Domain | None = None) -> None:
+        super().__init__(eps, domain)
+        self.symmetric = True
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return [x − ε, x + ε] ∩ domain."""
+        return Ball.interval(self, x)
+
+    def center(self, x: Tensor) -> Tensor:
+        """Return the midpoint of the box, which is x where no domain cuts it."""
+        return x if self.domain is None else self.interval(x).center
+
+    def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return ε‖ν‖₁, or its weighted form where the domain cuts the ball."""
+        if self.domain is None:
+            return nu.flatten(2).abs().sum(2) * self.radius(x).reshape(-1, 1)
+        return super().deviation(x, nu)
+
+
+class Box(_Boxlike):
+    """{x′ : lower ≤ x′ ≤ upper} ∩ domain, the same box for any x or one per example.
+
+    Args:
+        lower, upper: tensors that broadcast to x [N, *].
+        domain: (lo, hi) as for ``Ball``.
+
+    Raises:
+        InputError: lower > upper somewhere, NaN or infinite.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor, domain: Domain | None = None) -> None:
+        lower, upper = torch.as_tensor(lower), torch.as_tensor(upper)
+        if not bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
+            raise InputError("a Box needs finite bounds")
+        if bool((lower > upper).any()):
+            raise InputError("a Box needs lower ≤ upper everywhere")
+        self.lower, self.upper = lower, upper
+        self.domain = _checked_domain(domain)
+
+    def __repr__(self) -> str:
+        return f"Box({list(self.lower.shape)})"
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the box has the shape of x [N, *] and contains it."""
+        super().check(x)
+        try:
+            torch.broadcast_shapes(self.lower.shape, self.upper.shape, x.shape)
+        except RuntimeError:
+            raise InputError(
+                f"the Box has shape {list(self.lower.shape)} and x {list(x.shape)}; "
+                "they must broadcast"
+            ) from None
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return [lower, upper] ∩ domain."""
+        box = Interval(self.lower, self.upper)
+        return box.map(lambda end: self.clamp(end.to(x).expand_as(x)))

@@ -1,0 +1,80 @@
+"""The Euclidean ball, alone or cut by the domain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodual.threat.base import Ball
+
+STEPS = 30
+"""Newton steps for the multiplier. Any multiplier is sound; these make it exact to rounding."""
+
+
+class L2Ball(Ball):
+    """{x′ : ‖x′ − x‖₂ ≤ ε} ∩ domain. See ``Ball`` for the arguments."""
+
+    def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return ε‖ν‖₂, or the ball's support cut by the domain.
+
+        With room wᵢ for coordinate i, Lagrangian duality in the constraint ‖δ‖² ≤ ε² gives,
+        for every λ > 0,
+
+            sup {|ν|ᵀδ : 0 ≤ δ ≤ w, ‖δ‖ ≤ ε} ≤ λε²/2 + Σᵢ |νᵢ|δᵢ − λδᵢ²/2,
+            δᵢ = min(|νᵢ|/λ, wᵢ).
+
+        The best λ makes ‖δ‖ = ε. It is found by water-filling and held constant for gradients,
+        as the envelope theorem allows.
+        """
+        eps = self.radius(x).reshape(-1, 1)
+        flat = nu.flatten(2)
+        if self.domain is None:
+            return torch.linalg.vector_norm(flat, dim=2) * eps
+        room = self.room(x, nu).flatten(2)
+        size = flat.abs().expand(room.shape)
+        step = _step(size.detach(), room.detach(), eps.detach()).unsqueeze(2)
+        delta = torch.minimum(size * step, room)
+        lam = step.reciprocal()
+        gain = (delta * (size - delta * lam / 2)).sum(2) + (lam.squeeze(2) * eps.square()) / 2
+        corner = (size * room).sum(2)
+        return torch.minimum(torch.where(eps > 0, gain, torch.zeros_like(gain)), corner)
+
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Shrink towards x to length ε, then clamp to the domain, which only moves closer."""
+        center = self.center(x)
+        delta = point - center
+        scale = torch.clamp(self.radius(x) / _length(delta), max=1)
+        return self.clamp(center + delta * scale)
+
+    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient scaled to length ε."""
+        return gradient / _length(gradient) * self.radius(x)
+
+
+def _length(x: Tensor) -> Tensor:
+    """Return ‖x‖₂ per example, at least tiny, shaped to broadcast with x [N, *]."""
+    length = torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny)
+    return length.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _step(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Return 1/λ [N, S] with ‖min(|ν|/λ, w)‖ = ε, or the largest useful one if the box is inside.
+
+    Water-filling from below: coordinates that reach their room stay there, the others share
+    what is left of ε². Each round can only add coordinates, so the sequence is increasing.
+    """
+    tiny = torch.finfo(size.dtype).tiny
+    budget = eps.square().expand(size.shape[:2])
+    step = budget.sqrt() / torch.linalg.vector_norm(size, dim=2).clamp(min=tiny)
+    for _ in range(STEPS):
+        full = size * step.unsqueeze(2) >= room
+        left = budget - torch.where(full, room, torch.zeros_like(room)).square().sum(2)
+        free = torch.where(full, torch.zeros_like(size), size).square().sum(2)
+        grown = torch.where(
+            (left > 0) & (free > 0), (left / free.clamp(min=tiny)).clamp(min=0).sqrt(), step
+        )
+        grown = torch.maximum(grown, step)
+        if bool((grown == step).all()):
+            break
+        step = grown
+    return step.clamp(min=torch.finfo(size.dtype).eps ** 2, max=torch.finfo(size.dtype).eps ** -2)
