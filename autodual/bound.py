@@ -29,7 +29,7 @@ from autodual.rows.dense import per_example
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**24
 """How many bytes the rows at one node may take at a time where no gradient is recorded."""
 
 

@@ -159,7 +159,8 @@ def _export(
             model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
         )
     _show_no_grad(exported.graph_module)
-    return exported.run_decompositions(_decompositions())
+    decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
+    return decomposed
 
 
 _KEEP = (
@@ -295,7 +296,8 @@ def _output(exported: torch.export.ExportedProgram, env: Mapping[fx.Node, Any]) 
         )
     if not isinstance(user[0], fx.Node) or not isinstance(env.get(user[0]), Value):
         raise ModelError("the model does not return a tensor; bounds need one tensor [N, K]")
-    return env[user[0]]
+    output: Value = env[user[0]]
+    return output
 
 
 def _constant(
@@ -326,7 +328,8 @@ def _convert(node: fx.Node, env: Mapping[fx.Node, Any], nodes: list[Node]) -> An
         return _dim(meta, node)
     if getattr(node.target, "__name__", "") == "getitem":
         source, index = node.args
-        assert isinstance(source, fx.Node) and isinstance(index, int)
+        assert isinstance(source, fx.Node)
+        assert isinstance(index, int)
         return _emit(source, _value(node), env, nodes, index)
     if isinstance(meta, Tensor):
         return _emit(node, _value(node), env, nodes, None)

@@ -48,8 +48,8 @@ def explain_failure(error: Exception) -> AutodualError:
         )
     if "batch" in text and ("pecialized" in text or "Constraints violated" in text):
         return BatchError(
-            f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of a "
-            f"number, and do not branch on the batch size. torch.export says: {_first(text)}"
+            f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of "
+            f"a number, and do not branch on the batch size. torch.export says: {_first(text)}"
         )
     if _raised_by_user_code(error):
         return ModelError(

@@ -72,9 +72,7 @@ TABLE = {
     "aten.mul.Scalar": PRODUCT,
     "aten.div.Tensor": QUOTIENT,
     "aten.div.Scalar": QUOTIENT,
-    "aten.sum.default": TOTAL,
     "aten.sum.dim_IntList": TOTAL,
-    "aten.mean.default": TOTAL,
     "aten.mean.dim": TOTAL,
     "aten.cumsum.default": TOTAL,
 }

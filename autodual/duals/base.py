@@ -55,7 +55,7 @@ class Call:
     def __getitem__(self, name: str) -> Any:
         return self.args[name]
 
-    def replace(self, **changes: Any) -> Call:
+    def replace(self, changes: Mapping[str, Any]) -> Call:
         """Return the same call with other constant arguments."""
         return Call(self.target, {**self.args, **changes}, self.index)
 
@@ -72,7 +72,7 @@ def transpose_by_vjp(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Se
         shapes: the shape of each perturbed argument, for one example.
     """
     primals = [torch.zeros(shape, dtype=nu.dtype, device=nu.device) for shape in shapes]
-    _, pull = torch.func.vjp(call, *primals)
+    pull = torch.func.vjp(call, *primals)[1]
     pulled: Sequence[Tensor] = torch.func.vmap(pull)(nu)
     return pulled
 

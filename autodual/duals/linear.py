@@ -22,7 +22,7 @@ def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interv
         if bias is not None:
             absolute[bias] = None
         center = call(*(i.center for i in z))
-        radius = call.replace(**absolute)(*(i.radius for i in z))
+        radius = call.replace(absolute)(*(i.radius for i in z))
         return Interval(center - radius, center + radius)
 
     return interval

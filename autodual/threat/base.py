@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -118,8 +117,8 @@ class Ball(ThreatModel):
         domain = "" if self.domain is None else f", domain={self.domain}"
         return f"{type(self).__name__}({eps}{domain})"
 
-    def with_eps(self, eps: float | Tensor) -> Self:
-        """Return the same ball with another radius."""
+    def with_eps(self, eps: float | Tensor) -> Ball:
+        """Return the same kind of ball with another radius."""
         return type(self)(eps, self.domain)
 
     def check(self, x: Tensor) -> None:
@@ -137,7 +136,7 @@ class Ball(ThreatModel):
 
     def interval(self, x: Tensor) -> Interval:
         """Return [x − ε, x + ε] ∩ domain."""
-        center, eps = self.center(x), self.radius(x)
+        center, eps = self.clamp(x), self.radius(x)
         return Interval(self.clamp(center - eps), self.clamp(center + eps))
 
     def radius(self, x: Tensor) -> Tensor:

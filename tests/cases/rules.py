@@ -1,0 +1,238 @@
+"""One or more cases for every dual layer: the op, its arguments, which of them are perturbed.
+
+Shapes are those of one example, so a leading 1 is the batch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from autodual.duals.base import Call, Hole
+
+
+@dataclass(frozen=True)
+class Z:
+    """A perturbed argument of this shape."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class T:
+    """A constant tensor of this shape; ``kind`` says how it is drawn."""
+
+    shape: tuple[int, ...]
+    kind: str = "normal"
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    args: dict[str, Any]
+    index: int | None = None
+
+    def __str__(self) -> str:
+        shown = ",".join(f"{k}={v}" for k, v in self.args.items() if not isinstance(v, T | Z))
+        return f"{self.op.removeprefix('aten.')}({shown})"
+
+    @property
+    def target(self) -> Any:
+        _, name, overload = self.op.split(".")
+        return getattr(getattr(torch.ops.aten, name), overload)
+
+    def build(self, generator: torch.Generator, dtype: torch.dtype) -> tuple[Call, list[torch.Size]]:
+        """Return the call with random constants, and the shapes of its perturbed arguments."""
+        shapes: list[torch.Size] = []
+
+        def draw(arg: Any) -> Any:
+            if isinstance(arg, Z):
+                shapes.append(torch.Size(arg.shape))
+                return Hole(len(shapes) - 1)
+            if isinstance(arg, T):
+                return _tensor(arg, generator, dtype)
+            return [draw(a) for a in arg] if isinstance(arg, list) else arg
+
+        schema = {a.name: a.default_value for a in self.target._schema.arguments}
+        assert set(self.args) <= set(schema), (self.op, schema)
+        return Call(
+            self.target, {k: draw(self.args.get(k, d)) for k, d in schema.items()}, self.index
+        ), shapes
+
+
+def _tensor(spec: T, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    if spec.kind == "index":
+        return torch.randint(0, 3, spec.shape, generator=generator)
+    if spec.kind == "mask":
+        return torch.rand(spec.shape, generator=generator) > 0.5
+    noise = torch.randn(spec.shape, generator=generator, dtype=dtype)
+    return noise.abs() + 0.1 if spec.kind == "positive" else noise
+
+
+def _conv(spatial, weight, transposed=False, groups=1, stride=1, padding=0, dilation=1, extra=0):
+    n = len(spatial)
+    channels = weight[0] if transposed else weight[1] * groups
+    outs = weight[1] * groups if transposed else weight[0]
+    return Case(
+        "aten.convolution.default",
+        {
+            "input": Z((1, channels, *spatial)),
+            "weight": T(weight),
+            "bias": T((outs,)),
+            "stride": [stride] * n,
+            "padding": [padding] * n,
+            "dilation": [dilation] * n,
+            "transposed": transposed,
+            "output_padding": [extra] * n,
+            "groups": groups,
+        },
+    )
+
+
+V = Z((1, 4))
+M = Z((1, 2, 3, 4))
+
+
+def unary(op, shape=M, **args):
+    return Case(op, {"self": shape, **args})
+
+
+CONVOLUTIONS = [
+    _conv((5,), (2, 3, 3)),
+    _conv((7,), (2, 3, 3), stride=2, padding=1),
+    _conv((6, 5), (4, 2, 3, 3), stride=2, padding=1),
+    _conv((8, 7), (4, 1, 3, 2), groups=2, stride=3, dilation=2, padding=1),
+    _conv((4, 4, 5), (2, 1, 2, 2, 2), stride=2),
+    _conv((4,), (2, 3, 3), transposed=True, stride=2, padding=1, extra=1),
+    _conv((3, 4), (4, 1, 3, 3), transposed=True, groups=2, stride=2, dilation=3, extra=2),
+    _conv((2, 3, 2), (2, 1, 2, 2, 2), transposed=True, stride=2),
+]
+
+LINEAR = [
+    Case("aten.linear.default", {"input": V, "weight": T((3, 4)), "bias": T((3,))}),
+    Case("aten.linear.default", {"input": M, "weight": T((3, 4))}),
+    Case("aten.matmul.default", {"self": M, "other": T((4, 3))}),
+    Case("aten.matmul.default", {"self": T((2, 3)), "other": Z((1, 3, 4))}),
+    Case("aten.mm.default", {"self": V, "mat2": T((4, 2))}),
+    Case("aten.bmm.default", {"self": T((2, 3, 4)), "mat2": Z((2, 4, 2))}),
+    Case("aten.mv.default", {"self": V, "vec": T((4,))}),
+    Case("aten.addmm.default", {"self": T((3,)), "mat1": V, "mat2": T((4, 3)), "alpha": -2}),
+]
+
+ARITHMETIC = [
+    Case("aten.add.Tensor", {"self": V, "other": Z((1, 4))}),
+    Case("aten.add.Tensor", {"self": M, "other": Z((1, 1, 3, 1)), "alpha": -2}),
+    Case("aten.add.Tensor", {"self": M, "other": T((3, 4))}),
+    Case("aten.add.Scalar", {"self": V, "other": 3.0}),
+    Case("aten.sub.Tensor", {"self": V, "other": Z((1, 4)), "alpha": 0.5}),
+    Case("aten.sub.Tensor", {"self": T((4,)), "other": V}),
+    Case("aten.sub.Scalar", {"self": V, "other": 3.0}),
+    Case("aten.rsub.Tensor", {"self": V, "other": Z((1, 4)), "alpha": 3}),
+    Case("aten.rsub.Scalar", {"self": V, "other": 1.0}),
+    unary("aten.neg.default"),
+    Case("aten.mul.Tensor", {"self": V, "other": T((4,))}),
+    Case("aten.mul.Tensor", {"self": T((2, 1, 4)), "other": M}),
+    Case("aten.mul.Scalar", {"self": V, "other": -2.5}),
+    Case("aten.div.Tensor", {"self": V, "other": T((4,))}),
+    Case("aten.div.Scalar", {"self": V, "other": -2.5}),
+    unary("aten.sum.dim_IntList", dim=[2], keepdim=True),
+    unary("aten.mean.dim", dim=[2, 3]),
+    unary("aten.cumsum.default", dim=2),
+]
+
+SHAPE = [
+    unary("aten.view.default", size=[1, 24]),
+    Case("aten.reshape.default", {"self": M, "shape": [1, -1, 2]}),
+    unary("aten._unsafe_view.default", size=[1, 6, 4]),
+    unary("aten.unsqueeze.default", dim=1),
+    unary("aten.squeeze.default", Z((1, 1, 3))),
+    unary("aten.squeeze.dim", Z((1, 1, 3)), dim=1),
+    unary("aten.squeeze.dims", Z((1, 1, 3, 1)), dim=[1, 3]),
+    unary("aten.flatten.using_ints", start_dim=1),
+    unary("aten.permute.default", dims=[0, 3, 1, 2]),
+    unary("aten.transpose.int", dim0=1, dim1=3),
+    unary("aten.t.default", V),
+    unary("aten.expand.default", Z((1, 1, 4)), size=[1, 3, 4]),
+    unary("aten.repeat.default", V, repeats=[1, 2]),
+    unary("aten.slice.Tensor", dim=3, start=1, end=4, step=2),
+    unary("aten.select.int", dim=2, index=1),
+    unary("aten.narrow.default", dim=2, start=1, length=2),
+    Case("aten.split.Tensor", {"self": M, "split_size": 2, "dim": 3}, index=1),
+    Case("aten.split_with_sizes.default", {"self": M, "split_sizes": [1, 3], "dim": 3}, index=1),
+    Case("aten.chunk.default", {"self": M, "chunks": 2, "dim": 3}, index=0),
+    Case("aten.unbind.int", {"self": M, "dim": 1}, index=1),
+    unary("aten.diagonal.default", offset=1, dim1=2, dim2=3),
+    unary("aten.flip.default", dims=[2, 3]),
+    unary("aten.roll.default", shifts=[1], dims=[3]),
+    unary("aten.index_select.default", dim=3, index=T((5,), "index")),
+    unary("aten.constant_pad_nd.default", pad=[1, 2, 0, 1], value=-1.5),
+    unary("aten.pad.default", pad=[1, 2], mode="constant", value=0.5),
+    unary("aten.pad.default", pad=[1, 2, 1, 0], mode="reflect"),
+    unary("aten.pad.default", pad=[1, 2, 1, 0], mode="replicate"),
+    unary("aten.pad.default", pad=[1, 2, 1, 0], mode="circular"),
+    unary("aten.reflection_pad1d.default", Z((1, 2, 4)), padding=[1, 2]),
+    unary("aten.reflection_pad2d.default", padding=[1, 2, 1, 0]),
+    unary("aten.reflection_pad3d.default", Z((1, 1, 2, 3, 4)), padding=[1, 2, 1, 0, 1, 1]),
+    unary("aten.replication_pad1d.default", Z((1, 2, 4)), padding=[1, 2]),
+    unary("aten.replication_pad2d.default", padding=[1, 2, 1, 0]),
+    unary("aten.replication_pad3d.default", Z((1, 1, 2, 3, 4)), padding=[1, 2, 1, 0, 1, 1]),
+    unary("aten.pixel_shuffle.default", Z((1, 4, 2, 3)), upscale_factor=2),
+    unary("aten.pixel_unshuffle.default", Z((1, 1, 4, 2)), downscale_factor=2),
+    Case("aten.cat.default", {"tensors": [V, T((1, 2)), Z((1, 3))], "dim": 1}),
+    Case("aten.stack.default", {"tensors": [V, T((1, 4)), V], "dim": 2}),
+    Case("aten.where.self", {"condition": T((1, 4), "mask"), "self": V, "other": V}),
+    Case("aten.slice_scatter.default", {"self": V, "src": Z((1, 2)), "dim": 1, "start": 1, "end": 3}),
+    Case("aten.select_scatter.default", {"self": V, "src": Z((1,)), "dim": 1, "index": 2}),
+]
+
+POOL = [
+    unary("aten.avg_pool1d.default", Z((1, 2, 7)), kernel_size=[3], stride=[2], padding=[1]),
+    unary("aten.avg_pool2d.default", Z((1, 2, 5, 4)), kernel_size=[2, 3], ceil_mode=True),
+    unary("aten.avg_pool3d.default", Z((1, 1, 4, 4, 3)), kernel_size=[2, 2, 2]),
+    unary("aten.adaptive_avg_pool1d.default", Z((1, 2, 7)), output_size=[3]),
+    unary("aten._adaptive_avg_pool2d.default", Z((1, 2, 5, 4)), output_size=[2, 3]),
+    unary("aten._adaptive_avg_pool3d.default", Z((1, 1, 4, 4, 3)), output_size=[2, 2, 1]),
+    Case("aten.upsample_nearest1d.vec", {"input": Z((1, 2, 3)), "scale_factors": [2.0]}),
+    Case("aten.upsample_nearest2d.vec", {"input": M, "output_size": [5, 6]}),
+    Case("aten.upsample_nearest3d.vec", {"input": Z((1, 1, 2, 2, 2)), "scale_factors": [2.0] * 3}),
+    Case(
+        "aten.upsample_bilinear2d.vec",
+        {"input": M, "output_size": [5, 6], "align_corners": False},
+    ),
+]
+
+NORM = [
+    Case(
+        "aten._native_batch_norm_legit_no_training.default",
+        {
+            "input": Z((1, 3, *spatial)),
+            "weight": weight,
+            "bias": T((3,)),
+            "running_mean": T((3,)),
+            "running_var": T((3,), "positive"),
+            "momentum": 0.1,
+            "eps": 1e-5,
+        },
+        index=0,
+    )
+    for spatial, weight in [((), T((3,))), ((2, 2), T((3,))), ((2, 2), None)]
+]
+
+ACTIVATIONS = [
+    unary("aten.relu.default"),
+    unary("aten.leaky_relu.default", negative_slope=0.1),
+    unary("aten.leaky_relu.default", negative_slope=2.0),
+    unary("aten.leaky_relu.default", negative_slope=-0.5),
+    unary("aten.hardtanh.default", min_val=-1.0, max_val=1.0),
+    unary("aten.hardtanh.default", min_val=0.5, max_val=2.0),
+    unary("aten.relu6.default"),
+    unary("aten.clamp.default", min=-0.5),
+    unary("aten.clamp.default", max=0.5),
+    unary("aten.clamp.default", min=-0.25, max=1.0),
+    unary("aten.clamp.default", min=1.0, max=-1.0),
+    unary("aten.clamp_min.default", min=0.1),
+    unary("aten.clamp_max.default", max=0.1),
+]
+
+AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
+CASES = AFFINE + ACTIVATIONS

@@ -1,0 +1,118 @@
+"""The inequalities that hold for every dual layer, as functions that raise when one does not.
+
+The canaries call them on broken rules; the tests on the real ones.
+"""
+
+import itertools
+
+import torch
+
+from autodual.duals import Affine
+from autodual.duals.base import transpose_by_vjp
+from autodual.interval import Interval
+
+WIDTHS = (0.0, 1e-9, 1e-3, 1.0, 10.0, 1e4)
+
+
+def random_box(shape, generator, dtype=torch.float64):
+    """Intervals of mixed widths around points of mixed sizes; some touch or straddle 0 and ±1."""
+    pick = torch.randint(0, len(WIDTHS), shape, generator=generator)
+    width = torch.tensor(WIDTHS, dtype=dtype)[pick] * torch.rand(shape, generator=generator)
+    scale = torch.tensor([0.0, 0.3, 1.0, 3.0], dtype=dtype)
+    scale = scale[torch.randint(0, 4, shape, generator=generator)]
+    middle = torch.randn(shape, generator=generator, dtype=dtype) * scale
+    share = torch.rand(shape, generator=generator, dtype=dtype)
+    share = torch.where(torch.rand(shape, generator=generator) < 0.2, share.round(), share)
+    return Interval((middle - share * width).to(dtype), (middle + (1 - share) * width).to(dtype))
+
+
+def points(box, generator, count=24):
+    """Both ends, the numbers where pieces meet, and random points in between."""
+    ends = [box.lower, box.upper]
+    bends = [torch.clamp(torch.full_like(box.lower, b), *ends) for b in (-1, -0.5, 0, 0.5, 1, 2, 6)]
+    noise = [torch.rand(box.lower.shape, generator=generator) for _ in range(count)]
+    inside = [box.lower + n.to(box.lower) * (box.upper - box.lower) for n in noise]
+    return ends + bends + inside
+
+
+def check_fenchel(rule, call, shapes, generator, dtype=torch.float64):
+    """sup −zᵀν_in + f(z)ᵀν_out ≤ h, and equality for affine ops."""
+    slack = 1e-10 if dtype == torch.float64 else 1e-4
+    boxes = [random_box(s, generator, dtype) for s in shapes]
+    out = call(*(b.lower for b in boxes))
+    nu = torch.randn(5, *out.shape, generator=generator, dtype=dtype)
+    nu = nu * (torch.rand(nu.shape, generator=generator) > 0.2)
+    if isinstance(rule, Affine):
+        pulled, h = rule.dual(call, nu, shapes)
+    else:
+        one, h = rule.dual(call, nu, boxes[0])
+        pulled = [one]
+    for z in zip(*(points(b, generator) for b in boxes), strict=True):
+        value = (call(*z) * nu).flatten(1).sum(1)
+        size = (call(*z) * nu).abs().flatten(1).sum(1) + h.abs() + 1
+        for v, p in zip(z, pulled, strict=True):
+            value = value - (v * p).flatten(1).sum(1)
+            size = size + (v * p).abs().flatten(1).sum(1)
+        assert bool((value <= h + slack * size).all()), f"Fenchel: {float((value - h).max())} > 0"
+        if isinstance(rule, Affine):
+            assert bool((value >= h - slack * size).all()), "an affine dual layer is exact"
+
+
+def check_adjoint(rule, call, shapes, generator):
+    """⟨A z, ν⟩ = ⟨z, Aᵀν⟩, and the fast transpose equals the generic one."""
+    z = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    zeros = [torch.zeros_like(v) for v in z]
+    image = call(*z) - call(*zeros)
+    nu = torch.randn(3, *image.shape, generator=generator, dtype=torch.float64)
+    pulled = rule.transpose(call, nu, shapes)
+    inner = sum((v * p).flatten(1).sum(1) for v, p in zip(z, pulled, strict=True))
+    torch.testing.assert_close((image * nu).flatten(1).sum(1), inner, rtol=1e-9, atol=1e-9)
+    for fast, generic in zip(pulled, transpose_by_vjp(call, nu, shapes), strict=True):
+        torch.testing.assert_close(fast, generic, rtol=1e-9, atol=1e-9)
+
+
+def check_interval(rule, call, shapes, generator):
+    """Interval arithmetic contains the image, and is exact entry by entry for affine ops."""
+    boxes = [random_box(s, generator) for s in shapes]
+    image = rule.interval(call, *boxes)
+    slack = 1e-9 * (1 + torch.maximum(image.lower.abs(), image.upper.abs()))
+    for z in zip(*(points(b, generator) for b in boxes), strict=True):
+        value = call(*z)
+        assert bool((value >= image.lower - slack).all()), "below its interval"
+        assert bool((value <= image.upper + slack).all()), "above its interval"
+
+
+def check_point(rule, call, shapes, generator):
+    """At ℓ = u a dual layer is exact: its two lines meet in f(z)."""
+    z = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
+    ends = rule.lines(call, Interval(z, z), None).at(z)
+    torch.testing.assert_close(ends.lower, call(z), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ends.upper, call(z), rtol=0, atol=1e-12)
+
+
+def check_given_slope(rule, call, shapes, generator):
+    """Any slope from outside encloses f, and both lines take it."""
+    box = random_box(shapes[0], generator)
+    slope = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
+    lines = rule.lines(call, box, slope)
+    assert lines.are_parallel
+    torch.testing.assert_close(lines.lower_slope, slope)
+    check_enclosure(lines, call, box, generator)
+
+
+def check_enclosure(lines, call, box, generator):
+    """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on the box."""
+    for z in points(box, generator):
+        ends, value = lines.at(z), call(z)
+        slack = 1e-10 * (1 + z.abs() + value.abs() + ends.upper.abs() + ends.lower.abs())
+        assert bool((ends.lower <= value + slack).all()), "the lower line is above f"
+        assert bool((ends.upper >= value - slack).all()), "the upper line is below f"
+
+
+def vertices(box, limit=256):
+    """Corners of one example's box [1, *]: all of them if few, else the first ``limit``."""
+    flat = torch.stack([box.lower.flatten(), box.upper.flatten()])
+    n = flat.shape[1]
+    corners = itertools.islice(itertools.product((0, 1), repeat=n), limit)
+    columns = torch.arange(n)
+    return [flat[torch.tensor(c), columns].reshape(box.lower.shape) for c in corners]

@@ -1,0 +1,98 @@
+"""Each property, over the whole table of cases."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autodual.duals import REGISTRY, Affine
+from tests import properties
+from tests.cases.rules import ACTIVATIONS, AFFINE, CASES
+
+seeds = st.integers(0, 2**31)
+few = settings(max_examples=15)
+
+
+def _prepare(case, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    call, shapes = case.build(generator, dtype)
+    return REGISTRY[case.op], call, shapes, generator
+
+
+def test_every_rule_has_a_case():
+    assert {case.op for case in CASES} == set(REGISTRY)
+
+
+def test_the_cases_say_what_is_affine():
+    assert all(isinstance(REGISTRY[c.op], Affine) == (c in AFFINE) for c in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(seed=seeds)
+@few
+def test_fenchel_inequality(case, seed):
+    properties.check_fenchel(*_prepare(case, seed))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(seed=seeds)
+@settings(max_examples=5)
+def test_fenchel_inequality_in_float32(case, seed):
+    properties.check_fenchel(*_prepare(case, seed, torch.float32), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@given(seed=seeds)
+@few
+def test_interval_contains_image(case, seed):
+    properties.check_interval(*_prepare(case, seed))
+
+
+@pytest.mark.parametrize("case", AFFINE, ids=str)
+@given(seed=seeds)
+@settings(max_examples=5)
+def test_adjoint(case, seed):
+    properties.check_adjoint(*_prepare(case, seed))
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
+@given(seed=seeds)
+@few
+def test_exact_at_a_point(case, seed):
+    properties.check_point(*_prepare(case, seed))
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
+@given(seed=seeds)
+@few
+def test_any_given_slope_is_sound(case, seed):
+    properties.check_given_slope(*_prepare(case, seed))
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
+def test_gradients_of_lines(case):
+    """Slopes and intercepts differentiate like their finite differences, away from the bends."""
+    rule, call, _, _ = _prepare(case, 0)
+    lower = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0], dtype=torch.float64, requires_grad=True)
+    width = torch.tensor([9.7, 0.9, 0.11, 0.5, 3.1], dtype=torch.float64, requires_grad=True)
+
+    def lines(low, w):
+        from autodual.interval import Interval
+
+        found = rule.lines(call, Interval(low, low + w), None)
+        return found.lower_slope, found.lower_intercept, found.upper_intercept
+
+    assert torch.autograd.gradcheck(lines, (lower, width))
+
+
+def test_hardtanh_slope_is_the_corrected_one():
+    """Equation 3.62 with slope 2/(1 + max(u, −ℓ)) and |h| = |(1 − slope) ν|."""
+    case = next(c for c in ACTIVATIONS if c.op == "aten.hardtanh.default")
+    rule, call, _, _ = _prepare(case, 0)
+    from autodual.interval import Interval
+
+    box = Interval(torch.tensor([-3.0]).double(), torch.tensor([2.0]).double())
+    lines = rule.lines(call, box, None)
+    torch.testing.assert_close(lines.lower_slope, torch.tensor([0.5]).double())
+    torch.testing.assert_close(lines.upper_intercept, torch.tensor([0.5]).double())
+    torch.testing.assert_close(lines.lower_intercept, torch.tensor([-0.5]).double())

@@ -1,0 +1,197 @@
+"""No sampled point, vertex or attack beats a bound; exact solvers lie where they must."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autodual as ad
+from autodual.plan import METHODS
+from tests import oracles
+from tests.nets import random_convnet, random_mlp, random_net
+from tests.properties import vertices
+
+seeds = st.integers(0, 10**6)
+EPS = st.sampled_from([0.0, 1e-6, 0.05, 0.3, 1.0, 10.0])
+
+
+def make_threat(kind, eps, x, domain):
+    if kind == "box":
+        return ad.Box(x - eps * torch.rand_like(x), x + eps * torch.rand_like(x), domain)
+    ball = {"linf": ad.LinfBall, "l2": ad.L2Ball, "l1": ad.L1Ball}[kind]
+    return ball(eps, domain)
+
+
+def candidates(net, x, threat, generator):
+    """Points of the set around x [1, *]: random ones, corners, PGD for every class."""
+    found = [threat.random_start(x, generator) for _ in range(30)]
+    found += [threat.project(x, corner) for corner in vertices(threat.interval(x), 64)]
+    for label in range(3):
+        y = torch.tensor([label])
+        found.append(ad.attack.pgd(net, x, y, threat, steps=10, step_size=0.3).x)
+    return torch.cat(found)
+
+
+def check_bound(net, x, threat, methods, spec, generator):
+    """C f(x′) ≥ bound for every point tried, per example."""
+    images = []
+    for i in range(len(x)):
+        one = threat
+        if isinstance(threat, ad.Box):
+            one = ad.Box(threat.lower[i : i + 1], threat.upper[i : i + 1], threat.domain)
+        images.append(net(candidates(net, x[i : i + 1], one, generator)).detach())
+    for method in methods:
+        certified = ad.certify(net, threat, bounds=method)
+        bound = certified.lower_bound(x, spec)
+        outputs = certified.bounds(x)
+        for i, z in enumerate(images):
+            slack = 1e-9 * (1 + z.abs().max() + bound[i].abs().max())
+            assert bool((z @ spec.mT >= bound[i] - slack).all()), f"{method}: C z below its bound"
+            assert bool((z >= outputs.lower[i] - slack).all()), f"{method}: z below its bound"
+            assert bool((z <= outputs.upper[i] + slack).all()), f"{method}: z above its bound"
+
+
+@given(seed=seeds, eps=EPS, cut=st.booleans())
+@settings(max_examples=25)
+def test_no_point_beats_the_bound(seed, eps, cut):
+    net, shape = random_net(seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+    spec = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    for kind in ("linf", "l2", "l1", "box"):
+        threat = make_threat(kind, eps, x, (0.0, 1.0) if cut else None)
+        with torch.no_grad():
+            check_bound(net, x, threat, METHODS, spec, generator)
+
+
+@given(seed=seeds, eps=st.sampled_from([0.01, 0.1, 0.5]), picture=st.booleans())
+@settings(max_examples=25)
+def test_attack_milp_lp_bound(seed, eps, picture):
+    """attack ≥ MILP ≥ LP ≥ bound on small ReLU nets."""
+    net, shape = random_convnet(seed) if picture else (random_mlp(seed), None)
+    shape = shape or (net[0].in_features,)
+    weights = oracles.layers(net, shape)
+    x = torch.randn(1, *shape, dtype=torch.float64)
+    spec = torch.randn(2, net[-1].out_features, dtype=torch.float64)
+    with torch.no_grad():
+        for method in METHODS:
+            certified = ad.certify(net, eps, bounds=method)
+            bound = certified.lower_bound(x, spec)[0].numpy()
+            boxes = [
+                (b.lower.flatten().numpy(), b.upper.flatten().numpy())
+                for b in certified.relax(x).boxes.values()
+            ]
+            low, high = (x - eps).flatten().numpy(), (x + eps).flatten().numpy()
+            lp = oracles.optimum(weights, boxes, low, high, spec.numpy(), exact=False)
+            slack = 1e-6 * (1 + np.abs(lp))
+            assert (lp >= bound - slack).all(), (method, lp, bound)
+        exact = oracles.optimum(weights, boxes, low, high, spec.numpy(), exact=True)
+        assert (exact >= lp - slack).all(), (exact, lp)
+    points = candidates(net, x, ad.LinfBall(eps), torch.Generator().manual_seed(seed)) if (
+        net[-1].out_features >= 3
+    ) else x + eps * (2 * torch.rand(50, *shape, dtype=torch.float64) - 1)
+    values = (net(points) @ spec.mT).detach().numpy().min(0)
+    assert (values >= exact - slack).all(), (values, exact)
+
+
+@given(seed=seeds, eps=st.sampled_from([0.01, 0.1, 1.0]), norm=st.sampled_from([np.inf, 2, 1]))
+@settings(max_examples=40)
+def test_dual_is_algorithm_1(seed, eps, norm):
+    """The fixed-slope bound equals an independent numpy implementation to 1e-9."""
+    net = random_mlp(seed)
+    weights = oracles.layers(net, (net[0].in_features,))
+    x = torch.randn(1, net[0].in_features, dtype=torch.float64)
+    ball = {np.inf: ad.LinfBall, 2: ad.L2Ball, 1: ad.L1Ball}[norm](eps)
+    certified = ad.certify(net, ball, bounds="dual")
+    with torch.no_grad():
+        relaxed = certified.relax(x)
+        outputs = certified.bounds(x)
+    theirs = oracles.algorithm_1(weights, x[0].numpy(), eps, norm)
+    ours = [*relaxed.boxes.values(), outputs]
+    for mine, (lower, upper) in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine.lower[0].numpy(), lower, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(mine.upper[0].numpy(), upper, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=seeds, cut=st.booleans())
+@settings(max_examples=20)
+def test_larger_eps_is_never_tighter(seed, cut):
+    net, shape = random_net(seed)
+    x = torch.rand(1, *shape, dtype=torch.float64)
+    spec = torch.randn(4, 3, dtype=torch.float64)
+    for method, kind in itertools.product(METHODS, ("linf", "l2", "l1")):
+        check_monotone(net, x, spec, method, kind, cut)
+
+
+def check_monotone(net, x, spec, method, kind, cut):
+    last = None
+    with torch.no_grad():
+        for eps in (0.0, 0.01, 0.02, 0.1, 0.3, 1.0):
+            threat = make_threat(kind, eps, x, (0.0, 1.0) if cut else None)
+            bound = ad.certify(net, threat, bounds=method).lower_bound(x, spec)
+            if last is not None:
+                assert bool((bound <= last + 1e-9 * (1 + last.abs())).all()), (eps, bound, last)
+            last = bound
+
+
+def test_intersection_is_never_looser_than_its_parts():
+    net, shape = random_net(3)
+    x = torch.rand(4, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        both = ad.certify(net, 0.2, bounds="ibp&dual").relax(x).boxes
+        ibp = ad.certify(net, 0.2, bounds="ibp").relax(x).boxes
+    for value, box in both.items():
+        assert bool((box.lower >= ibp[value].lower - 1e-12).all())
+        assert bool((box.upper <= ibp[value].upper + 1e-12).all())
+
+
+@given(seed=seeds)
+@settings(max_examples=20)
+def test_slopes_from_outside_are_sound(seed):
+    net, shape = random_net(seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, *shape, dtype=torch.float64)
+    certified = ad.certify(net, 0.3, bounds="dual")
+    certified.explain(x)
+    slopes = {
+        step.out: torch.rand(step.out.size(1), generator=generator, dtype=torch.float64)
+        for steps in certified.plan.bounded.values()
+        for step in steps
+    }
+    spec = torch.eye(3, dtype=torch.float64)
+    with torch.no_grad():
+        relaxed = certified.relax(x, slopes)
+        bound = relaxed.lower(certified.graph.output, spec.unsqueeze(0))
+        z = net(candidates(net, x, ad.LinfBall(0.3), generator))
+    assert bool((z >= bound - 1e-9 * (1 + bound.abs())).all())
+
+
+@given(seed=seeds)
+@settings(max_examples=10)
+def test_chunked_equals_whole(seed):
+    net, shape = random_net(seed)
+    x = torch.rand(3, *shape, dtype=torch.float64)
+    certified = ad.certify(net, 0.2, bounds="dual")
+    whole = certified.lower_bound(x, torch.eye(3, dtype=torch.float64)).detach()
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autodual.bound.CHUNK_BYTES", 100)
+        chunked = certified.lower_bound(x, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(whole, chunked, rtol=1e-9, atol=1e-9)
+
+
+@given(seed=seeds)
+@settings(max_examples=10)
+def test_examples_and_dtypes_agree(seed):
+    """A batch gives what its examples give alone; float32 agrees with float64 to rounding."""
+    net, shape = random_net(seed)
+    x = torch.rand(3, *shape, dtype=torch.float64)
+    spec = torch.eye(3, dtype=torch.float64)
+    with torch.no_grad():
+        batch = ad.certify(net, 0.1).lower_bound(x, spec)
+        alone = torch.cat([ad.certify(net, 0.1).lower_bound(e.unsqueeze(0), spec) for e in x])
+        torch.testing.assert_close(batch, alone, rtol=1e-9, atol=1e-9)
+        single = ad.certify(net.float(), 0.1).lower_bound(x.float(), spec.float())
+    torch.testing.assert_close(single.double(), batch, rtol=1e-3, atol=1e-3)
