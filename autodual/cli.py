@@ -21,7 +21,7 @@ def main() -> None:
     @app.command()
     def demo(
         out: Path = typer.Option(Path("out/demo.png"), help="Where the picture goes."),
-        epochs: int = typer.Option(12, min=1, help="Passes over the training digits."),
+        epochs: int = typer.Option(20, min=1, help="Passes over the training digits."),
         eps: float = typer.Option(0.1, min=1e-6, max=0.5, help="Training ε; pixels are in [0, 1]."),
         seed: int = typer.Option(0, help="Seed of initialisation and order."),
     ) -> None:
