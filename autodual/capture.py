@@ -7,6 +7,7 @@ every op that has a dual layer of its own.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -120,8 +121,20 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
         with _quietly(model):
             exported = _export(model, example, _dynamic_shapes(model, inputs, batch))
     except Exception as error:
-        raise explain_failure(error) from error
+        failures = [_run_alone(model, given) for given in (inputs, example)]
+        raise explain_failure(error, *failures) from error
     return _to_graph(exported, inputs, perturbed)
+
+
+def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
+    """Return what the model itself raises on these inputs, leaving its buffers untouched."""
+    buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.func.functional_call(model, buffers, inputs.args, inputs.kwargs)
+    except Exception as error:
+        return error
+    return None
 
 
 def _example(leaf: Any, batch: int) -> Any:
@@ -162,6 +175,9 @@ def _export(
     decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
     return decomposed
 
+
+OPEN_END = 2**63 - 1
+"""How export writes the missing end of a slice; some transposes overflow on it."""
 
 _KEEP = (
     aten.linear.default,
@@ -361,7 +377,8 @@ def _bind(node: fx.Node, env: Mapping[fx.Node, Any]) -> dict[str, Any]:
     bound: dict[str, Any] = {}
     for i, argument in enumerate(schema.arguments):
         given = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
-        bound[argument.name] = given
+        open_end = argument.name == "end" and given == OPEN_END
+        bound[argument.name] = None if open_end else given
     return bound
 
 

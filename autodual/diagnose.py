@@ -34,27 +34,35 @@ def _module_path(node: fx.Node) -> str:
     return str(paths[-1]).removeprefix("L['self'].") if paths else ""
 
 
-def explain_failure(error: Exception) -> AutodualError:
-    """Turn a failure of torch.export into an error that says where, why and what to write."""
+def explain_failure(
+    error: Exception, alone: Exception | None, pair: Exception | None
+) -> AutodualError:
+    """Turn a failure of torch.export into an error that says where, why and what to write.
+
+    Args:
+        error: what torch.export raised.
+        alone: what the model itself raises on the user's inputs, if anything.
+        pair: what it raises on a batch of two of them.
+    """
     if isinstance(error, AutodualError):
         return error
-    text, where = str(error), _where(error)
-    name = type(error).__name__
+    if alone is not None:
+        return ModelError(
+            f"the model itself fails on this input, {_where(alone)}: {type(alone).__name__}: "
+            f"{_first(str(alone))}. Run model(x) alone first: shape, dtype and device must fit."
+        )
+    text, name, where = str(error), type(error).__name__, _where(error)
     if "DataDependent" in name or "data-dependent" in text or "DynamicOutputShape" in name:
         return ControlFlowError(
             f"the model's path depends on the values of a tensor, {where}. A bound covers a whole "
             "set of inputs, so one graph must hold for all of them. Write torch.where(condition, "
             "a, b) instead of if, and keep numbers as tensors instead of .item() or float()."
         )
-    if "batch" in text and ("pecialized" in text or "Constraints violated" in text):
+    specialised = "batch" in text and ("pecialized" in text or "Constraints violated" in text)
+    if pair is not None or specialised:
         return BatchError(
             f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of "
-            f"a number, and do not branch on the batch size. torch.export says: {_first(text)}"
-        )
-    if _raised_by_user_code(error):
-        return ModelError(
-            f"the model itself fails on this input, {where}: {name}: {_first(text)}. Run model(x) "
-            "alone first: shape, dtype and device must fit."
+            f"a number, and do not branch on the batch size. The failure: {_first(text)}"
         )
     return CaptureError(f"torch.export cannot capture the model, {where}: {name}: {_first(text)}")
 
@@ -71,11 +79,6 @@ def _where(error: BaseException) -> str:
     if not frames:
         return "somewhere in its forward"
     return f"at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`"
-
-
-def _raised_by_user_code(error: BaseException) -> bool:
-    builtin = isinstance(error, RuntimeError | TypeError | ValueError | IndexError | KeyError)
-    return builtin and bool(_user_frames(error))
 
 
 def _first(text: str) -> str:

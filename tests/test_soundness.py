@@ -29,7 +29,10 @@ def candidates(net, x, threat, generator):
     """Points of the set around x [1, *]: random ones, corners, PGD for every class."""
     found = [threat.random_start(x, generator) for _ in range(30)]
     found += [threat.project(x, corner) for corner in vertices(threat.interval(x), 64)]
-    for label in range(3):
+    with torch.enable_grad():
+        start = x.detach().clone().requires_grad_()
+        climbable = torch.autograd.grad(net(start).sum(), start, allow_unused=True)[0] is not None
+    for label in range(3) if climbable else ():
         y = torch.tensor([label])
         found.append(ad.attack.pgd(net, x, y, threat, steps=10, step_size=0.3).x)
     return torch.cat(found)

@@ -55,7 +55,7 @@ def pgd(
         generator: randomness of the starts, the caller's to seed.
 
     Raises:
-        InputError: x is empty, or steps or restarts is not positive.
+        InputError: x is empty, steps or restarts is not positive, or there is no gradient.
     """
     if x.numel() == 0 or steps < 1 or restarts < 1:
         raise InputError("an attack needs a non-empty batch, and steps and restarts of at least 1")
@@ -84,7 +84,9 @@ def _gradient(
     point = point.requires_grad_()
     with torch.enable_grad():
         value = loss(model(point), y).sum()
-    (gradient,) = torch.autograd.grad(value, point)
+    (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
+    if gradient is None:
+        raise InputError("the model's output has no gradient in x: PGD has nothing to climb")
     return gradient
 
 

@@ -19,8 +19,9 @@ def transpose_batch_norm(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -
     return (nu * scale.reshape(-1, *[1] * (nu.dim() - 3)),)
 
 
+BATCH_NORM = Affine(together=("input",), interval=scaled, transpose=transpose_batch_norm)
+
 TABLE = {
-    "aten._native_batch_norm_legit_no_training.default": Affine(
-        together=("input",), interval=scaled, transpose=transpose_batch_norm
-    ),
+    "aten._native_batch_norm_legit_no_training.default": BATCH_NORM,
+    "autodual.batch_norm": BATCH_NORM,
 }

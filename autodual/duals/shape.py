@@ -19,9 +19,7 @@ RESHAPE = Affine(together=("self",), transpose=transpose_reshape)
 MOVE = Affine(together=("self",))
 
 TABLE = {
-    "aten.view.default": RESHAPE,
     "aten.reshape.default": RESHAPE,
-    "aten._unsafe_view.default": RESHAPE,
     "aten.unsqueeze.default": RESHAPE,
     "aten.squeeze.default": RESHAPE,
     "aten.squeeze.dim": RESHAPE,

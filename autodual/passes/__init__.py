@@ -6,9 +6,16 @@ from autodual.ir import Graph, check
 from autodual.passes.batch_norm import nominal_batch_norm
 from autodual.passes.dead_code import remove_dead_code
 from autodual.passes.identities import remove_identities
+from autodual.passes.reshapes import views_to_reshapes
 from autodual.passes.stop_gradient import stop_gradients
 
-PIPELINE = (remove_dead_code, nominal_batch_norm, stop_gradients, remove_identities)
+PIPELINE = (
+    remove_dead_code,
+    views_to_reshapes,
+    nominal_batch_norm,
+    stop_gradients,
+    remove_identities,
+)
 
 
 def simplify(graph: Graph) -> Graph:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from autodual.ir import Batch, Graph, Node, Value
 from autodual.passes.dead_code import remove_dead_code
@@ -22,6 +23,23 @@ TRAINING = frozenset(
         "aten._native_batch_norm_legit.no_stats",
     }
 )
+
+
+def batch_norm(
+    input: Tensor,  # noqa: A002 (the name in ATen's schema)
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+) -> Tensor:
+    """Return γ(z − μ)/√(σ² + ε) + β. Unlike ATen's, differentiable in the statistics too."""
+    shape = [-1] + [1] * (input.dim() - 2)
+    scale = torch.rsqrt(running_var + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale
+    shift = shift if bias is None else shift + bias
+    return input * scale.reshape(shape) + shift.reshape(shape)
 
 
 def nominal_batch_norm(graph: Graph) -> Graph:
@@ -76,8 +94,6 @@ def _statistics(x: Value, node: Node) -> tuple[Node, Node]:
 
 
 def _with_statistics(node: Node, mean: Value, var: Value) -> Node:
-    op = aten._native_batch_norm_legit_no_training.default
     args = {name: node.args[name] for name in ("input", "weight", "bias")}
-    args |= {"running_mean": mean, "running_var": var}
-    args |= {name: node.args[name] for name in ("momentum", "eps")}
-    return Node(node.out, str(op), op, args, 0, node.source)
+    args |= {"running_mean": mean, "running_var": var, "eps": node.args["eps"]}
+    return Node(node.out, "autodual.batch_norm", batch_norm, args, None, node.source)

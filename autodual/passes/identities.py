@@ -18,7 +18,9 @@ ALWAYS = frozenset(
 )
 """Return their input, whatever their other arguments."""
 
-IF_TYPE_IS_KEPT = frozenset({"aten._to_copy.default", "aten.expand.default", "aten.view.default"})
+IF_TYPE_IS_KEPT = frozenset(
+    {"aten._to_copy.default", "aten.expand.default", "aten.reshape.default"}
+)
 """Return their input when shape and dtype stay the same."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from autodual.duals.base import Call, Hole
+from autodual.passes.batch_norm import batch_norm
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Case:
 
     @property
     def target(self) -> Any:
+        if self.op == "autodual.batch_norm":
+            return batch_norm
         _, name, overload = self.op.split(".")
         return getattr(getattr(torch.ops.aten, name), overload)
 
@@ -53,7 +56,10 @@ class Case:
                 return _tensor(arg, generator, dtype)
             return [draw(a) for a in arg] if isinstance(arg, list) else arg
 
-        schema = {a.name: a.default_value for a in self.target._schema.arguments}
+        if hasattr(self.target, "_schema"):
+            schema = {a.name: a.default_value for a in self.target._schema.arguments}
+        else:
+            schema = self.args
         assert set(self.args) <= set(schema), (self.op, schema)
         return Call(
             self.target, {k: draw(self.args.get(k, d)) for k, d in schema.items()}, self.index
@@ -141,9 +147,7 @@ ARITHMETIC = [
 ]
 
 SHAPE = [
-    unary("aten.view.default", size=[1, 24]),
     Case("aten.reshape.default", {"self": M, "shape": [1, -1, 2]}),
-    unary("aten._unsafe_view.default", size=[1, 6, 4]),
     unary("aten.unsqueeze.default", dim=1),
     unary("aten.squeeze.default", Z((1, 1, 3))),
     unary("aten.squeeze.dim", Z((1, 1, 3)), dim=1),
@@ -216,6 +220,11 @@ NORM = [
         index=0,
     )
     for spatial, weight in [((), T((3,))), ((2, 2), T((3,))), ((2, 2), None)]
+]
+
+NORM += [
+    Case("autodual.batch_norm", {k: v for k, v in case.args.items() if k != "momentum"})
+    for case in NORM
 ]
 
 ACTIVATIONS = [

@@ -1,0 +1,258 @@
+"""Broken rules and passes, each of which the suite must catch.
+
+A canary changes one thing and runs the checks that guard it; they must fail. The same checks on
+the unbroken code must pass, or the canary proves nothing.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import autodual as ad
+from autodual.duals import REGISTRY, Lines
+from autodual.duals.base import Affine
+from autodual.interval import Interval
+from tests import oracles, properties
+from tests.cases.rules import CASES
+from tests.nets import random_mlp
+from tests.test_capture import Frozen, Residual, make, picture
+from tests.test_soundness import check_bound
+
+
+def rule_checks(op, mutate):
+    """Run the property checks of one op on its mutated rule."""
+    for case in (c for c in CASES if c.op == op):
+        rule = mutate(REGISTRY[op])
+        for seed in range(15):
+            generator = torch.Generator().manual_seed(seed)
+            call, shapes = case.build(generator, torch.float64)
+            properties.check_fenchel(rule, call, shapes, generator)
+            properties.check_interval(rule, call, shapes, generator)
+            if isinstance(rule, Affine):
+                properties.check_adjoint(rule, call, shapes, generator)
+            else:
+                properties.check_point(rule, call, shapes, generator)
+
+
+def with_lines(change):
+    """Mutate the lines an elementwise rule gives."""
+
+    def mutate(rule):
+        return replace(rule, lines=lambda c, box, s: change(rule.lines(c, box, s), box))
+
+    return mutate
+
+
+def with_transpose(change):
+    def mutate(rule):
+        return replace(rule, transpose=lambda c, nu, s: change(rule.transpose(c, nu, s)))
+
+    return mutate
+
+
+def printed_hardtanh(lines, box):
+    """Equations 3.62–3.63 as printed."""
+    both = (box.lower < -1) & (box.upper > 1)
+    top = torch.maximum(box.upper, box.lower)
+    slope = torch.where(both, (1 - 2 / (1 + top)).abs(), lines.lower_slope)
+    intercept = torch.where(both, 2 / (1 + top), lines.upper_intercept)
+    low = torch.where(both, -2 / (1 + top), lines.lower_intercept)
+    return Lines.parallel(slope, low, intercept)
+
+
+def by_ends_only():
+    return lambda call, z: Interval(call(z.lower), call(z.upper))
+
+
+RULES = {
+    "ReLU: h dropped": (
+        "aten.relu.default",
+        with_lines(lambda n, b: Lines.parallel(n.lower_slope, n.lower_intercept, n.lower_intercept)),
+    ),
+    "ReLU: slope flipped": (
+        "aten.relu.default",
+        with_lines(lambda n, b: Lines.parallel(-n.lower_slope, n.lower_intercept, n.upper_intercept)),
+    ),
+    "ReLU: ends swapped in the slope": (
+        "aten.relu.default",
+        with_lines(
+            lambda n, b: Lines.parallel(
+                torch.where(
+                    (b.lower < 0) & (b.upper > 0), -b.lower / (b.upper - b.lower), n.lower_slope
+                ),
+                n.lower_intercept,
+                n.upper_intercept,
+            )
+        ),
+    ),
+    "ReLU: lines swapped": (
+        "aten.relu.default",
+        with_lines(lambda n, b: Lines.parallel(n.lower_slope, n.upper_intercept, n.lower_intercept)),
+    ),
+    "ReLU: intercept one part in a thousand short": (
+        "aten.relu.default",
+        with_lines(
+            lambda n, b: Lines.parallel(n.lower_slope, n.lower_intercept, 0.999 * n.upper_intercept)
+        ),
+    ),
+    "hardtanh: as printed": ("aten.hardtanh.default", with_lines(printed_hardtanh)),
+    "clamp: slope 1 everywhere": (
+        "aten.clamp.default",
+        with_lines(
+            lambda n, b: Lines.parallel(
+                torch.ones_like(n.lower_slope), n.lower_intercept, n.upper_intercept
+            )
+        ),
+    ),
+    "LeakyReLU: interval by its ends": (
+        "aten.leaky_relu.default",
+        lambda rule: replace(rule, interval=by_ends_only()),
+    ),
+    "linear: not transposed back": (
+        "aten.linear.default",
+        with_transpose(lambda pulled: [-p for p in pulled]),
+    ),
+    "convolution: rows shifted by a pixel": (
+        "aten.convolution.default",
+        with_transpose(lambda pulled: [p.roll(1, -1) for p in pulled]),
+    ),
+    "convolution: |W| forgotten": (
+        "aten.convolution.default",
+        lambda rule: replace(rule, interval=lambda c, z: Interval(c(z.lower), c(z.upper))),
+    ),
+    "sub: both summands with a plus": (
+        "aten.sub.Tensor",
+        with_transpose(lambda pulled: [p.abs() for p in pulled]),
+    ),
+    "mul: negative factors ignored": (
+        "aten.mul.Tensor",
+        lambda rule: replace(rule, interval=lambda c, z: Interval(c(z.lower), c(z.upper))),
+    ),
+    "cat: pieces in the wrong order": (
+        "aten.cat.default",
+        with_transpose(lambda pulled: [p.flip(-1) for p in pulled]),
+    ),
+    "batch norm: γ forgotten": (
+        "autodual.batch_norm",
+        lambda rule: replace(
+            rule,
+            transpose=lambda c, nu, s: (
+                nu * torch.rsqrt(c["running_var"] + 1e-5).reshape(-1, *[1] * (nu.dim() - 3)),
+            ),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_broken_rules_are_caught(name):
+    op, mutate = RULES[name]
+    rule_checks(op, lambda rule: rule)
+    with pytest.raises(AssertionError):
+        rule_checks(op, mutate)
+
+
+def net_checks():
+    """A short form of the network tests: sampled points, the oracle, zero radius, gradients."""
+    model = make(Residual)
+    generator = torch.Generator().manual_seed(0)
+    spec = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        for size in (0.01, 0.3):
+            for threat in (ad.LinfBall(size), ad.L2Ball(size, (0, 1)), ad.L1Ball(size, (0, 1))):
+                check_bound(model, picture(2), threat, ["dual", "ibp&dual"], spec, generator)
+        narrow = random_mlp(1, (2, 1, 3))  # one hidden unit: interval arithmetic is exact
+        narrow[0].bias.fill_(1.0)
+        point = torch.zeros(1, 2, dtype=torch.float64)
+        check_bound(narrow, point, ad.LinfBall(0.1), ["ibp", "dual"], spec, generator)
+        nu = torch.randn(1, 3, 4, dtype=torch.float64, generator=generator)
+        inside = torch.rand(1, 4, dtype=torch.float64, generator=generator)
+        support = ad.L2Ball(10.0, (0, 1)).support(inside, nu)  # the whole domain
+        assert torch.allclose(support, nu.clamp(min=0).sum(2))
+        mlp = random_mlp(1, (4, 8, 8, 3))
+        x = torch.randn(1, 4, dtype=torch.float64, generator=generator)
+        outputs = ad.certify(mlp, 0.3, bounds="dual").bounds(x)
+        lower, upper = oracles.algorithm_1(oracles.layers(mlp, (4,)), x[0].numpy(), 0.3)[-1]
+        assert abs(outputs.lower[0].numpy() - lower).max() < 1e-9
+        assert abs(outputs.upper[0].numpy() - upper).max() < 1e-9
+        trained = make(Residual, training=True)
+        centre = ad.certify(trained, 0.0).bounds(picture()).lower
+        state = {k: v.clone() for k, v in trained.state_dict().items()}
+        assert torch.allclose(centre, trained(picture()))
+        trained.load_state_dict(state)
+    frozen = make(Frozen)
+    ad.robust_loss(frozen, picture(), torch.tensor([0, 1, 2]), 0.1).backward()
+    assert frozen.features.weight.grad is None, "a gradient went through no_grad"
+
+
+def patch_method(path, change):
+    """Return (dotted path, replacement made from the original)."""
+    return path, change
+
+
+ENGINE = {
+    "deviation halved": patch_method(
+        "autodual.bound.DualNetwork._deviation", lambda f: lambda self, rows: 0.5 * f(self, rows)
+    ),
+    "spread dropped": patch_method(
+        "autodual.rows.dense.Dense.weigh", lambda f: lambda self, radius: 0 * f(self, radius)
+    ),
+    "rows of the wrong sign": patch_method(
+        "autodual.rows.dense.Dense.pull_lines", lambda f: lambda self, lines: -f(self, lines)
+    ),
+    "skip connections overwritten": patch_method(
+        "autodual.rows.dense.Dense.__add__", lambda f: lambda self, other: other
+    ),
+    "ℓ2 room ignored below": patch_method(
+        "autodual.threat.base.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
+    ),
+    "center not moved": patch_method(
+        "autodual.bound.DualNetwork.add_box",
+        lambda f: lambda self, step, box: f(self, step, Interval(box.lower, box.center)),
+    ),
+    "no_grad dropped": patch_method(
+        "autodual.passes.PIPELINE", lambda passes: tuple(p for p in passes if "stop" not in p.__name__)
+    ),
+    "batch statistics from the running ones": patch_method(
+        "autodual.passes.batch_norm._statistics",
+        lambda f: lambda x, node: tuple(
+            replace(n, args={**n.args, "correction": 1}) for n in f(x, node)
+        ),
+    ),
+    "interval ends intersected the wrong way": patch_method(
+        "autodual.interval.Interval.intersect",
+        lambda f: lambda self, other: Interval(
+            torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper) - 0.05
+        ),
+    ),
+}
+
+
+def test_the_network_checks_pass_on_the_real_engine():
+    net_checks()
+
+
+@pytest.mark.parametrize("name", ENGINE)
+def test_broken_engines_are_caught(name, monkeypatch):
+    path, change = ENGINE[name]
+    owner, _, attribute = path.rpartition(".")
+    target = _resolve(owner)
+    monkeypatch.setattr(target, attribute, change(getattr(target, attribute)))
+    with pytest.raises((AssertionError, ad.errors.AutodualError)):
+        net_checks()
+
+
+def _resolve(path):
+    import importlib
+
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(path)

@@ -1,0 +1,372 @@
+"""Models written as people write them: captured, faithful, live, and left untouched."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import autodual as ad
+from autodual.capture import capture, unwrap
+from autodual.fidelity import run
+from autodual.passes import simplify
+from tests.test_soundness import candidates
+
+N = nn.utils.parametrizations
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = (x - 0.5) / 0.25
+        x = F.relu(self.conv(x), inplace=True)
+        return self.fc(x.view(x.size(0), -1))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.fc = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.a(x).relu_()
+        x = x + F.relu(self.norm(self.b(x)))
+        x += 0.5
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 6), nn.Linear(22, 6), nn.Linear(28, 3)
+
+    def forward(self, x):
+        x = torch.flatten(x, 1)
+        x = torch.cat([x, F.relu(self.a(x))], 1)
+        x = torch.cat([x, F.leaky_relu(self.b(x))], 1)
+        return self.c(x)
+
+
+class Twice(nn.Module):
+    """One layer used twice, and a weight tied to its own transpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.fc(F.relu(self.fc(x.flatten(1))))
+        return self.head(F.relu(x @ (self.fc.weight @ self.fc.weight.T)))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = N.weight_norm(nn.Linear(16, 8))
+        self.b = N.spectral_norm(nn.Linear(8, 8))
+        self.c, self.drop = nn.Linear(8, 3), nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = F.relu6(self.a(x.flatten(1)))
+        return self.c(self.drop(F.hardtanh(self.b(x))))
+
+
+class Frozen(nn.Module):
+    """A feature extractor under no_grad, and a detach."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.mid, self.head = nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            x = F.relu(self.features(x.flatten(1)))
+        x = F.relu(self.mid(x)).detach()
+        return self.head(x)
+
+
+class Assigned(nn.Module):
+    """Assignment into a slice, a split, a stack, a permute."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.head = nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.fc(x.flatten(1))
+        x[:, 0] = 0.25
+        a, b = x.relu().split(4, dim=1)
+        x = torch.stack([a, b], dim=2).permute(0, 2, 1).reshape(x.shape[0], -1)
+        return self.head(x)
+
+
+class Stem(nn.Module):
+    """Padding modes, transposed convolution, pooling and upsampling."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(4, 2, 2, stride=2),
+            nn.AvgPool2d(2),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular", groups=2, dilation=1),
+            nn.LeakyReLU(),
+            nn.ZeroPad2d(1),
+        )
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.head(self.layers(x).mean(dim=(2, 3)))
+
+
+class Sequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 6, 3, padding="same"), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x.squeeze(1))).mean(-1))
+
+
+class Volume(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(1, 3, 2), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(x.reshape(-1, 1, 4, 2, 2))).flatten(2).sum(-1))
+
+
+ZOO = [Functional, Residual, Dense, Twice, Normed, Frozen, Assigned, Stem, Sequence, Volume]
+
+
+def make(kind, training=False):
+    torch.manual_seed(1)
+    return kind().double().train(training)
+
+
+def picture(n=3):
+    return torch.rand(n, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def check_points(model, x, threat, bounds):
+    certified = ad.certify(model, threat, bounds=bounds)
+    with torch.no_grad():
+        outputs = certified.bounds(x)
+        for i in range(len(x)):
+            z = model(candidates(model, x[i : i + 1], threat, torch.Generator().manual_seed(i)))
+            assert bool((z >= outputs.lower[i] - 1e-9).all())
+            assert bool((z <= outputs.upper[i] + 1e-9).all())
+
+
+@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("bounds", ["ibp", "ibp&dual"])
+def test_zoo_is_captured_and_bounded(kind, bounds):
+    check_points(make(kind), picture(), ad.LinfBall(0.1, domain=(0, 1)), bounds)
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_any_batch_size_after_one_capture(kind):
+    model = make(kind)
+    net = ad.certify(model, 0.05)
+    one = net.lower_bound(picture(1), torch.eye(3, dtype=torch.float64))
+    graph = net.graph
+    many = net.lower_bound(picture(5), torch.eye(3, dtype=torch.float64))
+    assert net.graph is graph
+    torch.testing.assert_close(one[0], many[0])
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_zero_radius_gives_the_output(kind):
+    model = make(kind)
+    outputs = ad.certify(model, 0.0).bounds(picture())
+    torch.testing.assert_close(outputs.lower, model(picture()))
+    torch.testing.assert_close(outputs.upper, model(picture()))
+
+
+@pytest.mark.parametrize("kind", [k for k in ZOO if k is not Normed])
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_reach_what_the_model_trains(kind, training):
+    """The same parameters get a gradient as from the model's own loss, and the model is untouched."""
+    model = make(kind, training)
+    y = torch.tensor([0, 1, 2])
+    F.cross_entropy(copy.deepcopy(model)(picture()), y)
+    reference = copy.deepcopy(model)
+    F.cross_entropy(reference(picture()), y).backward()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    ad.robust_loss(model, picture(), y, eps=0.05).backward()
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+        mine = p.grad is not None and bool((p.grad != 0).any())
+        theirs = q.grad is not None and bool((q.grad != 0).any())
+        assert mine or not theirs, f"no gradient reaches {name}"
+        assert q.grad is not None or not mine, f"{name} is behind a detach and got a gradient"
+
+
+def test_spectral_norm_in_training_mode_is_left_alone():
+    model = make(Normed, training=True)
+    model.drop.eval()
+    before = copy.deepcopy(model.state_dict())
+    ad.robust_loss(model, picture(), torch.tensor([0, 1, 2]), eps=0.05).backward()
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_an_optimizer_step_changes_the_bound():
+    model = make(Twice)
+    net = ad.certify(model, 0.05)
+    y = torch.tensor([0, 1, 2])
+    first = ad.robust_loss(net, picture(), y)
+    first.backward()
+    torch.optim.SGD(model.parameters(), 0.05).step()
+    assert ad.robust_loss(net, picture(), y).item() < first.item()
+
+
+def test_train_and_eval_are_captured_apart():
+    model = make(Residual)
+    net = ad.certify(model, 0.05)
+    y = torch.tensor([0, 1, 2])
+    assert isinstance(net(picture(), y), ad.Certificate)
+    model.train()
+    estimate = net(picture(), y)
+    assert isinstance(estimate, ad.Estimate)
+    assert not hasattr(estimate, "verified")
+    assert "BatchNorm" in str(estimate)
+    model.eval()
+    assert isinstance(net(picture(), y), ad.Certificate)
+
+
+def test_batch_norm_in_training_uses_the_batchs_statistics():
+    """At ε = 0 the bound is the training-mode output itself."""
+    model = make(Residual, training=True)
+    outputs = ad.certify(model, 0.0).bounds(picture())
+    torch.testing.assert_close(outputs.lower, copy.deepcopy(model)(picture()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wrapped_models_are_unwrapped():
+    model = make(Functional)
+    assert unwrap(torch.compile(model)) is model
+    assert unwrap(nn.DataParallel(model)) is model
+    expected = ad.certify(model, 0.1).bounds(picture()).lower
+    compiled = ad.certify(torch.compile(model), 0.1).bounds(picture()).lower
+    torch.testing.assert_close(expected, compiled)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ddp_wrapped_model(tmp_path):
+    model = make(Functional)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        loss = ad.robust_loss(wrapped, picture(), torch.tensor([0, 1, 2]), eps=0.05)
+        loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert model.fc.weight.grad is not None
+
+
+class Several(nn.Module):
+    """Three inputs, of which the first or the last is perturbed; one is shared by the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.side, self.head = nn.Linear(4, 5), nn.Linear(2, 5), nn.Linear(5, 3)
+
+    def forward(self, x, side, *, scale=None, flip=False, mix=None):
+        z = F.relu(self.fc(x)) + self.side(side)
+        if scale is not None:
+            z = z * scale
+        if mix is not None:
+            z = torch.matmul(z, mix)
+        if flip:
+            z = -z
+        return self.head(F.relu(z))
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "dual", "ibp&dual"])
+def test_several_inputs_and_keywords(bounds):
+    model = make(Several)
+    x, side = torch.randn(3, 4).double(), torch.randn(3, 2).double()
+    scale, mix = torch.randn(3, 1).double(), torch.randn(5, 5).double()
+    for perturb, which in ((0, x), (1, side), ("scale", scale)):
+        given = ad.Inputs(x, side, scale=scale, flip=True, mix=mix)
+        net = ad.certify(model, 0.2, bounds=bounds, perturb=perturb)
+        with torch.no_grad():
+            outputs = net.bounds(given)
+            for _ in range(100):
+                moved = given.replace(perturb, which + 0.4 * torch.rand_like(which) - 0.2)
+                z = model(*moved.args, **moved.kwargs)
+                assert bool((z >= outputs.lower - 1e-9).all())
+                assert bool((z <= outputs.upper + 1e-9).all())
+
+
+def test_the_graph_computes_what_the_model_does():
+    for kind in ZOO:
+        model = make(kind)
+        inputs = ad.Inputs(picture())
+        captured = capture(model, inputs)
+        values = captured.bind(inputs)
+        raw, simple = captured.graph, simplify(captured.graph)
+        torch.testing.assert_close(run(raw, model, values), model(picture()))
+        torch.testing.assert_close(run(simple, model, values), model(picture()))
+
+
+GRAPH = """\
+graph(x: f64[N, 1, 4, 4]) -> linear    # perturbed: x
+  self.conv.weight : f64[4, 1, 3, 3]
+  self.conv.bias : f64[4]
+  self.fc.weight : f64[3, 16]
+  self.fc.bias : f64[3]
+  sub = sub(self=x, other=0.5, alpha=1) : f64[N, 1, 4, 4]    # test_capture.py:{0}
+  div = div(self=sub, other=0.25) : f64[N, 1, 4, 4]    # test_capture.py:{0}
+  convolution = convolution(input=div, weight=self.conv.weight, bias=self.conv.bias, \
+stride=[2, 2], padding=[1, 1], dilation=[1, 1], transposed=False, output_padding=[0, 0], \
+groups=1) : f64[N, 4, 2, 2]    # test_capture.py:{1} (conv)
+  relu = relu(self=convolution) : f64[N, 4, 2, 2]    # test_capture.py:{1}
+  view_1 = reshape(self=relu, shape=[N, -1]) : f64[N, 16]    # test_capture.py:{2} (fc)
+  linear = linear(input=view_1, weight=self.fc.weight, bias=self.fc.bias) : f64[N, 3]    \
+# test_capture.py:{2} (fc)"""
+
+PROGRAM = """\
+dual network, intervals by dual
+  ν[linear] = −C
+  ν[view_1] += Aᵀν[linear], h = bᵀν[linear]    # linear test_capture.py:{2} (fc)
+  ν[relu] += Aᵀν[view_1], h = bᵀν[view_1]    # reshape test_capture.py:{2} (fc)
+  ν[convolution] += a_u[ν[relu]]₊ + a_l[ν[relu]]₋, h = b_u[ν[relu]]₊ + b_l[ν[relu]]₋, \
+on [ℓ, u] of convolution    # relu test_capture.py:{1}
+  ν[div] += Aᵀν[convolution], h = bᵀν[convolution]    # convolution test_capture.py:{1} (conv)
+  ν[sub] += Aᵀν[div], h = bᵀν[div]    # div test_capture.py:{0}
+  ν[x] += Aᵀν[sub], h = bᵀν[sub]    # sub test_capture.py:{0}
+  min C·linear ≥ J = −σ_B(ν[x]) − Σ h"""
+
+
+def test_printed_graph_and_program():
+    net = ad.certify(make(Functional), 0.1, bounds="dual")
+    with pytest.raises(ad.errors.NotTracedError, match="first call"):
+        print(net.graph)
+    net.explain(picture())
+    first = Functional.forward.__code__.co_firstlineno
+    lines = (first + 1, first + 2, first + 3)
+    assert str(net.graph) == GRAPH.format(*lines)
+    assert str(net.program) == PROGRAM.format(*lines)
+
+
+def test_explain_names_every_node():
+    net = ad.certify(make(Functional), 0.1, bounds="dual")
+    shown = str(net.explain(picture()))
+    assert "LinfBall(0.1), bounds='dual', 3 specifications" in shown
+    rows = {row[0]: row for row in net.explain(picture()).rows}
+    assert list(rows) == ["sub", "div", "convolution", "relu", "reshape", "linear"]
+    assert rows["convolution"][5] == str(16 + 3)
+    assert rows["linear"][5] == "3"

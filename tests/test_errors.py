@@ -1,0 +1,189 @@
+"""Each misuse gets one clear error: what, where in the user's code, why, what to do."""
+
+import pytest
+import torch
+from torch import nn
+
+import autodual as ad
+from autodual import errors
+
+X = torch.rand(4, 3)
+Y = torch.tensor([0, 1, 0, 1])
+
+
+def net(**options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    return ad.certify(model, options.pop("eps", 0.1), **options)
+
+
+def lam(f, **modules):
+    class User(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+            for name, module in modules.items():
+                setattr(self, name, module)
+
+        def forward(self, x):
+            return f(self, x)
+
+    return User()
+
+
+BAD_CALLS = {
+    "NaN": (lambda: net()(X * float("nan"), Y), errors.InputError, "NaN or infinity.*example 0"),
+    "inf": (lambda: net()(X / 0, Y), errors.InputError, "NaN or infinity"),
+    "rank": (lambda: net()(X[0], Y), errors.InputError, r"unsqueeze\(0\)"),
+    "int": (lambda: net()(X.long(), Y), errors.InputError, r"x\.float\(\)"),
+    "half": (lambda: net()(X.half(), Y), errors.InputError, "float32 or float64"),
+    "double": (lambda: net()(X.double(), Y), errors.InputError, "and the model torch.float32"),
+    "list": (lambda: net()([1.0], Y), errors.InputError, "must be a tensor"),
+    "empty": (lambda: net()(X[:0], Y[:0]), errors.InputError, "empty batch"),
+    "features": (lambda: net()(torch.rand(4, 7), Y), errors.ModelError, "the model itself fails"),
+    "label high": (lambda: net()(X, Y + 1), errors.InputError, "classes 0 to 1"),
+    "label low": (lambda: net()(X, Y - 1), errors.InputError, r"span \[-1"),
+    "label float": (lambda: net()(X, Y.float()), errors.InputError, r"y\.long\(\)"),
+    "label shape": (lambda: net()(X, Y[:2]), errors.InputError, r"needs \[4\]"),
+    "negative eps": (lambda: net(eps=-0.1), errors.InputError, "at least 0"),
+    "NaN eps": (lambda: net(eps=float("nan")), errors.InputError, "finite"),
+    "string eps": (lambda: net(eps="big"), errors.InputError, "must be a number"),
+    "eps shape": (
+        lambda: net(eps=torch.rand(3))(X, Y),
+        errors.InputError,
+        r"shape \[3\] and the batch 4",
+    ),
+    "eps rank": (lambda: net(eps=torch.rand(3, 2)), errors.InputError, "a number or a tensor"),
+    "domain": (
+        lambda: net(eps=ad.L2Ball(0.1, domain=(0, 0.5)))(X, Y),
+        errors.DomainError,
+        "leaves the domain",
+    ),
+    "domain order": (lambda: ad.LinfBall(0.1, domain=(1, 0)), errors.InputError, "lo must be"),
+    "domain kind": (lambda: ad.LinfBall(0.1, domain=3), errors.InputError, "pair"),
+    "box order": (lambda: ad.Box(X, X - 1), errors.InputError, "lower ≤ upper"),
+    "box shape": (
+        lambda: net(eps=ad.Box(torch.zeros(7), torch.ones(7)))(X, Y),
+        errors.InputError,
+        "must broadcast",
+    ),
+    "not a module": (lambda: ad.certify(torch.relu, 0.1), errors.ModelError, "nn.Module"),
+    "method": (lambda: net(bounds="magic"), errors.InputError, "ibp&dual"),
+    "spec": (lambda: net().lower_bound(X, torch.ones(3, 5)), errors.InputError, r"rows \[S, 2\]"),
+    "spec NaN": (
+        lambda: net().lower_bound(X, torch.full((1, 2), torch.nan)),
+        errors.InputError,
+        "C holds NaN",
+    ),
+    "spec dtype": (
+        lambda: net().lower_bound(X, torch.ones(1, 2).double()),
+        errors.InputError,
+        "the dtype and device of x",
+    ),
+    "no eps": (lambda: ad.robust_loss(net().model, X, Y), errors.InputError, "needs eps"),
+    "radius of a box": (
+        lambda: net(eps=ad.Box(X, X)).radius(X, Y),
+        errors.InputError,
+        "has no radius",
+    ),
+    "perturb": (lambda: net(perturb="z")(X, Y), errors.InputError, "names no argument"),
+    "arguments": (
+        lambda: net()(ad.Inputs(X, other=X), Y),
+        errors.InputError,
+        "does not take these arguments",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_calls(name):
+    call, kind, message = BAD_CALLS[name]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def branch(self, x):
+    if x.sum() > 0:
+        return self.fc(x)
+    return -self.fc(x)
+
+
+BAD_MODELS = {
+    "branch": (branch, errors.ControlFlowError, r"test_errors.py:\d+ `if x.sum\(\) > 0:`.*where"),
+    "item": (lambda s, x: s.fc(x) * float(x.mean()), errors.ControlFlowError, "keep numbers"),
+    "batch size": (lambda s, x: s.fc(x.view(4, -1)), errors.BatchError, "fixes the batch size"),
+    "batch branch": (
+        lambda s, x: s.fc(x) if x.size(0) > 3 else -s.fc(x),
+        errors.BatchError,
+        "fixes the batch size",
+    ),
+    "mean of batch": (lambda s, x: s.fc(x - x.mean(0)), errors.BatchError, "mixed at.*mean"),
+    "flip of batch": (lambda s, x: s.fc(x + x.flip(0)), errors.BatchError, "second one"),
+    "batch product": (lambda s, x: (x @ x.T) @ s.fc(x), errors.BatchError, "mixed at"),
+    "round": (lambda s, x: s.fc(x.round()), errors.UnsupportedOpError, r"aten.round.default at .*"),
+    "two of them": (
+        lambda s, x: s.fc(x.sign() + x.floor()),
+        errors.UnsupportedOpError,
+        r"(?s)2 operation.*sign.*floor.*CONTRIBUTING",
+    ),
+    "product": (lambda s, x: s.fc(x * x), errors.UnsupportedOpError, "mul.*not affine there"),
+    "rounded division": (
+        lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),
+        errors.UnsupportedOpError,
+        "Tensor_mode",
+    ),
+    "tuple": (lambda s, x: (s.fc(x), x), errors.ModelError, "one tensor"),
+    "dict": (lambda s, x: {"logits": s.fc(x)}, errors.ModelError, "one tensor"),
+    "constant": (lambda s, x: s.fc.weight[:, :2].expand(2, 2), errors.AutodualError, "."),
+    "picture": (lambda s, x: s.fc(x).unsqueeze(2), errors.ModelError, r"logits \[N, K\]"),
+    "one output": (lambda s, x: s.fc(x)[:, :1], errors.ModelError, "two classes"),
+    "failing": (lambda s, x: s.fc(x) @ torch.ones(7, 7), errors.ModelError, "itself fails"),
+    "random": (lambda s, x: s.fc(x) + torch.rand(2), errors.CaptureError, "random numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_bad_models(name):
+    forward, kind, message = BAD_MODELS[name]
+    with pytest.raises(kind, match=message):
+        ad.certify(lam(forward), 0.1)(X, Y)
+
+
+def test_dropout_in_training_mode_is_refused():
+    model = lam(lambda s, x: s.drop(s.fc(x)), drop=nn.Dropout(0.5))
+    with pytest.raises(errors.UnsupportedOpError, match=r"dropout is random.*eval"):
+        ad.robust_loss(model, X, Y, eps=0.1)
+    assert ad.robust_loss(model.eval(), X, Y, eps=0.1) > 0
+
+
+def test_script_modules_are_refused():
+    class Script(torch.jit.ScriptModule):
+        pass
+
+    with pytest.raises(errors.ModelError, match="scripted from"):
+        ad.certify(Script(), 0.1)
+
+
+def test_estimates_answer_no_question_about_robustness():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
+    certified = ad.certify(model, 0.1)
+    for call in (certified.detect, certified.radius):
+        with pytest.raises(errors.UnsoundError, match="BatchNorm in training"):
+            call(X)
+
+
+def test_a_failed_call_loses_nothing():
+    certified = net()
+    before = certified(X, Y).margins
+    for bad in (X * float("nan"), X[:0], X.double()):
+        with pytest.raises(errors.InputError):
+            certified(bad, Y)
+    assert torch.equal(certified(X, Y).margins, before)
+
+
+def test_overflow_verifies_nothing():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(3e38)
+    for method in ("ibp", "dual", "ibp+dual", "ibp&dual"):
+        assert not bool(ad.certify(model, 1.0, bounds=method)(X, Y).verified.any())

@@ -1,0 +1,91 @@
+"""Gradients of robust_loss against finite differences, in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import autodual as ad
+from tests.test_capture import Assigned, Dense, Functional, Residual, Stem, Twice, make, picture
+
+Y = torch.tensor([0, 1, 2])
+
+
+def check_gradients(model, bounds, threat):
+    """Compare the directional derivative along a random direction with a central difference."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    directions = [torch.randn_like(p) for p in parameters]
+
+    def loss():
+        net = ad.certify(model, threat, bounds=bounds)
+        return ad.robust_loss(net, picture(), Y)
+
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    slope = sum(
+        (g * d).sum().item() for g, d in zip(gradients, directions, strict=True) if g is not None
+    )
+    step, ends = 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, d in zip(parameters, directions, strict=True):
+                p.add_(d, alpha=sign * step)
+            ends.append(loss().item())
+            for p, d in zip(parameters, directions, strict=True):
+                p.sub_(d, alpha=sign * step)
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", [Functional, Residual, Dense, Twice, Stem, Assigned])
+def test_gradient_is_the_derivative(kind, training, bounds):
+    check_gradients(make(kind, training), bounds, ad.LinfBall(0.05, domain=(0, 1)))
+
+
+@pytest.mark.parametrize("threat", [ad.L2Ball(0.3), ad.L2Ball(0.3, (0, 1)), ad.L1Ball(0.4, (0, 1))])
+def test_gradient_for_other_sets(threat):
+    check_gradients(make(Residual, training=True), "dual", threat)
+
+
+def test_the_loss_bounds_what_an_attack_can_do():
+    """Theorem 2: the robust loss is at least the loss at any point of the set."""
+    model = make(Functional)
+    threat = ad.LinfBall(0.1, domain=(0, 1))
+    bound = ad.robust_loss(model, picture(), Y, threat).item()
+    worst = ad.attack.pgd(model, picture(), Y, threat, steps=30)
+    assert nn.functional.cross_entropy(model(worst.x), Y).item() <= bound
+
+
+def test_robust_training_lowers_the_certified_error():
+    torch.manual_seed(0)
+    x = torch.randn(64, 2, dtype=torch.float64)
+    y = (x[:, 0] > 0).long()
+    x[:, 0] += torch.where(y == 1, 0.3, -0.3)
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2)).double()
+    standard = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    other = torch.optim.Adam(standard.parameters(), 0.02)
+    for step in range(60):
+        eps = 0.25 * min(1, (step + 1) / 30)
+        optimizer.zero_grad()
+        ad.robust_loss(model, x, y, eps).backward()
+        optimizer.step()
+        other.zero_grad()
+        nn.functional.cross_entropy(standard(x), y).backward()
+        other.step()
+    assert ad.certify(model, 0.25)(x, y).error <= ad.certify(standard, 0.25)(x, y).error
+    assert ad.certify(model, 0.25)(x, y).error < 0.1
+
+
+def test_radius_is_certified_and_close_to_the_limit():
+    model = make(Functional)
+    x = picture()
+    net = ad.certify(model, 0.1)
+    y = model(x).argmax(1)
+    radius = net.radius(x, y)
+    assert bool((radius > 0).all())
+    assert bool(net.at(radius)(x, y).verified.all())
+    assert not bool(net.at(radius * 1.001 + 1e-6)(x, y).verified.any())
+    assert torch.equal(net.detect(x), net(x).verified)
+    assert float(net.radius(x, (y + 1) % 3).max()) == 0.0
