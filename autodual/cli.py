@@ -1,9 +1,10 @@
 """The command line: ``autodual demo``."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
+from typing import Annotated
+
+OUT = Path("out/demo.png")
 
 
 def main() -> None:
@@ -20,10 +21,10 @@ def main() -> None:
 
     @app.command()
     def demo(
-        out: Path = typer.Option(Path("out/demo.png"), help="Where the picture goes."),
-        epochs: int = typer.Option(20, min=1, help="Passes over the training digits."),
-        eps: float = typer.Option(0.1, min=1e-6, max=0.5, help="Training ε; pixels are in [0, 1]."),
-        seed: int = typer.Option(0, help="Seed of initialisation and order."),
+        out: Annotated[Path, typer.Option(help="Where the picture goes.")] = OUT,
+        epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 20,
+        eps: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Training ε.")] = 0.1,
+        seed: Annotated[int, typer.Option(help="Seed of initialisation and order.")] = 0,
     ) -> None:
         """Train a standard and a robust net on scikit-learn's digits; compare their errors."""
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -69,7 +70,9 @@ def small_net() -> nn.Sequential:
     )
 
 
-def train(data: Digits, eps: float, epochs: int, seed: int, progress: Progress, name: str) -> nn.Module:
+def train(
+    data: Digits, eps: float, epochs: int, seed: int, progress: Progress, name: str
+) -> nn.Module:
     """Train one net; for ε > 0 against ``robust_loss`` with ε growing over the first half."""
     torch.manual_seed(seed)
     net = small_net()
@@ -108,7 +111,9 @@ def evaluate(
     for eps in radii:
         ball = LinfBall(eps, domain=(0, 1))
         attacked = float(pgd(net, x, y, ball, steps=20).success.double().mean())
-        certified = 1 - float(torch.cat([_verified(net, ball, x, y, i) for i in _batches(x)]).mean())
+        certified = 1 - float(
+            torch.cat([_verified(net, ball, x, y, i) for i in _batches(x)]).mean()
+        )
         rows.append(Row(name, eps, clean, attacked, certified))
         progress.advance(task)
     return rows
@@ -161,7 +166,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15])
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[1, 1.15]))
     _draw_curves(left.subplots(), rows, eps)
     _draw_digits(right, nets, data, eps)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +183,9 @@ def _draw_curves(axes: object, rows: Sequence[Row], eps: float) -> None:
         attacked = [100 * e for e in (mine[0].clean, *(r.attacked for r in mine))]
         certified = [100 * e for e in (mine[0].clean, *(r.certified for r in mine))]
         axes.fill_between(x, attacked, certified, color=color, alpha=0.15)
-        axes.plot(x, certified, "-o", color=color, label=f"{name}: certified (no attack can do more)")
+        axes.plot(
+            x, certified, "-o", color=color, label=f"{name}: certified (no attack can do more)"
+        )
         axes.plot(x, attacked, "--o", color=color, label=f"{name}: PGD (an attack does this)")
     axes.axvline(eps, color="0.6", lw=1, ls=":")
     axes.set(xlabel="ε (pixels in [0, 1])", ylabel="test error, %", ylim=(-2, 102))
@@ -208,7 +215,9 @@ def _draw_digits(figure: object, nets: dict[str, nn.Module], data: Digits, eps: 
             axes.set_yticks([])
             wrong = int(says[i]) != int(y[i])
             proof = " proved" if name == "robust" and bool(safe.verified[i]) else ""
-            axes.set_title(f"{int(says[i])}{proof}", fontsize=9, color="#c44e52" if wrong else "0.2")
+            axes.set_title(
+                f"{int(says[i])}{proof}", fontsize=9, color="#c44e52" if wrong else "0.2"
+            )
         label = name if name == "original" else f"{name} net,\nattacked"
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(f"What the net says under attack at ε = {eps:g}", fontsize=11)

@@ -1,5 +1,6 @@
 """Random networks from the whole op list, small enough to attack exhaustively."""
 
+import itertools
 import random
 
 import torch
@@ -25,8 +26,10 @@ class Block(nn.Module):
         self.kind, self.picture = kind, picture
         if kind in ("residual", "affine", "dense"):
             width = 2 * channels if kind == "dense" else channels
-            self.layer = nn.Conv2d(channels, channels, 3, padding=1) if picture else nn.Linear(
-                channels, channels
+            self.layer = (
+                nn.Conv2d(channels, channels, 3, padding=1)
+                if picture
+                else nn.Linear(channels, channels)
             )
             self.join = nn.Conv2d(width, channels, 1) if picture else nn.Linear(width, channels)
         if kind == "norm":
@@ -35,7 +38,7 @@ class Block(nn.Module):
             self.norm.running_var.uniform_(0.5, 2)
             nn.init.normal_(self.norm.weight)
 
-    def forward(self, z):  # noqa: PLR0911
+    def forward(self, z):
         if self.kind in ACTIVATIONS:
             return ACTIVATIONS[self.kind](z)
         match self.kind:
@@ -91,7 +94,7 @@ def random_mlp(seed: int, sizes: tuple[int, ...] | None = None) -> nn.Sequential
     torch.manual_seed(seed)
     sizes = sizes or tuple(pick.randint(2, 6) for _ in range(pick.randint(3, 5)))
     modules: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         modules += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*modules[:-1]).double()
 

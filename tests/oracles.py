@@ -1,5 +1,7 @@
 """Independent answers to the questions the compiler answers. Imports nothing from autodual."""
 
+import itertools
+
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
@@ -65,7 +67,7 @@ def optimum(weights, boxes, low, high, spec, exact):
     starts = np.cumsum([0, *sizes])
     binary = [len(w) if exact else 0 for w, _ in weights[:-1]]
     total = starts[-1] + sum(binary)
-    at = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    at = [slice(a, b) for a, b in itertools.pairwise(starts)]
     flags = np.cumsum([starts[-1], *binary])
     rows, lows, highs = [], [], []
 

@@ -68,11 +68,15 @@ def by_ends_only():
 RULES = {
     "ReLU: h dropped": (
         "aten.relu.default",
-        with_lines(lambda n, b: Lines.parallel(n.lower_slope, n.lower_intercept, n.lower_intercept)),
+        with_lines(
+            lambda n, b: Lines.parallel(n.lower_slope, n.lower_intercept, n.lower_intercept)
+        ),
     ),
     "ReLU: slope flipped": (
         "aten.relu.default",
-        with_lines(lambda n, b: Lines.parallel(-n.lower_slope, n.lower_intercept, n.upper_intercept)),
+        with_lines(
+            lambda n, b: Lines.parallel(-n.lower_slope, n.lower_intercept, n.upper_intercept)
+        ),
     ),
     "ReLU: ends swapped in the slope": (
         "aten.relu.default",
@@ -88,7 +92,9 @@ RULES = {
     ),
     "ReLU: lines swapped": (
         "aten.relu.default",
-        with_lines(lambda n, b: Lines.parallel(n.lower_slope, n.upper_intercept, n.lower_intercept)),
+        with_lines(
+            lambda n, b: Lines.parallel(n.lower_slope, n.upper_intercept, n.lower_intercept)
+        ),
     ),
     "ReLU: intercept one part in a thousand short": (
         "aten.relu.default",
@@ -212,18 +218,22 @@ ENGINE = {
         lambda f: lambda self, step, box: f(self, step, Interval(box.lower, box.center)),
     ),
     "no_grad dropped": patch_method(
-        "autodual.passes.PIPELINE", lambda passes: tuple(p for p in passes if "stop" not in p.__name__)
+        "autodual.passes.PIPELINE",
+        lambda passes: tuple(p for p in passes if "stop" not in p.__name__),
     ),
     "batch statistics from the running ones": patch_method(
         "autodual.passes.batch_norm._statistics",
-        lambda f: lambda x, node: tuple(
-            replace(n, args={**n.args, "correction": 1}) for n in f(x, node)
+        lambda f: (
+            lambda x, node: tuple(replace(n, args={**n.args, "correction": 1}) for n in f(x, node))
         ),
     ),
     "interval ends intersected the wrong way": patch_method(
         "autodual.interval.Interval.intersect",
-        lambda f: lambda self, other: Interval(
-            torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper) - 0.05
+        lambda f: (
+            lambda self, other: Interval(
+                torch.maximum(self.lower, other.lower),
+                torch.minimum(self.upper, other.upper) - 0.05,
+            )
         ),
     ),
 }

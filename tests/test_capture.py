@@ -194,7 +194,7 @@ def test_zero_radius_gives_the_output(kind):
 @pytest.mark.parametrize("kind", [k for k in ZOO if k is not Normed])
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_reach_what_the_model_trains(kind, training):
-    """The same parameters get a gradient as from the model's own loss, and the model is untouched."""
+    """The parameters that the model itself trains get a gradient; the model is untouched."""
     model = make(kind, training)
     y = torch.tensor([0, 1, 2])
     F.cross_entropy(copy.deepcopy(model)(picture()), y)

@@ -93,9 +93,11 @@ def test_attack_milp_lp_bound(seed, eps, picture):
             assert (lp >= bound - slack).all(), (method, lp, bound)
         exact = oracles.optimum(weights, boxes, low, high, spec.numpy(), exact=True)
         assert (exact >= lp - slack).all(), (exact, lp)
-    points = candidates(net, x, ad.LinfBall(eps), torch.Generator().manual_seed(seed)) if (
-        net[-1].out_features >= 3
-    ) else x + eps * (2 * torch.rand(50, *shape, dtype=torch.float64) - 1)
+    points = (
+        candidates(net, x, ad.LinfBall(eps), torch.Generator().manual_seed(seed))
+        if (net[-1].out_features >= 3)
+        else x + eps * (2 * torch.rand(50, *shape, dtype=torch.float64) - 1)
+    )
     values = (net(points) @ spec.mT).detach().numpy().min(0)
     assert (values >= exact - slack).all(), (values, exact)
 

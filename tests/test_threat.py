@@ -27,7 +27,10 @@ def solve(kind, eps, x, nu, low, high):
     """max νᵀδ over the set, by LP or (ℓ2) by SLSQP, about x."""
     d = len(x)
     if kind == "linf":
-        return sum(max(v * max(-eps, a), v * min(eps, b)) for v, a, b in zip(nu, low - x, high - x, strict=True))
+        return sum(
+            max(v * max(-eps, a), v * min(eps, b))
+            for v, a, b in zip(nu, low - x, high - x, strict=True)
+        )
     if kind == "l1":
         cost = -np.concatenate([nu, -nu])
         bounds = [(0, max(b, 0)) for b in high - x] + [(0, max(-a, 0)) for a in low - x]

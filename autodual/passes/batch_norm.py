@@ -26,7 +26,7 @@ TRAINING = frozenset(
 
 
 def batch_norm(
-    input: Tensor,  # noqa: A002 (the name in ATen's schema)
+    input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor,

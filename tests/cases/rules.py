@@ -44,7 +44,9 @@ class Case:
         _, name, overload = self.op.split(".")
         return getattr(getattr(torch.ops.aten, name), overload)
 
-    def build(self, generator: torch.Generator, dtype: torch.dtype) -> tuple[Call, list[torch.Size]]:
+    def build(
+        self, generator: torch.Generator, dtype: torch.dtype
+    ) -> tuple[Call, list[torch.Size]]:
         """Return the call with random constants, and the shapes of its perturbed arguments."""
         shapes: list[torch.Size] = []
 
@@ -185,7 +187,9 @@ SHAPE = [
     Case("aten.cat.default", {"tensors": [V, T((1, 2)), Z((1, 3))], "dim": 1}),
     Case("aten.stack.default", {"tensors": [V, T((1, 4)), V], "dim": 2}),
     Case("aten.where.self", {"condition": T((1, 4), "mask"), "self": V, "other": V}),
-    Case("aten.slice_scatter.default", {"self": V, "src": Z((1, 2)), "dim": 1, "start": 1, "end": 3}),
+    Case(
+        "aten.slice_scatter.default", {"self": V, "src": Z((1, 2)), "dim": 1, "start": 1, "end": 3}
+    ),
     Case("aten.select_scatter.default", {"self": V, "src": Z((1,)), "dim": 1, "index": 2}),
 ]
 
