@@ -14,18 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from autodual.capture import parameters
-from autodual.duals import Affine, Call, Lines
+from autodual.duals import Affine, Call, Elementwise, Lines
+from autodual.evaluate import entries, run_nodes
 from autodual.interval import Interval
-from autodual.ir import Value, evaluate
+from autodual.ir import Value
 from autodual.plan import Plan, Step
 from autodual.rows import Dense
-from autodual.rows.dense import per_example
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
 
@@ -53,13 +51,13 @@ class DualNetwork:
         """Extend by an elementwise op that the two lines enclose."""
         ends = lines.at(self.reference[step.variables[0]])
         self.reference[step.out] = ends.center
-        self.radius[step.out] = per_example(step.out, ends.radius, self.batch)
-        self.lines[step.out] = lines.map(lambda t: per_example(step.out, t, self.batch))
+        self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
+        self.lines[step.out] = lines.map(lambda t: step.out.per_example(t, self.batch))
 
     def add_box(self, step: Step, box: Interval) -> None:
         """Extend by an elementwise op of which only an interval is kept: rows stop there."""
         self.reference[step.out] = box.center
-        self.radius[step.out] = per_example(step.out, box.radius, self.batch)
+        self.radius[step.out] = step.out.per_example(box.radius, self.batch)
         self.lines[step.out] = None
 
     def margins(self, target: Value, rows: Dense) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +97,7 @@ class DualNetwork:
 
     def lower(self, target: Value, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the rows C [N or 1, S, *] of ``spec``."""
-        z = per_example(target, self.reference[target], self.batch)
+        z = target.per_example(self.reference[target], self.batch)
         rows = spec.reshape(*spec.shape[:2], *target.size(1))
         parts = []
         for chunk in self._chunks(target, rows.shape[1], torch.is_grad_enabled()):
@@ -111,25 +109,34 @@ class DualNetwork:
         """Return bounds on every entry of ``target``, in its own layout."""
         if target == self.plan.graph.perturbed:
             return self.threat.interval(self.x)
+        index = torch.arange(target.numel, device=self.x.device)
+        return self.entries(target, index).map(lambda flat: self._in_layout(target, flat))
+
+    def tighten(self, target: Value, box: Interval, index: Tensor) -> Interval:
+        """Intersect ``box`` with bounds of its own on the entries at ``index`` [S]."""
+        if target == self.plan.graph.perturbed or len(index) == 0:
+            return box
+        flat = box.map(lambda end: target.per_example(end, self.batch).flatten(1))
+        found = _widen(self.entries(target, index))
+        best = flat.map(lambda end: end[:, index]).intersect(found)
+        return Interval(
+            self._in_layout(target, flat.lower.index_copy(1, index, best.lower)),
+            self._in_layout(target, flat.upper.index_copy(1, index, best.upper)),
+        )
+
+    def entries(self, target: Value, index: Tensor) -> Interval:
+        """Return bounds [N, S] on the entries of ``target`` at the flat positions ``index``."""
+        z = target.per_example(self.reference[target], self.batch).flatten(1)[:, index]
         falls, rises = [], []
-        everything = torch.arange(target.numel, device=self.x.device)
-        for chunk in self._chunks(target, target.numel, torch.is_grad_enabled()):
-            rows = Dense.identity(target, everything[chunk], self.x)
+        for chunk in self._chunks(target, len(index), torch.is_grad_enabled()):
+            rows = Dense.identity(target, index[chunk], self.x)
             fall, rise = self.margins(target, rows)
             falls.append(fall)
             rises.append(self.margins(target, -rows)[0] if rise is None else rise)
-        z = self.reference[target]
-        return Interval(
-            z - self._natural(target, torch.cat(falls, 1)),
-            z + self._natural(target, torch.cat(rises, 1)),
-        )
+        return Interval(z - torch.cat(falls, 1), z + torch.cat(rises, 1))
 
-    def _natural(self, target: Value, flat: Tensor) -> Tensor:
-        """Undo ``per_example`` and flattening."""
-        dim = target.batch_dim
-        assert dim is not None
-        examples = flat.expand(self.batch, -1).reshape(self.batch, *target.size(1))
-        return examples.movedim(0, dim).flatten(dim, dim + 1)
+    def _in_layout(self, target: Value, flat: Tensor) -> Tensor:
+        return target.in_layout(flat.reshape(self.batch, *target.size(1)))
 
     def _chunks(self, target: Value, rows: int, whole: bool) -> Iterator[slice]:
         """Split rows so that none of the values they pass takes more than the chunk size.
@@ -186,10 +193,12 @@ class BoundModule:
             slopes: slopes from outside, by the output of the nonlinear op; any are sound.
         """
         x = inputs[self.plan.graph.perturbed]
-        env = self.environment(inputs)
+        env = entries(self.plan.graph, self.model, inputs)
+        run_nodes(self.plan.graph.prelude, env, len(x))
         flat, dual = (DualNetwork(self.plan, env, x, threat) for _ in range(2))
-        by_ibp, by_dual = "ibp" in self.plan.method, "+" not in self.plan.method
-        used = {"ibp": (flat,), "ibp&dual": (dual, flat)}.get(self.plan.method, (dual,))
+        method = self.plan.method
+        used = {"ibp": (flat,), "ibp&dual": (dual, flat)}.get(method, (dual,))
+        by_ibp = "ibp" in method
         ibp = {self.plan.graph.perturbed: threat.interval(x)}
         boxes: dict[Value, Interval] = {}
         for step in self.plan.steps:
@@ -202,9 +211,10 @@ class BoundModule:
                 continue
             value = step.variables[0]
             if value not in boxes:
-                found = [ibp[value]] if by_ibp else []
-                found += [dual.interval(value)] if by_dual and dual in used else []
-                boxes[value] = ibp[value] = reduce(Interval.intersect, map(_widen, found))
+                box = _widen(ibp[value] if by_ibp else dual.interval(value))
+                if method == "ibp&dual":
+                    box = dual.tighten(value, box, self._open(value, box, env))
+                boxes[value] = ibp[value] = box
             if by_ibp:
                 ibp[step.out] = _widen(step.rule.interval(call, boxes[value]))
             for network in used:
@@ -215,16 +225,22 @@ class BoundModule:
                     flat.add_box(step, ibp[step.out])
         return Relaxation(boxes, used)
 
-    def environment(self, inputs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
-        """Return all that the perturbation cannot reach: inputs, live constants, the prelude."""
-        graph = self.plan.graph
-        env = dict(inputs) | parameters(graph, self.model)
-        x = inputs[graph.perturbed]
-        if graph.nominal is not None:
-            env[graph.nominal] = x
-        for node in graph.prelude:
-            env[node.out] = evaluate(node, env, x.shape[0])
-        return env
+    @torch.no_grad()
+    def _open(self, value: Value, box: Interval, env: Mapping[Value, Tensor]) -> Tensor:
+        """Return the flat positions where some example's op is not yet exact on its interval.
+
+        Only there can a tighter interval make tighter lines.
+        """
+        batch = len(env[self.plan.graph.perturbed])
+        loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)
+        for step in self.plan.bounded[value]:
+            assert isinstance(step.rule, Elementwise)
+            lines = step.rule.lines(step.call(env, batch), box, None)
+            exact = (lines.lower_slope == lines.upper_slope) & (
+                lines.lower_intercept == lines.upper_intercept
+            )
+            loose = loose | ~exact
+        return value.per_example(loose, batch).flatten(1).any(0).nonzero().flatten()
 
 
 def _widen(box: Interval) -> Interval:

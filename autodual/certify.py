@@ -15,7 +15,8 @@ from autodual.capture import Captured, Inputs, capture, unwrap
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.fidelity import check_fidelity, run
+from autodual.evaluate import run
+from autodual.fidelity import check_fidelity
 from autodual.interval import Interval
 from autodual.ir import Graph, Value
 from autodual.passes import simplify
@@ -209,7 +210,7 @@ def certify(
     """Wrap a model so that it answers with guaranteed bounds.
 
     The model is captured lazily, at the first call, and again for inputs of another shape,
-    dtype or device and when a module's training flag changes.
+    dtype or device and when one of its modules changes: training flag, attributes, class.
 
     Args:
         model: any module. torch.compile, DDP and DataParallel wrappers are seen through.
@@ -240,7 +241,7 @@ def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tens
 
 
 def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> Any:
-    """Everything that can change the graph: kinds of inputs and training flags."""
+    """Everything that can change the graph: kinds of inputs, and how the model is made."""
 
     def kind(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -249,7 +250,28 @@ def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> An
         return (batched, leaf.shape[1:] if batched else leaf.shape, leaf.dtype, leaf.device)
 
     leaves = tuple(kind(leaf) for leaf in inputs.leaves())
-    return leaves, tuple(inputs.kwargs), perturb, tuple(m.training for m in model.modules())
+    return leaves, tuple(inputs.kwargs), perturb, tuple(map(_make, model.modules()))
+
+
+def _make(module: nn.Module) -> Any:
+    """What a captured graph takes for granted about one module.
+
+    Its class, training flag and other plain attributes, which parameters it has, its hooks, and
+    tensors that are neither parameters nor buffers. Changing any of them captures anew.
+    """
+    plain = tuple(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | type(None) | torch.Size)
+    )
+    loose = tuple(
+        (name, id(value), value._version)
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    )
+    owned = tuple(name for name, p in module._parameters.items() if p is not None)
+    hooks = tuple(module._forward_hooks), tuple(module._forward_pre_hooks)
+    return type(module), plain, loose, owned, hooks
 
 
 def _classes(graph: Graph) -> int:

@@ -166,7 +166,9 @@ def _draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.2), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[1, 1.15]))
+    panels = figure.subfigures(1, 2, width_ratios=[1, 1.15])
+    assert isinstance(panels, np.ndarray)
+    left, right = panels
     _draw_curves(left.subplots(), rows, eps)
     _draw_digits(right, nets, data, eps)
     out.parent.mkdir(parents=True, exist_ok=True)

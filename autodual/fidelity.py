@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from autodual.capture import Captured, Inputs, parameters
+from autodual.capture import Captured, Inputs
 from autodual.errors import BatchError, CaptureError
-from autodual.ir import Graph, Node, Value, evaluate
+from autodual.evaluate import entries, run, run_nodes
+from autodual.ir import Graph, Node, Value
 
 TOLERANCE = 1e-3
 """Allowed difference, relative to the largest output. Reordered sums differ far less."""
@@ -22,40 +23,21 @@ def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None
 
     Raises:
         CaptureError: the captured graph computes something else than the model.
-        BatchError: the first example's output changes with the second.
+        BatchError: something computed for the first example changes with the second.
     """
     graph = captured.graph
     env = captured.bind(inputs)
     full = run(graph, model, env)
     _compare_with_model(graph, model, inputs, full)
     pair = {v: _pair(v, t, other=v == graph.perturbed) for v, t in env.items()}
-    together, alone = _with_and_without_company(graph, model, pair)
-    if not _close(together, alone):
-        raise BatchError(
-            "the first example's output changes with the second one "
-            f"(by {float((together - alone).abs().max()):.3g}): the model mixes the examples of a "
-            "batch. A bound holds for one example at a time: reduce, flip and normalise over "
-            "other dimensions than the batch's."
-        )
-
-
-def run(graph: Graph, model: nn.Module, inputs: Mapping[Value, Tensor]) -> Tensor:
-    """Evaluate the graph at unperturbed inputs."""
-    env = _entries(graph, model, inputs)
-    _run(graph.nodes, env, inputs[graph.perturbed].shape[0])
-    return env[graph.output]
-
-
-def _entries(graph: Graph, model: nn.Module, inputs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
-    env = dict(inputs) | parameters(graph, model)
-    if graph.nominal is not None:
-        env[graph.nominal] = inputs[graph.perturbed]
-    return env
-
-
-def _run(nodes: tuple[Node, ...], env: dict[Value, Tensor], batch: int) -> None:
-    for node in nodes:
-        env[node.out] = evaluate(node, env, batch)
+    for node, together, alone in _with_and_without_company(graph, model, pair):
+        if not _close(together, alone):
+            raise BatchError(
+                f"the examples of a batch are mixed at {node.source or node.out.name}: what "
+                f"{node.label} gives for the first example changes with the second one (by "
+                f"{float((together - alone).abs().max()):.3g}). A bound holds for one example at a "
+                "time: reduce, flip, repeat and normalise over other dimensions than the batch's."
+            )
 
 
 def _compare_with_model(graph: Graph, model: nn.Module, inputs: Inputs, graphs: Tensor) -> None:
@@ -73,17 +55,18 @@ def _compare_with_model(graph: Graph, model: nn.Module, inputs: Inputs, graphs: 
 
 def _with_and_without_company(
     graph: Graph, model: nn.Module, pair: dict[Value, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return the first example's output in a batch of two, and alone.
+) -> Iterator[tuple[Node, Tensor, Tensor]]:
+    """Yield each perturbed node's value for the first example in a batch of two, and alone.
 
     What the perturbation does not reach (batch statistics, other inputs) stays as it is.
     """
-    env = _entries(graph, model, pair)
-    _run(graph.prelude, env, 2)
+    env = entries(graph, model, pair)
+    run_nodes(graph.prelude, env, 2)
     alone = {value: _first(value, tensor) for value, tensor in env.items()}
-    _run(graph.body, env, 2)
-    _run(graph.body, alone, 1)
-    return _first(graph.output, env[graph.output]), alone[graph.output]
+    run_nodes(graph.body, env, 2)
+    run_nodes(graph.body, alone, 1)
+    for node in graph.body:
+        yield node, _first(node.out, env[node.out]), alone[node.out]
 
 
 def _first(value: Value, tensor: Tensor) -> Tensor:

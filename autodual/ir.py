@@ -58,6 +58,20 @@ class Value:
         dims = [i for i, dim in enumerate(self.shape) if isinstance(dim, Batch)]
         return dims[0] if len(dims) == 1 else None
 
+    def per_example(self, tensor: Tensor, batch: int) -> Tensor:
+        """Bring the batch dimension of this value's tensor to the front: [N, *size(1)].
+
+        A dimension of size k·N holds k entries per example, examples outermost.
+        """
+        if self.batch_dim is None:
+            return tensor.expand(self.size(1)).unsqueeze(0)
+        return tensor.unflatten(self.batch_dim, (batch, -1)).movedim(self.batch_dim, 0)
+
+    def in_layout(self, examples: Tensor) -> Tensor:
+        """Undo ``per_example`` for a value that has a batch dimension."""
+        assert self.batch_dim is not None
+        return examples.movedim(0, self.batch_dim).flatten(self.batch_dim, self.batch_dim + 1)
+
     @property
     def numel(self) -> int:
         """The number of elements that belong to one example."""

@@ -9,7 +9,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.capture import capture, unwrap
-from autodual.fidelity import run
+from autodual.evaluate import run
 from autodual.passes import simplify
 from tests.test_soundness import candidates
 
@@ -242,6 +242,28 @@ def test_train_and_eval_are_captured_apart():
     assert "BatchNorm" in str(estimate)
     model.eval()
     assert isinstance(net(picture(), y), ad.Certificate)
+
+
+def test_a_changed_model_is_captured_anew():
+    """A graph must never outlive the architecture it was captured from."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.LeakyReLU(0.1), nn.Linear(8, 3))
+    model = model.double()
+    net = ad.certify(model, 0.0)
+
+    def current():
+        torch.testing.assert_close(net.bounds(picture()).lower, model(picture()))
+
+    current()
+    model[2].negative_slope = 0.5
+    current()
+    model[2] = nn.Hardtanh()
+    current()
+    model[1].register_forward_hook(lambda module, args, out: 2 * out)
+    current()
+    model[1].bias = None
+    current()
+    model[1].weight = nn.Parameter(torch.randn(8, 16).double())
+    current()
 
 
 def test_batch_norm_in_training_uses_the_batchs_statistics():

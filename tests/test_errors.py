@@ -118,7 +118,17 @@ BAD_MODELS = {
         "fixes the batch size",
     ),
     "mean of batch": (lambda s, x: s.fc(x - x.mean(0)), errors.BatchError, "mixed at.*mean"),
-    "flip of batch": (lambda s, x: s.fc(x + x.flip(0)), errors.BatchError, "second one"),
+    "flip of batch": (lambda s, x: s.fc(x + x.flip(0)), errors.BatchError, "mixed at.*flip"),
+    "repeated batch": (
+        lambda s, x: s.fc(x.repeat(2, 1).relu()[: len(x)]),
+        errors.AutodualError,
+        "mixed at.*repeat|batch size",
+    ),
+    "hidden mixing": (
+        lambda s, x: s.fc((x + 100).flip(0).clamp(max=0) + x),
+        errors.BatchError,
+        "mixed at.*flip",
+    ),
     "batch product": (lambda s, x: (x @ x.T) @ s.fc(x), errors.BatchError, "mixed at"),
     "round": (lambda s, x: s.fc(x.round()), errors.UnsupportedOpError, r"aten.round.default at .*"),
     "two of them": (

@@ -15,17 +15,6 @@ from autodual.plan import Step
 from autodual.threat.base import inner
 
 
-def per_example(value: Value, tensor: Tensor, batch: int) -> Tensor:
-    """Bring a value's batch dimension to the front: [N, *shape for one example].
-
-    A dimension of size k·N holds k entries per example, examples outermost.
-    """
-    dim = value.batch_dim
-    if dim is None:
-        return tensor.expand(value.size(1)).unsqueeze(0)
-    return tensor.unflatten(dim, (batch, -1)).movedim(dim, 0)
-
-
 @dataclass(frozen=True, eq=False)
 class Dense:
     """S rows of linear forms on one value: ``data`` [N, S, *shape for one example].
@@ -79,7 +68,7 @@ class Dense:
         shapes: Sequence[torch.Size],
     ) -> Sequence[Tensor]:
         """Pull back where A may differ from example to example, each with its own constants."""
-        own = [per_example(v, env[v], batch) for v in step.own]
+        own = [v.per_example(env[v], batch) for v in step.own]
 
         def one(nu: Tensor, *constants: Tensor) -> Sequence[Tensor]:
             call = step.call({**env, **dict(zip(step.own, constants, strict=True))}, 1)

@@ -1,0 +1,9 @@
+"""nn.Module → Graph. The only folder that knows torch.export."""
+
+from __future__ import annotations
+
+from autodual.capture.convert import Captured
+from autodual.capture.export import capture, unwrap
+from autodual.capture.inputs import Inputs
+
+__all__ = ["Captured", "Inputs", "capture", "unwrap"]

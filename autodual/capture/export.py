@@ -1,0 +1,204 @@
+"""nn.Module → ExportedProgram → Graph.
+
+The recipe: one named batch dimension, non-strict export under ``enable_grad``, ``no_grad``
+regions made visible as ``detach``, then decomposition to functional ATen ops, keeping whole
+every op that has a dual layer of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from autodual.capture.convert import Captured, to_graph
+from autodual.capture.diagnose import explain_failure
+from autodual.capture.inputs import Inputs
+from autodual.errors import InputError, ModelError
+
+aten = torch.ops.aten
+
+
+def unwrap(model: Any) -> nn.Module:
+    """Return the module inside torch.compile, DDP and DataParallel wrappers.
+
+    Raises:
+        ModelError: not a module, or a ScriptModule, which torch.export cannot read.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"certify needs a torch.nn.Module, not {type(model).__name__}. "
+            "Put the function in the forward of a module."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a ScriptModule cannot be captured. Pass the module it was scripted from.")
+    if hasattr(model, "_orig_mod"):
+        return unwrap(model._orig_mod)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrap(model.module)
+    return model
+
+
+def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Captured:
+    """Capture ``model`` as a graph that holds for any batch size.
+
+    Args:
+        model: the module, already unwrapped.
+        inputs: example arguments; tensors whose size along dimension 0 is the batch size of
+            the perturbed one are taken to be batched.
+        perturb: the position or keyword of the perturbed argument.
+
+    Raises:
+        CaptureError: what in the model prevents one graph, where, and what to write instead.
+    """
+    perturbed = inputs.get(perturb)
+    batch = perturbed.shape[0]
+    example = inputs.map(lambda leaf: _example(leaf, batch))
+    try:
+        with _quietly(model):
+            exported = _export(model, example, _dynamic_shapes(model, inputs, batch))
+    except Exception as error:
+        failures = [_run_alone(model, given) for given in (inputs, example)]
+        raise explain_failure(error, *failures) from error
+    return to_graph(exported, inputs, perturbed)
+
+
+def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
+    """Return what the model itself raises on these inputs, leaving its buffers untouched."""
+    buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.func.functional_call(model, buffers, inputs.args, inputs.kwargs)
+    except Exception as error:
+        return error
+    return None
+
+
+def _example(leaf: Any, batch: int) -> Any:
+    """Two examples: export would take a batch of one for a constant."""
+    if not _batched(leaf, batch):
+        return leaf
+    one = leaf.detach()[:1]
+    return one.expand(2, *one.shape[1:]).clone()
+
+
+def _batched(leaf: Any, batch: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def _dynamic_shapes(model: nn.Module, inputs: Inputs, batch: int) -> dict[str, Any]:
+    dim = torch.export.Dim("batch")
+    try:
+        bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"{type(model).__name__}.forward does not take these arguments: {error}. "
+            "Pass several with autodual.Inputs(x, other, name=...)."
+        ) from error
+    return {
+        name: pytree.tree_map(lambda leaf: {0: dim} if _batched(leaf, batch) else None, value)
+        for name, value in bound.arguments.items()
+    }
+
+
+def _export(
+    model: nn.Module, example: Inputs, shapes: dict[str, Any]
+) -> torch.export.ExportedProgram:
+    with torch.enable_grad():
+        exported = torch.export.export(
+            model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
+        )
+    _show_no_grad(exported.graph_module)
+    decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
+    return decomposed
+
+
+_KEEP = (
+    aten.linear.default,
+    aten.matmul.default,
+    aten.pad.default,
+    aten.detach.default,
+    aten.relu6.default,
+    aten.upsample_nearest1d.vec,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest3d.vec,
+    aten.upsample_bilinear2d.vec,
+)
+"""Ops whose own dual layer is better than that of their parts."""
+
+
+def _decompositions() -> Any:
+    table = torch.export.default_decompositions()
+    for op in _KEEP:
+        table.pop(op, None)
+    table[aten.copy.default] = lambda self, src, non_blocking=False: (
+        src.to(self.dtype).expand(self.shape).clone()
+    )
+    return table
+
+
+def _show_no_grad(module: fx.GraphModule) -> None:
+    """Inline ``no_grad`` regions, with ``detach`` on what leaves them.
+
+    Decomposition would otherwise drop them without a word.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or "wrap_with_set_grad_enabled" not in str(node.target):
+            continue
+        enabled, inner, *args = node.args
+        body = getattr(module, inner.target)
+        _show_no_grad(body)
+        with graph.inserting_before(node):
+            mapping: dict[fx.Node, Any] = dict(
+                zip(body.graph.find_nodes(op="placeholder"), args, strict=True)
+            )
+            for step in body.graph.nodes:
+                if step.op == "call_function":
+                    mapping[step] = graph.node_copy(step, mapping.__getitem__)
+            (results,) = body.graph.output_node().args
+            outs = [mapping[out] if enabled else _detached(graph, mapping[out]) for out in results]
+        for user in list(node.users):
+            user.replace_all_uses_with(outs[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+    module.recompile()
+
+
+def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    detached = graph.call_function(aten.detach.default, (node,))
+    detached.meta = dict(node.meta)
+    return detached
+
+
+@contextmanager
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Capture without torch's chatter, without drawing random numbers or running compiled code.
+
+    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile.
+    """
+    compiled = {
+        m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None
+    }
+    state, disabled = torch.get_rng_state(), logging.root.manager.disable
+    logging.disable(max(logging.CRITICAL, disabled))
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+        logging.disable(disabled)
+        torch.set_rng_state(state)
