@@ -96,7 +96,7 @@ def _batched(leaf: Any, batch: int) -> bool:
 
 
 def _dynamic_shapes(model: nn.Module, inputs: Inputs, batch: int) -> dict[str, Any]:
-    dim = torch.export.Dim("batch")
+    dim = torch.export.Dim("batch", max=MOST_EXAMPLES)
     try:
         bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
     except TypeError as error:
@@ -121,6 +121,9 @@ def _export(
     decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
     return decomposed
 
+
+MOST_EXAMPLES = 2**32
+"""A limit on the batch size, far below the number by which slices without an end are written."""
 
 _KEEP = (
     aten.linear.default,
