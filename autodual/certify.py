@@ -17,6 +17,7 @@ from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
 from autodual.evaluate import run
 from autodual.fidelity import check_fidelity
+from autodual.fingerprint import fingerprint, freeze
 from autodual.interval import Interval
 from autodual.ir import Graph, Value
 from autodual.passes import simplify
@@ -73,6 +74,7 @@ class Certified(nn.Module):
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
         """
         bound, values, _ = self._prepare(x)
+        _classes(bound.plan.graph)
         if y is None:
             y = run(bound.plan.graph, bound.model, values).argmax(1)
         margins = self.margins(x, y)
@@ -81,7 +83,11 @@ class Certified(nn.Module):
         return Estimate(*said, caveats) if caveats else Certificate(*said)
 
     def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
-        """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable."""
+        """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable.
+
+        What the robust loss is made of. No guarantee while the graph has caveats; calling the
+        net itself tells.
+        """
         bound, values, tensor = self._prepare(x)
         classes = _classes(bound.plan.graph)
         check_labels(y, tensor, classes)
@@ -98,17 +104,20 @@ class Certified(nn.Module):
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
         bound, values, tensor = self._prepare(x)
+        _refuse_caveats(bound.plan.graph)
         output = bound.plan.graph.output
         return bound(values, self.threat).lower(output, check_spec(C, tensor, output))
 
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
         bound, values, tensor = self._prepare(x)
+        _refuse_caveats(bound.plan.graph)
         output = bound.plan.graph.output
         unit = torch.eye(output.numel, dtype=tensor.dtype, device=tensor.device)
         relaxed = bound(values, self.threat)
         ends = relaxed.lower(output, unit.unsqueeze(0)), -relaxed.lower(output, -unit.unsqueeze(0))
-        return Interval(*(end.reshape(output.size(len(tensor))) for end in ends))
+        shape = (len(tensor), *output.size(1))
+        return Interval(*(output.in_layout(end.reshape(shape)) for end in ends))
 
     def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
         """Return the ingredients of the bound: intervals, lines, dual networks.
@@ -132,6 +141,7 @@ class Certified(nn.Module):
         bound, values, tensor = self._prepare(x)
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
+        _classes(bound.plan.graph)
         if y is None:
             y = run(bound.plan.graph, bound.model, values).argmax(1)
         least = torch.zeros(len(tensor), dtype=tensor.dtype, device=tensor.device)
@@ -245,33 +255,13 @@ def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> An
 
     def kind(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
-            return leaf
+            return freeze(leaf)
         batched = leaf.dim() > 0 and leaf.shape[0] == batch
         return (batched, leaf.shape[1:] if batched else leaf.shape, leaf.dtype, leaf.device)
 
     leaves = tuple(kind(leaf) for leaf in inputs.leaves())
-    return leaves, tuple(inputs.kwargs), perturb, tuple(map(_make, model.modules()))
-
-
-def _make(module: nn.Module) -> Any:
-    """What a captured graph takes for granted about one module.
-
-    Its class, training flag and other plain attributes, which parameters it has, its hooks, and
-    tensors that are neither parameters nor buffers. Changing any of them captures anew.
-    """
-    plain = tuple(
-        (name, value)
-        for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str | type(None) | torch.Size)
-    )
-    loose = tuple(
-        (name, id(value), value._version)
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor)
-    )
-    owned = tuple(name for name, p in module._parameters.items() if p is not None)
-    hooks = tuple(module._forward_hooks), tuple(module._forward_pre_hooks)
-    return type(module), plain, loose, owned, hooks
+    autocast = torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
+    return leaves, tuple(inputs.kwargs), perturb, autocast, fingerprint(model)
 
 
 def _classes(graph: Graph) -> int:
@@ -284,6 +274,11 @@ def _classes(graph: Graph) -> int:
     if shape[1] < 2:
         raise ModelError("margins need at least two classes; the model returns one output")
     return shape[1]
+
+
+def _refuse_caveats(graph: Graph) -> None:
+    if graph.caveats:
+        raise UnsoundError(f"no guarantee can be given: {'; '.join(graph.caveats)}. Call .eval().")
 
 
 def _sound(result: Certificate | Estimate) -> Certificate:

@@ -160,12 +160,13 @@ def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
         raise InputError(f"bounds={method!r} is no method. There are {options}.")
     if graph.output not in graph.moving:
         raise InputError("the model's output does not depend on the perturbed input")
-    steps, missing = [], []
+    steps, missing = [], [_complaint(n, graph, None) for n in graph.prelude if _is_random(n)]
     for node in graph.body:
-        _check_apart(node)
+        _check_apart(node, graph)
         variables = tuple(v for v in node.inputs if v in graph.moving)
         rule = registry.get(node.op)
-        if rule is None or not rule.covers(_arguments(node, graph), node.args):
+        kept = node.out.dtype == graph.perturbed.dtype
+        if rule is None or not kept or not rule.covers(_arguments(node, graph), node.args):
             missing.append(_complaint(node, graph, rule))
             continue
         own = tuple(dict.fromkeys(v for v in node.inputs if v not in graph.moving and _grows(v)))
@@ -229,13 +230,33 @@ def _grows(value: Value) -> bool:
     return any(isinstance(dim, Batch) for dim in value.shape)
 
 
-def _check_apart(node: Node) -> None:
-    if node.out.batch_dim is None:
+SIZES = frozenset({"size", "shape"})
+"""The arguments in which the batch size may stand: elsewhere it would be a number like others."""
+
+
+def _check_apart(node: Node, graph: Graph) -> None:
+    """Raise if a node's value, or a constant it reads, does not split into examples."""
+    own = [v for v in node.inputs if v not in graph.moving and _grows(v)]
+    lost = next((v for v in (node.out, *own) if v.batch_dim is None), None)
+    numbers = [name for name, arg in node.args.items() if name not in SIZES and _counts(arg)]
+    if lost is not None or numbers:
+        what = f"has {lost.type}" if lost else f"uses the batch size as its {numbers[0]}"
         raise BatchError(
             f"the examples of a batch are mixed at {node.source or node.out.name}: {node.label} "
-            f"gives {node.out.type}. A bound holds for one example at a time: keep the batch "
-            "dimension, and reduce over the others only."
+            f"{what}. A bound holds for one example at a time: keep the batch dimension, and "
+            "reduce over the others only."
         )
+
+
+def _counts(arg: Any) -> bool:
+    """Return whether the batch size stands in an argument."""
+    if isinstance(arg, list | tuple):
+        return any(map(_counts, arg))
+    return isinstance(arg, Batch)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _arguments(node: Node, graph: Graph) -> list[str]:
@@ -249,18 +270,14 @@ def _arguments(node: Node, graph: Graph) -> list[str]:
 
 def _complaint(node: Node, graph: Graph, rule: DualLayer | None) -> str:
     where = node.source or node.out.name
+    if _is_random(node):
+        return f"{node.op} at {where}: random numbers have no bound; call .eval()"
     if rule is None:
-        hint = _HINTS.get(node.op, "")
-        return f"{node.op} at {where}{hint}"
+        return f"{node.op} at {where}"
+    if node.out.dtype != graph.perturbed.dtype:
+        return f"{node.op} at {where}: gives {node.out.dtype}, the input is {graph.perturbed.dtype}"
     names = ", ".join(_arguments(node, graph))
     return f"{node.op} of a perturbed {names} (not affine there) at {where}"
-
-
-_HINTS = {
-    "aten.native_dropout.default": ": dropout is random in training mode; call .eval() on it",
-    "aten.rand_like.default": ": random numbers have no bound; call model.eval()",
-    "aten.bernoulli.p": ": random numbers have no bound; call model.eval()",
-}
 
 
 def _place(node: Node) -> str:

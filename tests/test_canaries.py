@@ -183,7 +183,9 @@ def net_checks():
         assert abs(outputs.lower[0].numpy() - lower).max() < 1e-9
         assert abs(outputs.upper[0].numpy() - upper).max() < 1e-9
         trained = make(Residual, training=True)
-        centre = ad.certify(trained, 0.0).bounds(picture()).lower
+        certified = ad.certify(trained, 0.0, bounds="dual")
+        (network,) = certified.relax(picture()).networks
+        centre = network.interval(certified.graph.output).lower
         state = {k: v.clone() for k, v in trained.state_dict().items()}
         assert torch.allclose(centre, trained(picture()))
         trained.load_state_dict(state)

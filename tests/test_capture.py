@@ -264,13 +264,101 @@ def test_a_changed_model_is_captured_anew():
     current()
     model[1].weight = nn.Parameter(torch.randn(8, 16).double())
     current()
+    model[2].forward = lambda z: 3 * z
+    current()
+
+
+def test_changed_sharing_and_plain_data_are_captured_anew():
+    a, b = nn.Linear(16, 16), nn.Linear(16, 16)
+    b.weight = a.weight
+    model = nn.Sequential(nn.Flatten(), a, b, a).double()
+    model.scales = [1.0, {"x": 2.0}]
+    net = ad.certify(model, 0.0)
+
+    def current():
+        torch.testing.assert_close(net.bounds(picture()).lower, model(picture()))
+
+    current()
+    b.weight = nn.Parameter(torch.randn(16, 16).double())
+    current()
+    model[3] = b
+    current()
+    graph = net.graph
+    model.scales[1]["x"] = 3.0
+    current()
+    assert net.graph is not graph
+
+
+def test_a_model_that_writes_to_its_input():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1).sub_(0.5).div_(0.1))
+
+    model, x = make(Writes), picture()
+    outputs = ad.certify(model, 0.0).bounds(x)
+    assert torch.equal(x, picture())
+    torch.testing.assert_close(outputs.lower, model(picture()))
+
+
+def test_the_same_tensor_twice():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, a, b):
+            return self.fc(a) - F.relu(3 * self.fc(b))
+
+    model, x = make(Two), torch.rand(2, 4).double()
+    for which in (0, 1):
+        net = ad.certify(model, 0.1, perturb=which)
+        outputs = net.bounds(ad.Inputs(x, x))
+        assert net.graph.perturbed is net.graph.inputs[which]
+        moved = [x, x]
+        moved[which] = x + 0.1
+        assert bool((model(*moved) <= outputs.upper + 1e-9).all())
+
+
+class Around(nn.Module):
+    """The batch dimension in the middle, folded, and last."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = F.relu(self.fc(x.squeeze(1).transpose(0, 1)))  # [L, N, E]
+        x = F.relu(x.transpose(0, 1).reshape(-1, 5))  # [N·L, E]
+        x = torch.stack([x, 2 * x], 0).sum(0)
+        return self.head(x.reshape(-1, 4, 5)).permute(1, 2, 0)  # [L, K, N]
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+def test_the_batch_dimension_may_be_anywhere(bounds):
+    model, x = make(Around), picture()
+    with torch.no_grad():
+        outputs = ad.certify(model, 0.1, bounds=bounds).bounds(x)
+        zero = ad.certify(model, 0.0, bounds=bounds).bounds(x)
+        torch.testing.assert_close(zero.lower, model(x))
+        for _ in range(50):
+            z = model(x + 0.2 * torch.rand_like(x) - 0.1)
+            assert bool((z >= outputs.lower - 1e-9).all())
+            assert bool((z <= outputs.upper + 1e-9).all())
 
 
 def test_batch_norm_in_training_uses_the_batchs_statistics():
     """At ε = 0 the bound is the training-mode output itself."""
     model = make(Residual, training=True)
-    outputs = ad.certify(model, 0.0).bounds(picture())
+    net = ad.certify(model, 0.0, bounds="dual")
+    (network,) = net.relax(picture()).networks
+    outputs = network.interval(net.graph.output)
     torch.testing.assert_close(outputs.lower, copy.deepcopy(model)(picture()))
+    with pytest.raises(ad.errors.UnsoundError, match="BatchNorm"):
+        net.bounds(picture())
 
 
 @pytest.mark.filterwarnings("ignore")

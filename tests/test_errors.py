@@ -86,6 +86,17 @@ BAD_CALLS = {
         errors.InputError,
         "has no radius",
     ),
+    "box ends": (lambda: ad.Box(torch.zeros(2), torch.ones(3)), errors.InputError, "has ends"),
+    "box too large": (
+        lambda: net(eps=ad.Box(torch.zeros(2, 4, 3), torch.ones(2, 4, 3)))(X, Y),
+        errors.InputError,
+        "must broadcast",
+    ),
+    "domain shape": (
+        lambda: net(eps=ad.LinfBall(0.1, domain=(torch.zeros(5), torch.ones(5))))(X, Y),
+        errors.InputError,
+        "must broadcast",
+    ),
     "perturb": (lambda: net(perturb="z")(X, Y), errors.InputError, "names no argument"),
     "arguments": (
         lambda: net()(ad.Inputs(X, other=X), Y),
@@ -148,7 +159,47 @@ BAD_MODELS = {
     "picture": (lambda s, x: s.fc(x).unsqueeze(2), errors.ModelError, r"logits \[N, K\]"),
     "one output": (lambda s, x: s.fc(x)[:, :1], errors.ModelError, "two classes"),
     "failing": (lambda s, x: s.fc(x) @ torch.ones(7, 7), errors.ModelError, "itself fails"),
-    "random": (lambda s, x: s.fc(x) + torch.rand(2), errors.CaptureError, "random numbers"),
+    "random": (lambda s, x: s.fc(x) + torch.rand(2), errors.UnsupportedOpError, "random numbers"),
+    "batch size as a number": (
+        lambda s, x: s.fc(x * x.size(0)),
+        errors.BatchError,
+        "uses the batch size as its other",
+    ),
+    "cumsum over the batch": (lambda s, x: s.fc(x.cumsum(0)), errors.BatchError, "mixed at"),
+    "mixing behind dead units": (
+        lambda s, x: s.fc((x - 9).relu().flip(0) + x),
+        errors.BatchError,
+        "mixed at.*flip",
+    ),
+    "faint noise": (
+        lambda s, x: s.fc(x) + 1e-5 * torch.randn(2),
+        errors.UnsupportedOpError,
+        "random numbers",
+    ),
+    "negative divisor": (
+        lambda s, x: s.fc(
+            torch.nn.functional.avg_pool2d(x.reshape(-1, 1, 3, 1), 1, divisor_override=-3).flatten(
+                1
+            )
+        ),
+        errors.UnsupportedOpError,
+        "not affine there",
+    ),
+    "integers": (
+        lambda s, x: s.fc(x.cumsum(1, dtype=torch.int64) * 0.5),
+        errors.UnsupportedOpError,
+        "gives torch.int64",
+    ),
+    "two dtypes": (
+        lambda s, x: s.fc(x) * torch.ones(2, dtype=torch.float64),
+        errors.UnsupportedOpError,
+        "gives torch.float64",
+    ),
+    "batch by batch": (
+        lambda s, x: s.fc(torch.eye(x.size(0)) @ x),
+        errors.BatchError,
+        "mixed at",
+    ),
 }
 
 
@@ -161,7 +212,7 @@ def test_bad_models(name):
 
 def test_dropout_in_training_mode_is_refused():
     model = lam(lambda s, x: s.drop(s.fc(x)), drop=nn.Dropout(0.5))
-    with pytest.raises(errors.UnsupportedOpError, match=r"dropout is random.*eval"):
+    with pytest.raises(errors.UnsupportedOpError, match=r"native_dropout.*random numbers.*eval"):
         ad.robust_loss(model, X, Y, eps=0.1)
     assert ad.robust_loss(model.eval(), X, Y, eps=0.1) > 0
 

@@ -31,8 +31,10 @@ class Captured:
         return {v: leaves[i] for v, i in zip(self.graph.inputs, self.slots, strict=True)}
 
 
-def to_graph(exported: torch.export.ExportedProgram, inputs: Inputs, perturbed: Tensor) -> Captured:
-    """Convert a decomposed program; ``perturbed`` is the leaf of ``inputs`` in the ball."""
+def to_graph(
+    exported: torch.export.ExportedProgram, perturbed: int, device: torch.device
+) -> Captured:
+    """Convert a decomposed program; ``perturbed`` is the position of the leaf in the ball."""
     names = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     env: dict[fx.Node, Any] = {}
     constants: dict[Value, Constant] = {}
@@ -56,8 +58,7 @@ def to_graph(exported: torch.export.ExportedProgram, inputs: Inputs, perturbed: 
             constants[value] = literal
             env[node] = value
     slots = tuple(i for i, value in enumerate(arguments) if value is not None)
-    which = next(i for i, leaf in enumerate(inputs.leaves()) if leaf is perturbed)
-    entry = arguments[which]
+    entry = arguments[perturbed]
     assert entry is not None
     graph = Graph(
         inputs=tuple(value for value in arguments if value is not None),
@@ -65,7 +66,7 @@ def to_graph(exported: torch.export.ExportedProgram, inputs: Inputs, perturbed: 
         constants=constants,
         nodes=tuple(nodes),
         output=_output(exported, env),
-        device=perturbed.device,
+        device=device,
     )
     return Captured(graph, slots)
 

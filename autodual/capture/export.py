@@ -69,7 +69,7 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
-    return to_graph(exported, inputs, perturbed)
+    return to_graph(exported, inputs.position(perturb), perturbed.device)
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
@@ -77,7 +77,8 @@ def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
     buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.func.functional_call(model, buffers, inputs.args, inputs.kwargs)
+            own = inputs.clone()
+            torch.func.functional_call(model, buffers, own.args, own.kwargs)
     except Exception as error:
         return error
     return None
@@ -126,6 +127,7 @@ MOST_EXAMPLES = 2**32
 """A limit on the batch size, far below the number by which slices without an end are written."""
 
 _KEEP = (
+    aten.stack.default,
     aten.linear.default,
     aten.matmul.default,
     aten.pad.default,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autodual.errors import InputError
@@ -37,6 +38,15 @@ class Inputs:
         """Apply ``f`` to every leaf."""
         args, kwargs = pytree.tree_map(f, (self.args, self.kwargs))
         return Inputs(*args, **kwargs)
+
+    def clone(self) -> Inputs:
+        """Return a copy with tensors of its own, for a model that may write to its input."""
+        return self.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+    def position(self, which: int | str) -> int:
+        """Return which of the leaves is the argument at a position or under a keyword."""
+        marked = self.replace(which, marker := object())
+        return next(i for i, leaf in enumerate(marked.leaves()) if leaf is marker)
 
     def leaves(self) -> list[Any]:
         """Return every leaf, in the order in which the graph takes them."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call
+from autodual.duals.base import Affine, Call, transpose_by_vjp
 from autodual.interval import Interval
 
 
@@ -30,6 +30,8 @@ def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interv
 
 def transpose_linear(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
     """ν_in = Wᵀν_out."""
+    if call["weight"].dim() == 1:
+        return transpose_by_vjp(call, nu, shapes)
     return (nu @ call["weight"],)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from autodual.duals.base import Affine
 
 MEAN = Affine(together=("self",))
+DIVIDED = Affine(together=("self",), accepts=lambda args: (args["divisor_override"] or 1) > 0)
 INTERPOLATE = Affine(together=("input",))
 
 TABLE = {
     "aten.avg_pool1d.default": MEAN,
-    "aten.avg_pool2d.default": MEAN,
-    "aten.avg_pool3d.default": MEAN,
+    "aten.avg_pool2d.default": DIVIDED,
+    "aten.avg_pool3d.default": DIVIDED,
     "aten.adaptive_avg_pool1d.default": MEAN,
     "aten._adaptive_avg_pool2d.default": MEAN,
     "aten._adaptive_avg_pool3d.default": MEAN,

@@ -63,6 +63,8 @@ class ThreatModel(ABC):
         if self.domain is None:
             return
         lo, hi = self.domain_of(x)
+        check_broadcast("the domain's low end", lo, x)
+        check_broadcast("the domain's high end", hi, x)
         slack = ROUNDING * (hi - lo).abs().clamp(min=1e-3)
         outside = torch.maximum(lo - x - slack, x - hi - slack)
         if bool((outside > 0).any()):
@@ -157,6 +159,18 @@ def inner(nu: Tensor, z: Tensor) -> Tensor:
     if nu.shape[0] == 1:
         return z @ nu[0].mT
     return torch.bmm(nu, z.unsqueeze(2)).squeeze(2)
+
+
+def check_broadcast(name: str, tensor: Tensor, x: Tensor) -> None:
+    """Raise unless ``tensor`` broadcasts to the shape of x."""
+    try:
+        fits = torch.broadcast_shapes(tensor.shape, x.shape) == x.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{name} has shape {list(tensor.shape)}: it must broadcast to x {list(x.shape)}"
+        )
 
 
 def _checked_eps(eps: float | Tensor) -> float | Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
-from autodual.threat.base import Ball, Domain, ThreatModel, _checked_domain, inner
+from autodual.threat.base import Ball, Domain, ThreatModel, _checked_domain, check_broadcast, inner
 
 
 class _Boxlike(ThreatModel):
@@ -70,6 +70,8 @@ class Box(_Boxlike):
         lower, upper = torch.as_tensor(lower), torch.as_tensor(upper)
         if not bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
             raise InputError("a Box needs finite bounds")
+        if lower.shape != upper.shape:
+            raise InputError(f"a Box has ends {list(lower.shape)} and {list(upper.shape)}")
         if bool((lower > upper).any()):
             raise InputError("a Box needs lower ≤ upper everywhere")
         self.lower, self.upper = lower, upper
@@ -81,13 +83,8 @@ class Box(_Boxlike):
     def check(self, x: Tensor) -> None:
         """Raise unless the box has the shape of x [N, *] and contains it."""
         super().check(x)
-        try:
-            torch.broadcast_shapes(self.lower.shape, self.upper.shape, x.shape)
-        except RuntimeError:
-            raise InputError(
-                f"the Box has shape {list(self.lower.shape)} and x {list(x.shape)}; "
-                "they must broadcast"
-            ) from None
+        check_broadcast("the Box's lower end", self.lower, x)
+        check_broadcast("the Box's upper end", self.upper, x)
 
     def interval(self, x: Tensor) -> Interval:
         """Return [lower, upper] ∩ domain."""
