@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with nets/ and mnist/")
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--bounds", nargs="+", default=["dual", "ibp&dual"])
     parser.add_argument("--batch", type=int, default=100)
     args = parser.parse_args()
     x, y = mnist_test(args.data)
@@ -39,7 +40,7 @@ def main() -> None:
     runs = [("rvb LPD 0.1", rvb(args.data, "LPD_MLP_B_0.1"), ad.LinfBall(0.1, (0, 1)), "18.32 %")]
     runs += [("wk_mnist", wk_mnist(args.data), ad.LinfBall(0.1), "5.82 %")]
     for name, model, threat, printed in runs:
-        for bounds in ("dual", "ibp&dual"):
+        for bounds in args.bounds:
             net = ad.certify(model, threat, bounds=bounds)
             wrong, seconds = certified_error(net, x, y, args.batch, f"{name}, {bounds}")
             error = 100 * wrong / len(x)
