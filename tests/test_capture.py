@@ -472,6 +472,15 @@ def test_printed_graph_and_program():
     assert str(net.program) == PROGRAM.format(*lines)
 
 
+def test_a_sequential_model_is_located_by_its_modules():
+    """No line of the user's own leads to a layer of a Sequential, and none of ours is shown."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    net = ad.certify(model, 0.1)
+    net.explain(picture())
+    assert [node.source.module for node in net.graph.body] == ["0", "1", "2", "3"]
+    assert ".py" not in str(net.graph).replace("test_capture.py", "")
+
+
 def test_explain_names_every_node():
     net = ad.certify(make(Functional), 0.1, bounds="dual")
     shown = str(net.explain(picture()))

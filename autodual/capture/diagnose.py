@@ -13,7 +13,7 @@ from torch import fx
 from autodual.errors import AutodualError, BatchError, CaptureError, ControlFlowError, ModelError
 from autodual.ir import Source
 
-_OWN = str(Path(__file__).parent)
+_OWN = str(Path(__file__).parent.parent)
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)[^\n]*\n\s*(?P<code>[^\n]*)')
 
