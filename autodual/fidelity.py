@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from autodual.capture import Captured, Inputs
+from autodual.capture import Captured, Inputs, call_untouched
 from autodual.errors import BatchError, CaptureError
 from autodual.evaluate import entries, run, run_nodes
 from autodual.ir import Graph, Node, Value, evaluate
@@ -38,11 +37,8 @@ def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None
 
 
 def _compare_with_model(graph: Graph, model: nn.Module, inputs: Inputs, graphs: Tensor) -> None:
-    """Run the model itself on copies of its buffers, with the random state put back."""
-    buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
-    with torch.random.fork_rng(devices=[]):
-        own = inputs.clone()
-        models = torch.func.functional_call(model, buffers, own.args, own.kwargs)
+    """Raise unless the model itself gives what the graph gave."""
+    models = call_untouched(model, inputs)
     if not _close(models, graphs):
         raise CaptureError(
             "the captured graph and the model disagree on this input (by "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autodual.capture.convert import Captured
-from autodual.capture.export import capture, unwrap
+from autodual.capture.export import call_untouched, capture, unwrap
 from autodual.capture.inputs import Inputs
 
-__all__ = ["Captured", "Inputs", "capture", "unwrap"]
+__all__ = ["Captured", "Inputs", "call_untouched", "capture", "unwrap"]

@@ -73,15 +73,21 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
-    """Return what the model itself raises on these inputs, leaving its buffers untouched."""
-    buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
+    """Return what the model itself raises on these inputs."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            own = inputs.clone()
-            torch.func.functional_call(model, buffers, own.args, own.kwargs)
+        call_untouched(model, inputs)
     except Exception as error:
         return error
     return None
+
+
+@torch.no_grad()
+def call_untouched(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model on copies of its inputs and buffers, with the random state put back."""
+    buffers = {name: copy.deepcopy(b) for name, b in model.named_buffers()}
+    own = inputs.clone()
+    with torch.random.fork_rng(devices=[]):
+        return torch.func.functional_call(model, buffers, own.args, own.kwargs)
 
 
 def _example(leaf: Any, batch: int) -> Any:
