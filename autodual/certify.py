@@ -204,7 +204,7 @@ class Certified(nn.Module):
         if bound is None:
             plan = make_plan(captured.graph, self._rules, self.method)
             check_fidelity(captured, model, inputs)
-            bound = self._bounds[id(captured)] = BoundModule(plan, model)
+            bound = self._bounds[id(captured)] = BoundModule(plan, model, 2**30)
         self._last = bound
         return bound, captured.bind(inputs), tensor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,7 @@ class Plan:
     graph: Graph
     steps: tuple[Step, ...]
     method: str
+    widths: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def upstream(self) -> Mapping[Value, tuple[Step, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Hole, transpose_by_vjp
+from autodual.duals.base import Affine, Call, Hole, pixel_by_pixel, transpose_by_vjp
 from autodual.interval import Interval
 
 
@@ -46,18 +46,21 @@ SUM = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
     transpose=transpose_sum,
+    window=pixel_by_pixel,
 )
 DIFFERENCE = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": 1, "other": -call["alpha"]}),
+    window=pixel_by_pixel,
 )
 REVERSED_DIFFERENCE = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": -call["alpha"], "other": 1}),
+    window=pixel_by_pixel,
 )
-NEGATION = Affine(together=("self",), interval=_difference(lambda call: {"self": -1}))
-PRODUCT = Affine(alone=("self", "other"), interval=scaled)
-QUOTIENT = Affine(alone=("self",), interval=scaled)
+NEGATION = Affine(together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel)
+PRODUCT = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel)
+QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel)
 TOTAL = Affine(together=("self",))
 
 TABLE = {

@@ -14,7 +14,7 @@ Theorem 3 of the thesis then bounds any network made of such ops. Two kinds cove
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -83,6 +83,32 @@ def by_endpoints(call: Call, *z: Interval) -> Interval:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Which part of an image an output pixel reads: output i the inputs from i·stride − padding.
+
+    ``local`` are the changes to the call's arguments that make it run on a window alone, without
+    padding. An op is pointwise if it reads one pixel for each, the same way everywhere.
+    """
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    local: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether windows neither grow nor move."""
+        return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
+
+
+def pixel_by_pixel(call: Call) -> Window | None:
+    """Return the window of an op that does the same at every pixel, or None if it may not."""
+    constants = [arg for arg in call.args.values() if isinstance(arg, Tensor)]
+    same = all(c.dim() == 0 or (c.dim() > 2 and c.shape[-2:] == (1, 1)) for c in constants)
+    return Window() if same else None
+
+
+@dataclass(frozen=True)
 class Affine:
     """The dual layer of an op that is affine in its perturbed arguments. Exact.
 
@@ -93,6 +119,8 @@ class Affine:
             perturbed argument.
         transpose: (call, ν [R, *out], shapes) → Aᵀν [R, *in] per perturbed argument.
         accepts: further conditions on the call, for ops that are affine only sometimes.
+        window: for ops on images [N, C, H, W] that read a window per output pixel, which one;
+            rows then travel as patches. None where the op does not, or not everywhere alike.
     """
 
     together: tuple[str, ...] = ()
@@ -100,6 +128,7 @@ class Affine:
     interval: Callable[..., Interval] = by_endpoints
     transpose: Transpose = transpose_by_vjp
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
+    window: Callable[[Call], Window | None] = lambda call: None
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether the op is affine when the arguments called ``names`` are perturbed."""
@@ -152,11 +181,11 @@ class Lines:
         upper = lower if self.are_parallel else f(self.upper_slope)
         return Lines(lower, f(self.lower_intercept), upper, f(self.upper_intercept))
 
-    def pull(self, nu: Tensor) -> Tensor:
-        """Return ν_in = a_u[ν]₊ + a_l[ν]₋."""
+    def pull(self, nu: Tensor, own: Callable[[Tensor], Tensor] = lambda slope: slope) -> Tensor:
+        """Return ν_in = a_u[ν]₊ + a_l[ν]₋; ``own`` brings a slope to the shape of ν."""
         if self.are_parallel:
-            return self.lower_slope * nu
-        return self.upper_slope * nu.clamp(min=0) + self.lower_slope * nu.clamp(max=0)
+            return own(self.lower_slope) * nu
+        return own(self.upper_slope) * nu.clamp(min=0) + own(self.lower_slope) * nu.clamp(max=0)
 
     def intercept(self, nu: Tensor) -> Tensor:
         """Return h = b_u[ν]₊ + b_l[ν]₋, elementwise."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call
+from autodual.duals.base import Affine, Call, Window
 from autodual.duals.linear import by_magnitude
 
 
@@ -15,6 +16,10 @@ def transpose_convolution(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) 
     """ν_in = Wᵀν_out: the convolution that runs the other way, all rows in one batch."""
     (shape,) = shapes
     size = shape[2:]
+    if _is_narrow(call):
+        columns = call["weight"].flatten(1).mT @ nu.flatten(0, 1).flatten(2)
+        geometry = call["weight"].shape[2:], call["dilation"], call["padding"], call["stride"]
+        return (F.fold(columns, size, *geometry).unflatten(0, nu.shape[:2]),)
     rows = torch.ops.aten.convolution.default(
         nu.flatten(0, 1),
         call["weight"],
@@ -29,6 +34,26 @@ def transpose_convolution(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) 
     for dim, length in enumerate(size, start=2):
         rows = rows.narrow(dim, 0, length)
     return (rows.unflatten(0, nu.shape[:2]),)
+
+
+def _is_narrow(call: Call) -> bool:
+    """Return whether a 2-d convolution reads so few channels that a matrix product is faster."""
+    few = call["weight"].dim() == 4 and call["weight"].shape[1] < 4
+    return few and call["groups"] == 1 and not call["transposed"]
+
+
+def _window(call: Call) -> Window | None:
+    """Return the window of a 2-d convolution."""
+    kernel = call["weight"].shape[2:]
+    if call["transposed"] or len(kernel) != 2:
+        return None
+    stride, padding, dilation = (_pair(call[name]) for name in ("stride", "padding", "dilation"))
+    reach = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+    return Window(reach, stride, padding, {"padding": [0, 0]})
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    return sizes[0], sizes[-1]
 
 
 def _unread(call: Call, outputs: torch.Size, inputs: torch.Size) -> list[int]:
@@ -47,5 +72,6 @@ TABLE = {
         alone=("input",),
         interval=by_magnitude("weight", bias="bias"),
         transpose=transpose_convolution,
+        window=_window,
     ),
 }

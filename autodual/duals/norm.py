@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals.arithmetic import scaled
-from autodual.duals.base import Affine, Call
+from autodual.duals.base import Affine, Call, Window
 
 
 def transpose_batch_norm(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
@@ -19,7 +19,12 @@ def transpose_batch_norm(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -
     return (nu * scale.reshape(-1, *[1] * (nu.dim() - 3)),)
 
 
-BATCH_NORM = Affine(together=("input",), interval=scaled, transpose=transpose_batch_norm)
+BATCH_NORM = Affine(
+    together=("input",),
+    interval=scaled,
+    transpose=transpose_batch_norm,
+    window=lambda call: Window(),
+)
 
 TABLE = {
     "aten._native_batch_norm_legit_no_training.default": BATCH_NORM,

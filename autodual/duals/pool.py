@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from autodual.duals.base import Affine
+from dataclasses import replace
+
+from autodual.duals.base import Affine, Call, Window
+
+
+def _window(call: Call) -> Window | None:
+    """Return the window of a mean whose weights are the same at every pixel."""
+    kernel, padding = call["kernel_size"], call["padding"]
+    stride = call["stride"] or kernel
+    edges = max(padding) > 0 and not call["count_include_pad"] and not call["divisor_override"]
+    if edges or call["ceil_mode"]:
+        return None
+    sizes = [(sizes[0], sizes[-1]) for sizes in (kernel, stride, padding)]
+    return Window(sizes[0], sizes[1], sizes[2], {"padding": [0, 0]})
+
 
 MEAN = Affine(together=("self",))
 DIVIDED = Affine(together=("self",), accepts=lambda args: (args["divisor_override"] or 1) > 0)
+DIVIDED_2D = replace(DIVIDED, window=_window)
 INTERPOLATE = Affine(together=("input",))
 
 TABLE = {
     "aten.avg_pool1d.default": MEAN,
-    "aten.avg_pool2d.default": DIVIDED,
+    "aten.avg_pool2d.default": DIVIDED_2D,
     "aten.avg_pool3d.default": DIVIDED,
     "aten.adaptive_avg_pool1d.default": MEAN,
     "aten._adaptive_avg_pool2d.default": MEAN,

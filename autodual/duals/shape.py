@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call
+from autodual.duals.base import Affine, Call, Window
 
 
 def transpose_reshape(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
@@ -51,7 +51,9 @@ TABLE = {
     "aten.replication_pad3d.default": MOVE,
     "aten.pixel_shuffle.default": MOVE,
     "aten.pixel_unshuffle.default": MOVE,
-    "aten.cat.default": Affine(together=("tensors",)),
+    "aten.cat.default": Affine(
+        together=("tensors",), window=lambda call: Window() if call["dim"] == 1 else None
+    ),
     "aten.stack.default": Affine(together=("tensors",)),
     "aten.where.self": Affine(together=("self", "other")),
     "aten.slice_scatter.default": Affine(together=("self", "src")),

@@ -1,7 +1,52 @@
-"""The linear forms ν that travel back through the network, in the forms they can take."""
+"""The linear forms ν that travel back through the network, in the forms they can take.
+
+* ``Dense``: every row written out in full.
+* ``Patches``: rows that touch a window of an image each, as those of convolutions do.
+
+Either form may hold its rows as picks from a small ``bank`` that they share: the unit rows of a
+layer all come from one weight matrix until the first elementwise op tells examples apart.
+"""
 
 from __future__ import annotations
 
-from autodual.rows.dense import Dense
+from collections.abc import Mapping
 
-__all__ = ["Dense"]
+from torch import Tensor
+
+from autodual.ir import Value
+from autodual.plan import Step
+from autodual.rows.dense import Dense
+from autodual.rows.memo import Memo
+from autodual.rows.patches import Patches
+from autodual.rows.seeds import Seeds, Specs, Units
+
+Rows = Dense | Patches
+
+
+def pull_affine(
+    rows: Rows, step: Step, env: Mapping[Value, Tensor], batch: int, memo: Memo
+) -> list[Rows]:
+    """Return Aᵀν for each perturbed argument, as patches if they are and can remain."""
+    if isinstance(rows, Patches):
+        pulled = rows.pull_affine(step, env, memo)
+        if pulled is not None:
+            return list(pulled)
+        rows = rows.dense(memo)
+    return list(rows.pull_affine(step, env, batch))
+
+
+def add(a: Rows, b: Rows, memo: Memo) -> Rows:
+    """Return the sum of two forms of the same rows."""
+    if isinstance(a, Patches) and isinstance(b, Patches):
+        total = a.add(b)
+        if total is not None:
+            return total
+    return to_dense(a, memo).add(to_dense(b, memo))
+
+
+def to_dense(rows: Rows, memo: Memo) -> Dense:
+    """Write rows out in full."""
+    return rows.dense(memo) if isinstance(rows, Patches) else rows
+
+
+__all__ = ["Dense", "Memo", "Patches", "Rows", "Seeds", "Specs", "Units", "add", "pull_affine", "to_dense"]

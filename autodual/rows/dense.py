@@ -12,53 +12,71 @@ from autodual.duals import Affine, Lines
 from autodual.duals.base import transpose_by_vjp
 from autodual.ir import Value
 from autodual.plan import Step
-from autodual.threat.base import inner
+from autodual.rows.memo import Memo
+
+CHEAP = 8
+"""How many times more products than picked entries a matrix product may compute and still win."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """S rows of linear forms on one value: ``data`` [N, S, *shape for one example].
+    """R linear forms on one value.
 
-    While no example has left its mark on them the rows are shared, and N is 1.
+    Row i belongs to example ``owner[i]`` and is ``data[pick[i]]``, or ``data[i]`` where pick is
+    None. Shapes: data [B, *size(1)], owner [R], pick [R].
     """
 
     data: Tensor
+    owner: Tensor
+    pick: Tensor | None = None
 
-    @classmethod
-    def identity(cls, value: Value, index: Tensor, like: Tensor) -> Dense:
-        """Return the unit rows of ``value`` at the flat positions ``index`` [S], shared."""
-        rows = torch.zeros(len(index), value.numel, dtype=like.dtype, device=like.device)
-        rows[torch.arange(len(index), device=like.device), index] = 1
-        return cls(rows.reshape(1, len(index), *value.size(1)))
-
-    @property
-    def shared(self) -> bool:
-        """Whether all examples have the same rows."""
-        return self.data.shape[0] == 1
-
-    def __add__(self, other: Dense) -> Dense:
-        return Dense(self.data + other.data)
+    def __len__(self) -> int:
+        return len(self.owner)
 
     def __neg__(self) -> Dense:
-        return Dense(-self.data)
+        return Dense(-self.data, self.owner, self.pick)
 
-    def pull_lines(self, lines: Lines) -> Dense:
+    @property
+    def width(self) -> int:
+        """The number of entries of one row."""
+        return self.data[0].numel()
+
+    def full(self) -> Tensor:
+        """Return the rows [R, *], one by one."""
+        return self.data if self.pick is None else self.data.index_select(0, self.pick)
+
+    def add(self, other: Dense) -> Dense:
+        """Return the sum, row by row."""
+        if self.pick is other.pick:
+            return Dense(self.data + other.data, self.owner, self.pick)
+        return Dense(self.full() + other.full(), self.owner)
+
+    def pull_lines(self, lines: Lines, memo: Memo) -> Dense:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
-        return Dense(lines.map(lambda t: t.unsqueeze(1)).pull(self.data))
+        return Dense(lines.pull(self.full(), self._own), self.owner)
 
-    def weigh(self, radius: Tensor) -> Tensor:
-        """Return Σⱼ rⱼ|νⱼ| for each row, [N, S], with ``radius`` [N, *]."""
-        return inner(self.data.abs(), radius)
+    def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
+        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N, *]."""
+        flat = self.data.abs().flatten(1)
+        if self.pick is not None and len(flat) * len(weights) <= CHEAP * len(self):
+            return (flat @ weights.flatten(1).mT)[self.pick, self.owner]
+        if self.pick is not None:
+            flat = flat.index_select(0, self.pick)
+        return torch.linalg.vecdot(flat, self._own(weights).flatten(1))
 
     def pull_affine(self, step: Step, env: Mapping[Value, Tensor], batch: int) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
         assert isinstance(step.rule, Affine)
         shapes = [torch.Size(v.size(1)) for v in step.variables]
         if step.own:
-            return [Dense(p) for p in self._pull_per_example(step, env, batch, shapes)]
-        call = step.call(env, 1)
-        pulled = step.rule.transpose(call, self.data.flatten(0, 1), shapes)
-        return [Dense(p.unflatten(0, self.data.shape[:2])) for p in pulled]
+            pulled = self._pull_per_example(step, env, batch, shapes)
+            return [Dense(p, self.owner) for p in pulled]
+        pulled = step.rule.transpose(step.call(env, 1), self.data, shapes)
+        return [Dense(p, self.owner, self.pick) for p in pulled]
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Return for each row its example's part of a tensor [N, *]."""
+        return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
     def _pull_per_example(
         self,
@@ -68,12 +86,11 @@ class Dense:
         shapes: Sequence[torch.Size],
     ) -> Sequence[Tensor]:
         """Pull back where A may differ from example to example, each with its own constants."""
-        own = [v.per_example(env[v], batch) for v in step.own]
+        own = [v.per_example(env[v], batch).index_select(0, self.owner) for v in step.own]
 
         def one(nu: Tensor, *constants: Tensor) -> Sequence[Tensor]:
             call = step.call({**env, **dict(zip(step.own, constants, strict=True))}, 1)
-            return transpose_by_vjp(call, nu, shapes)
+            return [p[0] for p in transpose_by_vjp(call, nu.unsqueeze(0), shapes)]
 
-        data = self.data.expand(batch, *self.data.shape[1:])
-        pulled: Sequence[Tensor] = torch.func.vmap(one)(data, *own)
+        pulled: Sequence[Tensor] = torch.func.vmap(one)(self.full(), *own)
         return pulled

@@ -38,6 +38,14 @@ class ThreatModel(ABC):
         """Return sup {νᵀ(x′ − c) : x′ ∈ B(x)}, [N, S], or an upper bound on it."""
 
     @abstractmethod
+    def select(self, x: Tensor, index: Tensor) -> ThreatModel:
+        """Return the set for x[index], where this is the set for x [N, *] and index is [R]."""
+
+    def weights(self, x: Tensor) -> Tensor | None:
+        """Return w [N, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
+        return None
+
+    @abstractmethod
     def interval(self, x: Tensor) -> Interval:
         """Return the smallest box that contains B(x)."""
 
@@ -122,6 +130,10 @@ class Ball(ThreatModel):
     def with_eps(self, eps: float | Tensor) -> Ball:
         """Return the same kind of ball with another radius."""
         return type(self)(eps, self.domain)
+
+    def select(self, x: Tensor, index: Tensor) -> Ball:
+        """Return the ball with the radii of the examples at ``index``."""
+        return self.with_eps(self.eps[index] if isinstance(self.eps, Tensor) else self.eps)
 
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *]."""

@@ -19,9 +19,13 @@ class _Boxlike(ThreatModel):
         """Return the box's midpoint."""
         return self.interval(x).center
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the box's radius (u − ℓ)/2."""
+        return self.interval(x).radius
+
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return |ν|ᵀ(u − ℓ)/2, the dual norm of ν weighted by the box's radius."""
-        return inner(nu.abs(), self.interval(x).radius)
+        return inner(nu.abs(), self.weights(x))
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Clamp each coordinate into the box."""
@@ -47,6 +51,10 @@ class LinfBall(_Boxlike, Ball):
     def center(self, x: Tensor) -> Tensor:
         """Return the midpoint of the box, which is x where no domain cuts it."""
         return x if self.domain is None else self.interval(x).center
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return ε, or half the width of the box where the domain cuts the ball."""
+        return self.radius(x).expand_as(x) if self.domain is None else super().weights(x)
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return ε‖ν‖₁, or its weighted form where the domain cuts the ball."""
@@ -85,6 +93,11 @@ class Box(_Boxlike):
         super().check(x)
         check_broadcast("the Box's lower end", self.lower, x)
         check_broadcast("the Box's upper end", self.upper, x)
+
+    def select(self, x: Tensor, index: Tensor) -> Box:
+        """Return the boxes of the examples at ``index``."""
+        lower, upper = (end.expand_as(x)[index] for end in (self.lower, self.upper))
+        return Box(lower, upper, self.domain)
 
     def interval(self, x: Tensor) -> Interval:
         """Return [lower, upper] ∩ domain."""

@@ -1,0 +1,166 @@
+"""The dual network: its layers, and rows that travel back through them.
+
+Every bound is evaluated about reference values z⁰ of the network. At the input z⁰ is the set's
+center; an affine op maps it exactly; after an elementwise op it is the midpoint of the two lines
+there. Then J = −σ_B(ν₁) − Σ h telescopes to
+
+    J = C z⁰ − deviation_B(ν₁) − Σⱼ rⱼ|νⱼ|,
+
+where the sum runs over the outputs of elementwise ops and rⱼ is half the distance of their two
+lines at z⁰. Biases and x enter through the one forward pass for z⁰; only |ν| needs the rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodual.duals import Affine, Call, Lines
+from autodual.interval import Interval
+from autodual.ir import Value
+from autodual.plan import Plan, Step
+from autodual.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
+from autodual.threat import Ball, ThreatModel
+
+Observer = Callable[[Step, "Rows"], None]
+
+
+class DualNetwork:
+    """The dual of the network so far, extended node by node.
+
+    Attributes:
+        reference: z⁰, in the model's layout.
+        lines, radius: per elementwise op its two lines and r, [N, *size(1)]; None for the lines
+            where rows stop.
+    """
+
+    def __init__(
+        self, plan: Plan, env: Mapping[Value, Tensor], x: Tensor, threat: ThreatModel
+    ) -> None:
+        self.plan, self.env, self.x, self.threat = plan, env, x, threat
+        self.batch = x.shape[0]
+        self.weights = threat.weights(x)
+        self.reference = {plan.graph.perturbed: threat.center(x)}
+        self.lines: dict[Value, Lines | None] = {}
+        self.radius: dict[Value, Tensor] = {}
+
+    def add_affine(self, step: Step, call: Call) -> None:
+        """Extend by an affine op: exact."""
+        self.reference[step.out] = call(*(self.reference[v] for v in step.variables))
+
+    def add_lines(self, step: Step, lines: Lines) -> None:
+        """Extend by an elementwise op that the two lines enclose."""
+        ends = lines.at(self.reference[step.variables[0]])
+        self.reference[step.out] = ends.center
+        self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
+        self.lines[step.out] = lines.map(lambda t: step.out.per_example(t, self.batch))
+
+    def add_box(self, step: Step, box: Interval) -> None:
+        """Extend by an elementwise op of which only an interval is kept: rows stop there."""
+        self.reference[step.out] = box.center
+        self.radius[step.out] = step.out.per_example(box.radius, self.batch)
+        self.lines[step.out] = None
+
+    def at(self, value: Value) -> Tensor:
+        """Return z⁰ at a value, [N, *size(1)]."""
+        return value.per_example(self.reference[value], self.batch)
+
+    def symmetric(self, target: Value) -> bool:
+        """Return whether C·z can rise as far above C·z⁰ as it can fall below."""
+        layers = [self.lines.get(step.out) for step in self.plan.upstream[target]]
+        return self.threat.symmetric and all(n is None or n.are_parallel for n in layers)
+
+    def spread(self, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None) -> Tensor:
+        """Return how far each row's C·z can fall below C·z⁰, and if ``both``, rise above, [E, R].
+
+        E is 1 if ``both`` is not asked for or the two are equal.
+        """
+        rows = seeds.rows(self.x)
+        fall = self._fall(seeds.value, -rows, memo, observe)
+        if not both or self.symmetric(seeds.value):
+            return fall.unsqueeze(0)
+        return torch.stack([fall, self._fall(seeds.value, rows, memo, None)])
+
+    def _fall(
+        self, target: Value, rows: Rows, memo: Memo, observe: Observer | None
+    ) -> Tensor:
+        nu: dict[Value, Rows] = {target: rows}
+        total = torch.zeros(len(rows), dtype=self.x.dtype, device=self.x.device)
+        for step in self.plan.upstream[target]:
+            out = nu.pop(step.out, None)
+            if out is None:
+                continue
+            if step.out in self.radius:
+                total = total + out.weigh(self.radius[step.out], memo)
+            for value, pulled in zip(step.variables, self._pull(step, out, memo), strict=False):
+                nu[value] = add(nu[value], pulled, memo) if value in nu else pulled
+                if observe is not None:
+                    observe(step, pulled)
+        entry = nu.get(self.plan.graph.perturbed)
+        return total if entry is None else total + self._deviation(entry, memo)
+
+    def _pull(self, step: Step, out: Rows, memo: Memo) -> list[Rows]:
+        if isinstance(step.rule, Affine):
+            return pull_affine(out, step, self.env, self.batch, memo)
+        lines = self.lines[step.out]
+        return [] if lines is None else [out.pull_lines(lines, memo)]
+
+    def _deviation(self, rows: Rows, memo: Memo) -> Tensor:
+        if self.weights is not None:
+            return rows.weigh(self.weights, memo)
+        nu = to_dense(rows, memo).full().reshape(len(rows), 1, *self.x.shape[1:])
+        around = self.threat.select(self.x, rows.owner)
+        return around.deviation(self.x[rows.owner], nu).squeeze(1)
+
+    def row_bytes(self, seeds: Seeds) -> tuple[int, int]:
+        """Return the bytes of one row's widest form on its way, and of all its forms."""
+        key = type(seeds), seeds.value, None in self.lines.values()
+        if key not in self.plan.widths:
+            widths = [1]
+            with torch.no_grad():
+                rows = seeds.take(slice(0, 1)).rows(self.x)
+                self._fall(seeds.value, rows, Memo(False, 0), lambda _, r: widths.append(r.width))
+            self.plan.widths[key] = max(widths), sum(widths)
+        widest, total = self.plan.widths[key]
+        return widest * self.x.element_size(), total * self.x.element_size()
+
+    def tensors(self, target: Value) -> list[Tensor]:
+        """Return every tensor that ``spread`` reads for rows at ``target``, each once."""
+        found = [self.x, *([] if self.weights is None else [self.weights])]
+        if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
+            found.append(self.threat.eps)
+        for step in self.plan.upstream[target]:
+            found += [self.env[v] for v in step.node.inputs if v not in step.variables]
+            lines = self.lines.get(step.out)
+            if lines is not None:
+                found += [lines.lower_slope, lines.upper_slope]
+            if step.out in self.radius:
+                found.append(self.radius[step.out])
+        return list({id(tensor): tensor for tensor in found}.values())
+
+    def replace(self, others: Mapping[int, Tensor]) -> DualNetwork:
+        """Return this network with tensors replaced, by their identity."""
+
+        def swap(tensor: Tensor) -> Tensor:
+            return others.get(id(tensor), tensor)
+
+        twin = copy.copy(self)
+        twin.env = {v: swap(t) for v, t in self.env.items()}
+        twin.x = swap(self.x)
+        twin.weights = None if self.weights is None else swap(self.weights)
+        twin.radius = {v: swap(t) for v, t in self.radius.items()}
+        twin.lines = {
+            v: None
+            if n is None
+            else Lines(
+                swap(n.lower_slope), n.lower_intercept, swap(n.upper_slope), n.upper_intercept
+            )
+            for v, n in self.lines.items()
+        }
+        if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
+            twin.threat = self.threat.with_eps(swap(self.threat.eps))
+        return twin

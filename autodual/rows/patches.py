@@ -1,0 +1,272 @@
+"""Rows of convolutions: each touches a window of an image and is zero elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autodual.duals import Affine, Lines
+from autodual.duals.base import Window
+from autodual.ir import Batch, Value
+from autodual.plan import Step
+from autodual.rows.dense import Dense
+from autodual.rows.memo import Memo
+
+DIRECT = 2, 16
+"""How many times the products of a convolution its Toeplitz matrix may cost and still be used:
+in general, and where the convolution reads few channels and runs slowly."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where windows lie: that of cell (i, j) starts at (i·stride − offset, j·stride − offset).
+
+    The cells are the pixels of the value whose unit rows these were.
+    """
+
+    grid: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    offset: tuple[int, int] = (0, 0)
+
+    def through(self, window: Window) -> Frame:
+        """Return where the windows lie in the input of an op that reads ``window``."""
+        steps = zip(self.offset, self.stride, window.stride, window.padding, strict=True)
+        moved = [(o * s + p, t * s) for o, t, s, p in steps]
+        return Frame(self.grid, (moved[0][1], moved[1][1]), (moved[0][0], moved[1][0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """R linear forms on an image value [N, C, H, W], a window each.
+
+    Row i belongs to example ``owner[i]`` and to cell ``cell[i]`` of the frame's grid; its
+    entries are ``data[pick[i]]``, or ``data[i]`` where pick is None. Shapes: data [B, C, h, w];
+    owner, cell, pick [R]. ``clean`` says that entries outside the image are zero.
+    """
+
+    value: Value
+    data: Tensor
+    frame: Frame
+    owner: Tensor
+    cell: Tensor
+    pick: Tensor | None = None
+    clean: bool = True
+
+    @staticmethod
+    def serve(value: Value) -> bool:
+        """Return whether a value is a batch of images."""
+        return len(value.shape) == 4 and value.shape[0] == Batch(1) and value.batch_dim == 0
+
+    @classmethod
+    def identity(cls, value: Value, owner: Tensor, unit: Tensor, like: Tensor) -> Patches:
+        """Return the unit rows of ``value`` at the flat positions ``unit`` of their examples."""
+        _, channels, height, width = value.size(1)
+        bank = torch.eye(channels, dtype=like.dtype, device=like.device)
+        cells = height * width
+        pick, cell = unit // cells, unit % cells
+        return cls(value, bank[:, :, None, None], Frame((height, width)), owner, cell, pick)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def __neg__(self) -> Patches:
+        return replace(self, data=-self.data)
+
+    @property
+    def width(self) -> int:
+        """The number of entries of one row."""
+        return self.data[0].numel()
+
+    def full(self) -> Tensor:
+        """Return the rows [R, C, h, w], one by one."""
+        return self.data if self.pick is None else self.data.index_select(0, self.pick)
+
+    def add(self, other: Patches) -> Patches | None:
+        """Return the sum, or None if the two lie in incompatible frames."""
+        if self.frame.stride != other.frame.stride:
+            return None
+        offsets = list(zip(self.frame.offset, other.frame.offset, strict=True))
+        offset = (max(offsets[0]), max(offsets[1]))
+        size = [
+            max(p.data.shape[2 + d] - p.frame.offset[d] for p in (self, other)) + offset[d]
+            for d in range(2)
+        ]
+        alike = self.pick is other.pick
+        total = sum(
+            F.pad(p.data if alike else p.full(), p._margins(offset, size)) for p in (self, other)
+        )
+        assert isinstance(total, Tensor)
+        frame = replace(self.frame, offset=offset)
+        clean = self.clean and other.clean
+        pick = self.pick if alike else None
+        return replace(self, data=total, frame=frame, pick=pick, clean=clean)
+
+    def pull_lines(self, lines: Lines, memo: Memo) -> Patches:
+        """Pull the rows back through an elementwise op enclosed by ``lines`` [N, 1, C, H, W]."""
+        data = lines.pull(self.full(), lambda slope: self._own(slope, memo))
+        return replace(self, data=data, pick=None, clean=True)
+
+    def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
+        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N, 1, C, H, W] or [N, C, H, W]."""
+        flat = self.data.abs().flatten(1)
+        if self.pick is not None and self._keeps(weights, memo):
+            sums = memo(
+                ("weigh", id(weights), self.frame, self.data.shape),
+                lambda: self._windows(weights, memo) @ flat.mT,
+            )
+            return sums[self._pair(weights), self.pick]
+        if self.pick is not None:
+            flat = flat.index_select(0, self.pick)
+        return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
+
+    def pull_affine(
+        self, step: Step, env: Mapping[Value, Tensor], memo: Memo
+    ) -> Sequence[Patches] | None:
+        """Pull back through an op that reads windows; None if it does not or they cover all."""
+        assert isinstance(step.rule, Affine)
+        call = step.call(env, 1)
+        window = None if step.own else step.rule.window(call)
+        if window is None or not all(map(Patches.serve, step.variables)):
+            return None
+        frame = self.frame.through(window)
+        size = [(n - 1) * s + k for n, s, k in zip(self.data.shape[2:], window.stride, window.kernel, strict=True)]
+        images = [v.size(1) for v in step.variables]
+        if window.pointwise:
+            if any(image[2:] != self.value.size(1)[2:] for image in images):
+                return None
+        elif any(size[0] * size[1] >= image[2] * image[3] for image in images):
+            return None
+        nu = self if window.pointwise else self.cleaned(memo)
+        shapes = [torch.Size((1, image[1], *size)) for image in images]
+        local = call.replace(window.local)
+
+        def transpose(rows: Tensor) -> Sequence[Tensor]:
+            assert isinstance(step.rule, Affine)
+            return step.rule.transpose(local, rows.unsqueeze(1), shapes)
+
+        if len(shapes) == 1 and not window.pointwise and _use_matrix(nu.data, window, shapes[0]):
+            rows = nu.width
+            unit = lambda: torch.eye(rows, dtype=nu.data.dtype, device=nu.data.device)  # noqa: E731
+            matrix = memo(
+                (step.out, nu.data.shape[2:]),
+                lambda: transpose(unit().reshape(rows, *nu.data.shape[1:]))[0].flatten(1),
+            )
+            pulled = [(nu.data.flatten(1) @ matrix).unflatten(1, shapes[0])]
+        else:
+            pulled = list(transpose(nu.data))
+        clean = nu.clean and window.pointwise
+        return [
+            Patches(v, p.squeeze(1), frame, nu.owner, nu.cell, nu.pick, clean)
+            for v, p in zip(step.variables, pulled, strict=True)
+        ]
+
+    def cleaned(self, memo: Memo) -> Patches:
+        """Return the same rows with zeros outside the image."""
+        if self.clean or not self._overhangs():
+            return self
+        inside = memo(
+            ("inside", self.value),
+            lambda: torch.ones(
+                self.value.size(1), dtype=self.data.dtype, device=self.data.device
+            ),
+        )
+        data = self.full() * self._own(inside, memo)
+        return replace(self, data=data, pick=None, clean=True)
+
+    def dense(self, memo: Memo) -> Dense:
+        """Write the rows out in full."""
+        _, channels, height, width = self.value.size(1)
+        h, w = self.data.shape[2:]
+        device = self.data.device
+        top = self.cell // self.frame.grid[1] * self.frame.stride[0] - self.frame.offset[0]
+        left = self.cell % self.frame.grid[1] * self.frame.stride[1] - self.frame.offset[1]
+        y = top[:, None, None] + torch.arange(h, device=device)[:, None]
+        x = left[:, None, None] + torch.arange(w, device=device)
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        nowhere = height * width
+        place = torch.where(inside, y * width + x, nowhere).flatten(1).unsqueeze(1)
+        rows = self.full().flatten(2)
+        image = rows.new_zeros(len(self), channels, nowhere + 1)
+        image = image.scatter(2, place.expand_as(rows), rows)[..., :nowhere]
+        return Dense(image.reshape(len(self), 1, channels, height, width), self.owner)
+
+    def _margins(self, offset: Sequence[int], size: Sequence[int]) -> list[int]:
+        """Return what ``F.pad`` must add for a window of this size that starts at ``offset``."""
+        before = [o - mine for o, mine in zip(offset, self.frame.offset, strict=True)]
+        after = [size[d] - before[d] - self.data.shape[2 + d] for d in range(2)]
+        return [before[1], after[1], before[0], after[0]]
+
+    def _overhangs(self) -> bool:
+        """Return whether some cell's window leaves the image."""
+        return any(
+            o > 0 or (n - 1) * s - o + k > length
+            for n, s, o, k, length in zip(
+                self.frame.grid,
+                self.frame.stride,
+                self.frame.offset,
+                self.data.shape[2:],
+                self.value.size(1)[2:],
+                strict=True,
+            )
+        )
+
+    def _pair(self, tensor: Tensor) -> Tensor:
+        """Return the index of each row's window among those of all examples and cells."""
+        if len(tensor) == 1:
+            return self.cell
+        return self.owner * (self.frame.grid[0] * self.frame.grid[1]) + self.cell
+
+    def _own(self, tensor: Tensor, memo: Memo) -> Tensor:
+        """Return each row's window [R, C, h, w] of a tensor [N, *], zero outside the image."""
+        h, w = self.data.shape[2:]
+        if self._keeps(tensor, memo):
+            c = tensor.shape[-3]
+            windows = self._windows(tensor, memo)
+            return windows.index_select(0, self._pair(tensor)).unflatten(1, (c, h, w))
+        padded = self._padded(tensor)
+        view = padded.unfold(2, h, self.frame.stride[0]).unfold(3, w, self.frame.stride[1])
+        pair, place = torch.unique_consecutive(self._pair(tensor), return_inverse=True)
+        cells = self.frame.grid[0] * self.frame.grid[1]
+        index = pair // cells, pair % cells // self.frame.grid[1], pair % self.frame.grid[1]
+        return view.permute(0, 2, 3, 1, 4, 5)[index].index_select(0, place)
+
+    def _keeps(self, tensor: Tensor, memo: Memo) -> bool:
+        """Return whether there is room for the windows of all examples and cells."""
+        windows = len(tensor) * self.frame.grid[0] * self.frame.grid[1]
+        return windows * self.width * tensor.element_size() <= memo.room
+
+    def _windows(self, tensor: Tensor, memo: Memo) -> Tensor:
+        """Return the windows [N·cells, C·h·w] of all examples."""
+        size = self.data.shape[2:]
+
+        def build() -> Tensor:
+            columns = F.unfold(self._padded(tensor), size, stride=self.frame.stride)
+            return columns.mT.flatten(0, 1).contiguous()
+
+        return memo((id(tensor), self.frame, size), build)
+
+    def _padded(self, tensor: Tensor) -> Tensor:
+        """Return a tensor [N, C, H, W] cut or filled with zeros to what the windows cover."""
+        image = tensor.reshape(len(tensor), *tensor.shape[-3:])
+        ends = [
+            (n - 1) * s + k - o - length
+            for n, s, o, k, length in zip(
+                self.frame.grid,
+                self.frame.stride,
+                self.frame.offset,
+                self.data.shape[2:],
+                image.shape[2:],
+                strict=True,
+            )
+        ]
+        return F.pad(image, (self.frame.offset[1], ends[1], self.frame.offset[0], ends[0]))
+
+
+def _use_matrix(data: Tensor, window: Window, shape: torch.Size) -> bool:
+    """Return whether a patch times a Toeplitz matrix beats the small convolution."""
+    ratio = (shape[2] * shape[3]) / (window.kernel[0] * window.kernel[1])
+    return ratio <= DIRECT[1 if shape[1] < 4 else 0]

@@ -1,0 +1,90 @@
+"""Which rows a pass starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodual.ir import Value
+from autodual.rows.dense import Dense
+from autodual.rows.patches import Patches
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The unit rows of some entries: ``unit[i]`` is a flat position in example ``owner[i]``."""
+
+    value: Value
+    owner: Tensor
+    unit: Tensor
+
+    @classmethod
+    def where(cls, value: Value, mask: Tensor) -> Units:
+        """Return those where mask [N, numel] holds, example by example, pixel by pixel."""
+        if Patches.serve(value):
+            _, channels, height, width = value.size(1)
+            cells = height * width
+            by_cell = mask.unflatten(1, (channels, cells)).transpose(1, 2)
+            owner, cell, channel = by_cell.nonzero(as_tuple=True)
+            return cls(value, owner, channel * cells + cell)
+        owner, unit = mask.nonzero(as_tuple=True)
+        return cls(value, owner, unit)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, index: slice | Tensor) -> Units:
+        """Return some of them."""
+        return Units(self.value, self.owner[index], self.unit[index])
+
+    def tensors(self) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return []
+
+    def replace(self, others: Mapping[int, Tensor]) -> Units:
+        """Return them with tensors replaced, by their identity."""
+        return self
+
+    def rows(self, like: Tensor) -> Dense | Patches:
+        """Return them as rows with the dtype and device of ``like``."""
+        if Patches.serve(self.value):
+            return Patches.identity(self.value, self.owner, self.unit, like)
+        distinct, pick = torch.unique(self.unit, return_inverse=True)
+        bank = torch.zeros(
+            len(distinct), self.value.numel, dtype=like.dtype, device=like.device
+        ).scatter_(1, distinct.unsqueeze(1), 1.0)
+        return Dense(bank.reshape(len(distinct), *self.value.size(1)), self.owner, pick)
+
+
+@dataclass(frozen=True, eq=False)
+class Specs:
+    """Rows given in full: data [R, *size(1)]; row i is for example ``owner[i]``."""
+
+    value: Value
+    owner: Tensor
+    data: Tensor
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, index: slice | Tensor) -> Specs:
+        """Return some of them."""
+        return Specs(self.value, self.owner[index], self.data[index])
+
+    def tensors(self) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return [self.data]
+
+    def replace(self, others: Mapping[int, Tensor]) -> Specs:
+        """Return them with tensors replaced, by their identity."""
+        return Specs(self.value, self.owner, others.get(id(self.data), self.data))
+
+    def rows(self, like: Tensor) -> Dense:
+        """Return them as rows."""
+        return Dense(self.data, self.owner)
+
+
+Seeds = Units | Specs

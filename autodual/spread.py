@@ -1,0 +1,94 @@
+"""Sums over rows within a memory budget: in chunks, and recomputed where gradients need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autodual.network import DualNetwork
+from autodual.rows import Memo, Seeds, Specs
+
+CACHE_BYTES = 2**21
+"""How many bytes one form of a chunk's rows may take on a CPU: what stays in its cache is fast."""
+
+KEPT = 4
+"""Which part of the budget rows may take that are kept for the backward pass."""
+
+
+def spread(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tensor:
+    """Return ``network.spread`` [E, R] for any number of rows, within ``memory`` bytes.
+
+    Rows whose gradient is wanted are kept if they all fit; otherwise, and always for unit rows,
+    those with a gradient that is not zero are computed anew in the backward pass.
+    """
+    leaves = [*network.tensors(seeds.value), *seeds.tensors()]
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in leaves):
+        with torch.no_grad():
+            return _in_chunks(network, seeds, both, memory)
+    needed = len(seeds) * network.row_bytes(seeds)[1]
+    if isinstance(seeds, Specs) and needed <= memory // KEPT:
+        return _in_chunks(network, seeds, both, memory)
+    result: Tensor = _Recomputed.apply(network, seeds, both, memory, *leaves)
+    return result
+
+
+def _in_chunks(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tensor:
+    memo = Memo(detach=False, room=_room(memory))
+    parts = [
+        network.spread(seeds.take(chunk), memo, both)
+        for chunk in _chunks(network, seeds, memory, len(seeds))
+    ]
+    if not parts:
+        ends = 2 if both and not network.symmetric(seeds.value) else 1
+        return network.x.new_zeros(ends, 0)
+    return torch.cat(parts, dim=1)
+
+
+def _chunks(network: DualNetwork, seeds: Seeds, memory: int, rows: int) -> Iterator[slice]:
+    if rows == 0:
+        return
+    widest, _ = network.row_bytes(seeds)
+    room = memory // 16 if network.x.is_cuda else min(memory // 16, CACHE_BYTES)
+    size = max(1, room // widest)
+    for start in range(0, rows, size):
+        yield slice(start, start + size)
+
+
+def _room(memory: int) -> int:
+    return memory // 64
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps nothing but the leaves; the backward pass computes rows with a gradient anew."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, network: DualNetwork, seeds: Seeds, both: bool, memory: int, *leaves: Tensor
+    ) -> Tensor:
+        ctx.network, ctx.seeds, ctx.both, ctx.memory = network, seeds, both, memory
+        ctx.names = [id(leaf) for leaf in leaves]
+        ctx.save_for_backward(*leaves)
+        return _in_chunks(network, seeds, both, memory)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        old = ctx.saved_tensors
+        new = [
+            t.detach().requires_grad_() if wanted else t
+            for t, wanted in zip(old, ctx.needs_input_grad[4:], strict=True)
+        ]
+        others = dict(zip(ctx.names, new, strict=True))
+        network = ctx.network.replace(others)
+        matter = (gradient != 0).any(0).nonzero().squeeze(1)
+        seeds, gradient = ctx.seeds.replace(others).take(matter), gradient[:, matter]
+        memo = Memo(detach=True, room=_room(ctx.memory))
+        for chunk in _chunks(network, seeds, ctx.memory, len(matter)):
+            with torch.enable_grad():
+                part = network.spread(seeds.take(chunk), memo, ctx.both)
+            torch.autograd.backward(part, gradient[:, chunk], retain_graph=True)
+        memo.finish()
+        return None, None, None, None, *(t.grad for t in new)
