@@ -113,11 +113,12 @@ class BoundModule:
                 continue
             value = step.variables[0]
             if value not in boxes:
-                box = _widen(ibp[value]) if value in ibp else _unbounded(dual.reference[value])
+                box = _widen(ibp[value]) if value in ibp else _unbounded(dual.reference(value))
                 if "dual" in method.split("&"):
                     box = self._tighten(dual, value, box, env)
                 boxes[value] = ibp[value] = box
-            ibp[step.out] = _widen(step.rule.interval(call, boxes[value]))
+            if "ibp" in method:
+                ibp[step.out] = step.rule.interval(call, boxes[value])
             for network in used:
                 if network is dual:
                     lines = step.rule.lines(call, boxes[value], (slopes or {}).get(step.out))
@@ -153,8 +154,8 @@ class BoundModule:
 def _widen(box: Interval) -> Interval:
     """Read NaN, the trace of an overflow, as unbounded."""
     return Interval(
-        torch.nan_to_num(box.lower, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
-        torch.nan_to_num(box.upper, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf),
+        box.lower.masked_fill(box.lower.isnan(), -torch.inf),
+        box.upper.masked_fill(box.upper.isnan(), torch.inf),
     )
 
 

@@ -92,9 +92,11 @@ class Certified(nn.Module):
         classes = _classes(bound.plan.graph)
         check_labels(y, tensor, classes)
         unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
-        spec = unit[y].unsqueeze(1) - unit
+        rank = torch.arange(classes - 1, device=tensor.device)
+        others = rank + (rank >= y.unsqueeze(1))
+        spec = unit[y].unsqueeze(1) - unit[others]
         margins = bound(values, self.threat).lower(bound.plan.graph.output, spec)
-        return margins.masked_fill(unit[y].bool(), 0.0)
+        return margins.new_zeros(len(y), classes).scatter(1, others, margins)
 
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z over the set, for the model's output z.

@@ -33,7 +33,6 @@ class DualNetwork:
     """The dual of the network so far, extended node by node.
 
     Attributes:
-        reference: z⁰, in the model's layout.
         lines, radius: per elementwise op its two lines and r, [N, *size(1)]; None for the lines
             where rows stop.
     """
@@ -44,30 +43,38 @@ class DualNetwork:
         self.plan, self.env, self.x, self.threat = plan, env, x, threat
         self.batch = x.shape[0]
         self.weights = threat.weights(x)
-        self.reference = {plan.graph.perturbed: threat.center(x)}
+        self._reference = {plan.graph.perturbed: threat.center(x)}
+        self._affine: dict[Value, tuple[Step, Call]] = {}
         self.lines: dict[Value, Lines | None] = {}
         self.radius: dict[Value, Tensor] = {}
 
     def add_affine(self, step: Step, call: Call) -> None:
         """Extend by an affine op: exact."""
-        self.reference[step.out] = call(*(self.reference[v] for v in step.variables))
+        self._affine[step.out] = step, call
 
     def add_lines(self, step: Step, lines: Lines) -> None:
         """Extend by an elementwise op that the two lines enclose."""
-        ends = lines.at(self.reference[step.variables[0]])
-        self.reference[step.out] = ends.center
+        ends = lines.at(self.reference(step.variables[0]))
+        self._reference[step.out] = ends.center
         self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
         self.lines[step.out] = lines.map(lambda t: step.out.per_example(t, self.batch))
 
     def add_box(self, step: Step, box: Interval) -> None:
         """Extend by an elementwise op of which only an interval is kept: rows stop there."""
-        self.reference[step.out] = box.center
+        self._reference[step.out] = box.center
         self.radius[step.out] = step.out.per_example(box.radius, self.batch)
         self.lines[step.out] = None
 
+    def reference(self, value: Value) -> Tensor:
+        """Return z⁰ at a value, in the model's layout; affine ops run when first asked for."""
+        if value not in self._reference:
+            step, call = self._affine[value]
+            self._reference[value] = call(*map(self.reference, step.variables))
+        return self._reference[value]
+
     def at(self, value: Value) -> Tensor:
         """Return z⁰ at a value, [N, *size(1)]."""
-        return value.per_example(self.reference[value], self.batch)
+        return value.per_example(self.reference(value), self.batch)
 
     def symmetric(self, target: Value) -> bool:
         """Return whether C·z can rise as far above C·z⁰ as it can fall below."""

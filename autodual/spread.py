@@ -11,7 +11,7 @@ from torch import Tensor
 from autodual.network import DualNetwork
 from autodual.rows import Memo, Seeds, Specs
 
-CACHE_BYTES = 2**21
+CACHE_BYTES = 2**22
 """How many bytes one form of a chunk's rows may take on a CPU: what stays in its cache is fast."""
 
 KEPT = 4

@@ -185,7 +185,7 @@ def net_checks():
         trained = make(Residual, training=True)
         certified = ad.certify(trained, 0.0, bounds="dual")
         (network,) = certified.relax(picture()).networks
-        centre = network.interval(certified.graph.output).lower
+        centre = network.reference(certified.graph.output)
         state = {k: v.clone() for k, v in trained.state_dict().items()}
         assert torch.allclose(centre, trained(picture()))
         trained.load_state_dict(state)
@@ -201,22 +201,25 @@ def patch_method(path, change):
 
 ENGINE = {
     "deviation halved": patch_method(
-        "autodual.bound.DualNetwork._deviation", lambda f: lambda self, rows: 0.5 * f(self, rows)
+        "autodual.network.DualNetwork._deviation",
+        lambda f: lambda self, rows, memo: 0.5 * f(self, rows, memo),
     ),
     "spread dropped": patch_method(
-        "autodual.rows.dense.Dense.weigh", lambda f: lambda self, radius: 0 * f(self, radius)
+        "autodual.network.DualNetwork.add_lines",
+        lambda f: lambda self, step, n: f(self, step, Lines.parallel(n.lower_slope, *[(n.at(n.lower_slope * 0).center)] * 2)),
     ),
     "rows of the wrong sign": patch_method(
-        "autodual.rows.dense.Dense.pull_lines", lambda f: lambda self, lines: -f(self, lines)
+        "autodual.rows.dense.Dense.pull_lines",
+        lambda f: lambda self, lines, memo: -f(self, lines, memo),
     ),
     "skip connections overwritten": patch_method(
-        "autodual.rows.dense.Dense.__add__", lambda f: lambda self, other: other
+        "autodual.network.add", lambda f: lambda a, b, memo: b
     ),
     "ℓ2 room ignored below": patch_method(
         "autodual.threat.base.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
     ),
     "center not moved": patch_method(
-        "autodual.bound.DualNetwork.add_box",
+        "autodual.network.DualNetwork.add_box",
         lambda f: lambda self, step, box: f(self, step, Interval(box.lower, box.center)),
     ),
     "no_grad dropped": patch_method(

@@ -227,12 +227,10 @@ class Patches:
             c = tensor.shape[-3]
             windows = self._windows(tensor, memo)
             return windows.index_select(0, self._pair(tensor)).unflatten(1, (c, h, w))
-        padded = self._padded(tensor)
-        view = padded.unfold(2, h, self.frame.stride[0]).unfold(3, w, self.frame.stride[1])
         pair, place = torch.unique_consecutive(self._pair(tensor), return_inverse=True)
         cells = self.frame.grid[0] * self.frame.grid[1]
         index = pair // cells, pair % cells // self.frame.grid[1], pair % self.frame.grid[1]
-        return view.permute(0, 2, 3, 1, 4, 5)[index].index_select(0, place)
+        return self._view(tensor)[index].index_select(0, place)
 
     def _keeps(self, tensor: Tensor, memo: Memo) -> bool:
         """Return whether there is room for the windows of all examples and cells."""
@@ -241,13 +239,16 @@ class Patches:
 
     def _windows(self, tensor: Tensor, memo: Memo) -> Tensor:
         """Return the windows [N·cells, C·h·w] of all examples."""
-        size = self.data.shape[2:]
+        return memo(
+            (id(tensor), self.frame, self.data.shape[2:]),
+            lambda: self._view(tensor).reshape(-1, self.width),
+        )
 
-        def build() -> Tensor:
-            columns = F.unfold(self._padded(tensor), size, stride=self.frame.stride)
-            return columns.mT.flatten(0, 1).contiguous()
-
-        return memo((id(tensor), self.frame, size), build)
+    def _view(self, tensor: Tensor) -> Tensor:
+        """Return the windows [N, rows of cells, cells in a row, C, h, w] without copying them."""
+        (h, w), (down, right) = self.data.shape[2:], self.frame.stride
+        windows = self._padded(tensor).unfold(2, h, down).unfold(3, w, right)
+        return windows.permute(0, 2, 3, 1, 4, 5)
 
     def _padded(self, tensor: Tensor) -> Tensor:
         """Return a tensor [N, C, H, W] cut or filled with zeros to what the windows cover."""

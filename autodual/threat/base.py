@@ -42,7 +42,7 @@ class ThreatModel(ABC):
         """Return the set for x[index], where this is the set for x [N, *] and index is [R]."""
 
     def weights(self, x: Tensor) -> Tensor | None:
-        """Return w [N, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
+        """Return w [N or 1, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
         return None
 
     @abstractmethod
