@@ -13,7 +13,7 @@ from autodual.evaluate import entries, run_nodes
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.network import DualNetwork
-from autodual.plan import Plan
+from autodual.plan import Constants, Plan
 from autodual.rows import Specs, Units
 from autodual.spread import spread
 from autodual.threat import ThreatModel
@@ -98,7 +98,8 @@ class BoundModule:
         x = inputs[self.plan.graph.perturbed]
         env = entries(self.plan.graph, self.model, inputs)
         run_nodes(self.plan.graph.prelude, env, len(x))
-        flat, dual = (DualNetwork(self.plan, env, x, threat) for _ in range(2))
+        constants = Constants(env, len(x))
+        flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
         method = self.plan.method
         used = {"ibp": (flat,), "ibp&dual": (dual, flat)}.get(method, (dual,))
         ibp = {self.plan.graph.perturbed: threat.interval(x)}

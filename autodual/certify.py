@@ -20,6 +20,7 @@ from autodual.fidelity import check_fidelity
 from autodual.fingerprint import fingerprint, freeze
 from autodual.interval import Interval
 from autodual.ir import Graph, Value
+from autodual.memory import default_memory, parse_memory
 from autodual.passes import simplify
 from autodual.plan import METHODS, Explanation, Plan, Program, explain, make_plan
 from autodual.threat import Ball, ThreatModel, as_threat
@@ -41,10 +42,11 @@ class Certified(nn.Module):
         bounds: str,
         perturb: int | str,
         rules: Mapping[str, DualLayer],
+        memory: int | None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.threat, self.method = threat, bounds
+        self.threat, self.method, self.memory = threat, bounds, memory
         self._perturb, self._rules = perturb, {**REGISTRY, **rules}
         self._bounds: dict[int, BoundModule] = {}
         self._last: BoundModule | None = None
@@ -57,7 +59,7 @@ class Certified(nn.Module):
         """Return the same bound over another set; a number keeps the kind of ball and domain."""
         if not isinstance(eps, ThreatModel):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
-        other = Certified(self.model, eps, self.method, self._perturb, self._rules)
+        other = Certified(self.model, eps, self.method, self._perturb, self._rules, self.memory)
         other._bounds, other._last = self._bounds, self._last
         other.train(self.training)
         return other
@@ -73,11 +75,11 @@ class Certified(nn.Module):
             InputError: x or y is not usable, see the message.
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
         """
-        bound, values, _ = self._prepare(x)
+        bound, values, tensor = self._prepare(x)
         _classes(bound.plan.graph)
         if y is None:
             y = run(bound.plan.graph, bound.model, values).argmax(1)
-        margins = self.margins(x, y)
+        margins = self._margins(bound, values, tensor, y)
         said = (margins, y, repr(self.threat), self.method)
         caveats = bound.plan.graph.caveats
         return Estimate(*said, caveats) if caveats else Certificate(*said)
@@ -88,7 +90,11 @@ class Certified(nn.Module):
         What the robust loss is made of. No guarantee while the graph has caveats; calling the
         net itself tells.
         """
-        bound, values, tensor = self._prepare(x)
+        return self._margins(*self._prepare(x), y)
+
+    def _margins(
+        self, bound: BoundModule, values: Mapping[Value, Tensor], tensor: Tensor, y: Tensor
+    ) -> Tensor:
         classes = _classes(bound.plan.graph)
         check_labels(y, tensor, classes)
         unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
@@ -206,7 +212,9 @@ class Certified(nn.Module):
         if bound is None:
             plan = make_plan(captured.graph, self._rules, self.method)
             check_fidelity(captured, model, inputs)
-            bound = self._bounds[id(captured)] = BoundModule(plan, model, 2**30)
+            bound = self._bounds[id(captured)] = BoundModule(
+                plan, model, self.memory or default_memory(tensor.device)
+            )
         self._last = bound
         return bound, captured.bind(inputs), tensor
 
@@ -218,6 +226,7 @@ def certify(
     bounds: str = "ibp&dual",
     perturb: int | str = 0,
     rules: Mapping[str, DualLayer] | None = None,
+    memory: int | str | None = None,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -232,6 +241,9 @@ def certify(
             intersected).
         perturb: which argument of the model is perturbed, by position or keyword.
         rules: further dual layers by the op's name, or others than the registry's.
+        memory: a budget for the rows of the bound, in bytes or as text like ``"2GiB"``; half of
+            what is free at the first call if not given. Rows that do not fit are computed in
+            chunks, and anew in the backward pass: slower, with the same result.
 
     Raises:
         ModelError: the model is not a module.
@@ -240,7 +252,7 @@ def certify(
     unwrap(model)
     if bounds not in METHODS:
         raise InputError(f"bounds={bounds!r} is no method; there are {', '.join(METHODS)}")
-    return Certified(model, as_threat(eps), bounds, perturb, rules or {})
+    return Certified(model, as_threat(eps), bounds, perturb, rules or {}, parse_memory(memory))
 
 
 def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:

@@ -48,11 +48,14 @@ class Value:
     shape: tuple[Dim, ...]
     dtype: torch.dtype
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def size(self, batch: int) -> tuple[int, ...]:
         """Return the shape in a batch of ``batch`` examples."""
         return tuple(resolve(dim, batch) for dim in self.shape)
 
-    @property
+    @cached_property
     def batch_dim(self) -> int | None:
         """The dimension that grows with the batch, if there is exactly one."""
         dims = [i for i, dim in enumerate(self.shape) if isinstance(dim, Batch)]
@@ -72,7 +75,7 @@ class Value:
         assert self.batch_dim is not None
         return examples.movedim(0, self.batch_dim).flatten(self.batch_dim, self.batch_dim + 1)
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """The number of elements that belong to one example."""
         return int(torch.Size(self.size(1)).numel())

@@ -22,7 +22,7 @@ from torch import Tensor
 from autodual.duals import Affine, Call, Lines
 from autodual.interval import Interval
 from autodual.ir import Value
-from autodual.plan import Plan, Step
+from autodual.plan import Constants, Plan, Step
 from autodual.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
 from autodual.threat import Ball, ThreatModel
 
@@ -37,11 +37,9 @@ class DualNetwork:
             where rows stop.
     """
 
-    def __init__(
-        self, plan: Plan, env: Mapping[Value, Tensor], x: Tensor, threat: ThreatModel
-    ) -> None:
-        self.plan, self.env, self.x, self.threat = plan, env, x, threat
-        self.batch = x.shape[0]
+    def __init__(self, plan: Plan, constants: Constants, x: Tensor, threat: ThreatModel) -> None:
+        self.plan, self.constants, self.x, self.threat = plan, constants, x, threat
+        self.batch = constants.batch
         self.weights = threat.weights(x)
         self._reference = {plan.graph.perturbed: threat.center(x)}
         self._affine: dict[Value, tuple[Step, Call]] = {}
@@ -81,7 +79,9 @@ class DualNetwork:
         layers = [self.lines.get(step.out) for step in self.plan.upstream[target]]
         return self.threat.symmetric and all(n is None or n.are_parallel for n in layers)
 
-    def spread(self, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None) -> Tensor:
+    def spread(
+        self, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None
+    ) -> Tensor:
         """Return how far each row's C·z can fall below C·z⁰, and if ``both``, rise above, [E, R].
 
         E is 1 if ``both`` is not asked for or the two are equal.
@@ -92,9 +92,7 @@ class DualNetwork:
             return fall.unsqueeze(0)
         return torch.stack([fall, self._fall(seeds.value, rows, memo, None)])
 
-    def _fall(
-        self, target: Value, rows: Rows, memo: Memo, observe: Observer | None
-    ) -> Tensor:
+    def _fall(self, target: Value, rows: Rows, memo: Memo, observe: Observer | None) -> Tensor:
         nu: dict[Value, Rows] = {target: rows}
         total = torch.zeros(len(rows), dtype=self.x.dtype, device=self.x.device)
         for step in self.plan.upstream[target]:
@@ -112,7 +110,7 @@ class DualNetwork:
 
     def _pull(self, step: Step, out: Rows, memo: Memo) -> list[Rows]:
         if isinstance(step.rule, Affine):
-            return pull_affine(out, step, self.env, self.batch, memo)
+            return pull_affine(out, step, self.constants, memo)
         lines = self.lines[step.out]
         return [] if lines is None else [out.pull_lines(lines, memo)]
 
@@ -141,7 +139,7 @@ class DualNetwork:
         if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
             found.append(self.threat.eps)
         for step in self.plan.upstream[target]:
-            found += [self.env[v] for v in step.node.inputs if v not in step.variables]
+            found += [self.constants.env[v] for v in step.node.inputs if v not in step.variables]
             lines = self.lines.get(step.out)
             if lines is not None:
                 found += [lines.lower_slope, lines.upper_slope]
@@ -156,7 +154,8 @@ class DualNetwork:
             return others.get(id(tensor), tensor)
 
         twin = copy.copy(self)
-        twin.env = {v: swap(t) for v, t in self.env.items()}
+        env = {v: swap(t) for v, t in self.constants.env.items()}
+        twin.constants = Constants(env, self.batch)
         twin.x = swap(self.x)
         twin.weights = None if self.weights is None else swap(self.weights)
         twin.radius = {v: swap(t) for v, t in self.radius.items()}

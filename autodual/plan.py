@@ -56,6 +56,29 @@ class Step:
         return Call(self.node.target, args, self.node.index)
 
 
+class Constants:
+    """All that does not depend on the perturbation, for one batch.
+
+    Attributes:
+        env: values by name, in the model's layout.
+        batch: the number of examples.
+    """
+
+    def __init__(self, env: Mapping[Value, Tensor], batch: int) -> None:
+        self.env, self.batch = env, batch
+        self._calls: dict[Value, Call] = {}
+
+    def call(self, step: Step) -> Call:
+        """Return the step's op for a single example."""
+        if step.out not in self._calls:
+            self._calls[step.out] = step.call(self.env, 1)
+        return self._calls[step.out]
+
+    def own(self, value: Value) -> Tensor:
+        """Return a value that differs from example to example, [N, *size(1)]."""
+        return value.per_example(self.env[value], self.batch)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The steps of a graph in order, and the method for the intervals its nonlinear ops need."""

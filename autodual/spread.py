@@ -24,10 +24,11 @@ def spread(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tenso
     Rows whose gradient is wanted are kept if they all fit; otherwise, and always for unit rows,
     those with a gradient that is not zero are computed anew in the backward pass.
     """
+    if not torch.is_grad_enabled():
+        return _in_chunks(network, seeds, both, memory)
     leaves = [*network.tensors(seeds.value), *seeds.tensors()]
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in leaves):
-        with torch.no_grad():
-            return _in_chunks(network, seeds, both, memory)
+    if not any(t.requires_grad for t in leaves):
+        return _in_chunks(network, seeds, both, memory)
     needed = len(seeds) * network.row_bytes(seeds)[1]
     if isinstance(seeds, Specs) and needed <= memory // KEPT:
         return _in_chunks(network, seeds, both, memory)

@@ -58,7 +58,9 @@ REVERSED_DIFFERENCE = Affine(
     interval=_difference(lambda call: {"self": -call["alpha"], "other": 1}),
     window=pixel_by_pixel,
 )
-NEGATION = Affine(together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel)
+NEGATION = Affine(
+    together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel
+)
 PRODUCT = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel)
 QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel)
 TOTAL = Affine(together=("self",))

@@ -9,12 +9,7 @@ layer all come from one weight matrix until the first elementwise op tells examp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from autodual.ir import Value
-from autodual.plan import Step
+from autodual.plan import Constants, Step
 from autodual.rows.dense import Dense
 from autodual.rows.memo import Memo
 from autodual.rows.patches import Patches
@@ -23,16 +18,14 @@ from autodual.rows.seeds import Seeds, Specs, Units
 Rows = Dense | Patches
 
 
-def pull_affine(
-    rows: Rows, step: Step, env: Mapping[Value, Tensor], batch: int, memo: Memo
-) -> list[Rows]:
+def pull_affine(rows: Rows, step: Step, constants: Constants, memo: Memo) -> list[Rows]:
     """Return Aᵀν for each perturbed argument, as patches if they are and can remain."""
     if isinstance(rows, Patches):
-        pulled = rows.pull_affine(step, env, memo)
+        pulled = rows.pull_affine(step, constants, memo)
         if pulled is not None:
             return list(pulled)
         rows = rows.dense(memo)
-    return list(rows.pull_affine(step, env, batch))
+    return list(rows.pull_affine(step, constants))
 
 
 def add(a: Rows, b: Rows, memo: Memo) -> Rows:
@@ -49,4 +42,15 @@ def to_dense(rows: Rows, memo: Memo) -> Dense:
     return rows.dense(memo) if isinstance(rows, Patches) else rows
 
 
-__all__ = ["Dense", "Memo", "Patches", "Rows", "Seeds", "Specs", "Units", "add", "pull_affine", "to_dense"]
+__all__ = [
+    "Dense",
+    "Memo",
+    "Patches",
+    "Rows",
+    "Seeds",
+    "Specs",
+    "Units",
+    "add",
+    "pull_affine",
+    "to_dense",
+]

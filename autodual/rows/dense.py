@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from autodual.duals import Affine, Lines
 from autodual.duals.base import transpose_by_vjp
-from autodual.ir import Value
-from autodual.plan import Step
+from autodual.plan import Constants, Step
 from autodual.rows.memo import Memo
 
 CHEAP = 8
@@ -64,14 +63,14 @@ class Dense:
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights).flatten(1))
 
-    def pull_affine(self, step: Step, env: Mapping[Value, Tensor], batch: int) -> Sequence[Dense]:
+    def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
         assert isinstance(step.rule, Affine)
         shapes = [torch.Size(v.size(1)) for v in step.variables]
         if step.own:
-            pulled = self._pull_per_example(step, env, batch, shapes)
+            pulled = self._pull_per_example(step, constants, shapes)
             return [Dense(p, self.owner) for p in pulled]
-        pulled = step.rule.transpose(step.call(env, 1), self.data, shapes)
+        pulled = step.rule.transpose(constants.call(step), self.data, shapes)
         return [Dense(p, self.owner, self.pick) for p in pulled]
 
     def _own(self, tensor: Tensor) -> Tensor:
@@ -79,17 +78,13 @@ class Dense:
         return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
     def _pull_per_example(
-        self,
-        step: Step,
-        env: Mapping[Value, Tensor],
-        batch: int,
-        shapes: Sequence[torch.Size],
+        self, step: Step, constants: Constants, shapes: Sequence[torch.Size]
     ) -> Sequence[Tensor]:
         """Pull back where A may differ from example to example, each with its own constants."""
-        own = [v.per_example(env[v], batch).index_select(0, self.owner) for v in step.own]
+        own = [constants.own(v).index_select(0, self.owner) for v in step.own]
 
-        def one(nu: Tensor, *constants: Tensor) -> Sequence[Tensor]:
-            call = step.call({**env, **dict(zip(step.own, constants, strict=True))}, 1)
+        def one(nu: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
+            call = step.call({**constants.env, **dict(zip(step.own, tensors, strict=True))}, 1)
             return [p[0] for p in transpose_by_vjp(call, nu.unsqueeze(0), shapes)]
 
         pulled: Sequence[Tensor] = torch.func.vmap(one)(self.full(), *own)

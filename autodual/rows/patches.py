@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from autodual.duals import Affine, Lines
 from autodual.duals.base import Window
 from autodual.ir import Batch, Value
-from autodual.plan import Step
+from autodual.plan import Constants, Step
 from autodual.rows.dense import Dense
 from autodual.rows.memo import Memo
 
@@ -123,17 +123,18 @@ class Patches:
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
 
-    def pull_affine(
-        self, step: Step, env: Mapping[Value, Tensor], memo: Memo
-    ) -> Sequence[Patches] | None:
+    def pull_affine(self, step: Step, constants: Constants, memo: Memo) -> Sequence[Patches] | None:
         """Pull back through an op that reads windows; None if it does not or they cover all."""
         assert isinstance(step.rule, Affine)
-        call = step.call(env, 1)
+        call = constants.call(step)
         window = None if step.own else step.rule.window(call)
         if window is None or not all(map(Patches.serve, step.variables)):
             return None
         frame = self.frame.through(window)
-        size = [(n - 1) * s + k for n, s, k in zip(self.data.shape[2:], window.stride, window.kernel, strict=True)]
+        size = [
+            (n - 1) * s + k
+            for n, s, k in zip(self.data.shape[2:], window.stride, window.kernel, strict=True)
+        ]
         images = [v.size(1) for v in step.variables]
         if window.pointwise:
             if any(image[2:] != self.value.size(1)[2:] for image in images):
@@ -170,9 +171,7 @@ class Patches:
             return self
         inside = memo(
             ("inside", self.value),
-            lambda: torch.ones(
-                self.value.size(1), dtype=self.data.dtype, device=self.data.device
-            ),
+            lambda: torch.ones(self.value.size(1), dtype=self.data.dtype, device=self.data.device),
         )
         data = self.full() * self._own(inside, memo)
         return replace(self, data=data, pick=None, clean=True)

@@ -54,7 +54,9 @@ class LinfBall(_Boxlike, Ball):
 
     def weights(self, x: Tensor) -> Tensor:
         """Return ε, or half the width of the box where the domain cuts the ball."""
-        return self.radius(x) * torch.ones_like(x[:1]) if self.domain is None else super().weights(x)
+        return (
+            self.radius(x) * torch.ones_like(x[:1]) if self.domain is None else super().weights(x)
+        )
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return ε‖ν‖₁, or its weighted form where the domain cuts the ball."""
