@@ -10,6 +10,7 @@ from autodual import attack, errors
 from autodual.capture import Inputs
 from autodual.certificate import Certificate, Estimate
 from autodual.certify import Certified, certify
+from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval
 from autodual.loss import robust_loss
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
@@ -18,14 +19,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "Cauchy",
     "Certificate",
     "Certified",
     "Estimate",
+    "Exact",
+    "Geometric",
     "Inputs",
     "Interval",
     "L1Ball",
     "L2Ball",
     "LinfBall",
+    "Normal",
     "ThreatModel",
     "attack",
     "certify",

@@ -27,10 +27,14 @@ class Certificate(_Margins):
         margins: [N, K], lower bounds on z_y − z_k over the set; 0 at k = y.
         labels: [N], the class y each example is certified for.
         threat, bounds: the set and the method, in words.
+        delta: the chance, for each example, that its margins do not hold; 0 for a bound that
+            always does.
 
     Sound: in exact arithmetic; the bound is computed in the model's dtype, without outward
     rounding.
     """
+
+    delta: float = 0.0
 
     @property
     def verified(self) -> Tensor:
@@ -47,7 +51,9 @@ class Certificate(_Margins):
 
     def __str__(self) -> str:
         verified = int(self.verified.sum())
-        return f"{verified} of {len(self)} verified within {self.threat} (bounds={self.bounds!r})"
+        chance = f", each with probability {1 - self.delta:g}" if self.delta else ""
+        how = f"(bounds={self.bounds!r}){chance}"
+        return f"{verified} of {len(self)} verified within {self.threat} {how}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from autodual.capture import Captured, Inputs, capture, unwrap
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
+from autodual.estimate import Cauchy, Estimator, Exact, Geometric, Normal
 from autodual.evaluate import run
 from autodual.fidelity import check_fidelity
 from autodual.fingerprint import fingerprint, freeze
@@ -42,11 +43,12 @@ class Certified(nn.Module):
         bounds: str,
         perturb: int | str,
         rules: Mapping[str, DualLayer],
+        estimator: Estimator,
         memory: int | None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.threat, self.method, self.memory = threat, bounds, memory
+        self.threat, self.method, self.estimator, self.memory = threat, bounds, estimator, memory
         self._perturb, self._rules = perturb, {**REGISTRY, **rules}
         self._bounds: dict[int, BoundModule] = {}
         self._last: BoundModule | None = None
@@ -59,7 +61,9 @@ class Certified(nn.Module):
         """Return the same bound over another set; a number keeps the kind of ball and domain."""
         if not isinstance(eps, ThreatModel):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
-        other = Certified(self.model, eps, self.method, self._perturb, self._rules, self.memory)
+        other = Certified(
+            self.model, eps, self.method, self._perturb, self._rules, self.estimator, self.memory
+        )
         other._bounds, other._last = self._bounds, self._last
         other.train(self.training)
         return other
@@ -81,8 +85,11 @@ class Certified(nn.Module):
             y = run(bound.plan.graph, bound.model, values).argmax(1)
         margins = self._margins(bound, values, tensor, y)
         said = (margins, y, repr(self.threat), self.method)
-        caveats = bound.plan.graph.caveats
-        return Estimate(*said, caveats) if caveats else Certificate(*said)
+        caveats = self._caveats(bound.plan.graph)
+        if caveats:
+            return Estimate(*said, caveats)
+        delta = self.estimator.delta if isinstance(self.estimator, Geometric) else 0.0
+        return Certificate(*said, delta)
 
     def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
         """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable.
@@ -101,7 +108,7 @@ class Certified(nn.Module):
         rank = torch.arange(classes - 1, device=tensor.device)
         others = rank + (rank >= y.unsqueeze(1))
         spec = unit[y].unsqueeze(1) - unit[others]
-        margins = bound(values, self.threat).lower(bound.plan.graph.output, spec)
+        margins = bound.lower(values, self.threat, spec)
         return margins.new_zeros(len(y), classes).scatter(1, others, margins)
 
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
@@ -112,20 +119,15 @@ class Certified(nn.Module):
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
         bound, values, tensor = self._prepare(x)
-        _refuse_caveats(bound.plan.graph)
+        self._refuse_caveats(bound.plan.graph)
         output = bound.plan.graph.output
-        return bound(values, self.threat).lower(output, check_spec(C, tensor, output))
+        return bound.lower(values, self.threat, check_spec(C, tensor, output))
 
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
-        bound, values, tensor = self._prepare(x)
-        _refuse_caveats(bound.plan.graph)
-        output = bound.plan.graph.output
-        unit = torch.eye(output.numel, dtype=tensor.dtype, device=tensor.device)
-        relaxed = bound(values, self.threat)
-        ends = relaxed.lower(output, unit.unsqueeze(0)), -relaxed.lower(output, -unit.unsqueeze(0))
-        shape = (len(tensor), *output.size(1))
-        return Interval(*(output.in_layout(end.reshape(shape)) for end in ends))
+        bound, values, _ = self._prepare(x)
+        self._refuse_caveats(bound.plan.graph)
+        return bound(values, self.threat).interval(bound.plan.graph.output)
 
     def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
         """Return the ingredients of the bound: intervals, lines, dual networks.
@@ -147,6 +149,8 @@ class Certified(nn.Module):
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
         """
         bound, values, tensor = self._prepare(x)
+        if isinstance(self.estimator, Geometric):
+            raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
         _classes(bound.plan.graph)
@@ -171,7 +175,7 @@ class Certified(nn.Module):
 
         Where it is true, no adversarial example within ε can look like this input.
         """
-        return _sound(self(x)).verified
+        return self._certify(x).verified
 
     def explain(self, x: Tensor | Inputs) -> Explanation:
         """Return the plan: per node the op, source line, dual layer, method, rows, FLOPs, bytes."""
@@ -199,7 +203,24 @@ class Certified(nn.Module):
         return self.plan.program
 
     def _verified(self, x: Tensor | Inputs, y: Tensor, eps: Tensor) -> Tensor:
-        return _sound(self.at(eps)(x, y)).verified
+        return self.at(eps)._certify(x, y).verified
+
+    def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
+        self._refuse_caveats(self._prepare(x)[0].plan.graph)
+        result = self(x, y)
+        assert isinstance(result, Certificate)
+        return result
+
+    def _caveats(self, graph: Graph) -> tuple[str, ...]:
+        """Return why the bound guarantees nothing, if it does not."""
+        if isinstance(self.estimator, Cauchy | Normal):
+            return *graph.caveats, f"sums are estimated by {self.estimator}"
+        return graph.caveats
+
+    def _refuse_caveats(self, graph: Graph) -> None:
+        caveats = self._caveats(graph)
+        if caveats:
+            raise UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")
 
     def _prepare(self, x: Tensor | Inputs) -> tuple[BoundModule, dict[Value, Tensor], Tensor]:
         """Check x, capture the model if this kind of input is new, and bind its tensors."""
@@ -213,7 +234,7 @@ class Certified(nn.Module):
             plan = make_plan(captured.graph, self._rules, self.method)
             check_fidelity(captured, model, inputs)
             bound = self._bounds[id(captured)] = BoundModule(
-                plan, model, self.memory or default_memory(tensor.device)
+                plan, model, self.estimator, self.memory or default_memory(tensor.device)
             )
         self._last = bound
         return bound, captured.bind(inputs), tensor
@@ -226,6 +247,7 @@ def certify(
     bounds: str = "ibp&dual",
     perturb: int | str = 0,
     rules: Mapping[str, DualLayer] | None = None,
+    estimator: Estimator | None = None,
     memory: int | str | None = None,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
@@ -241,6 +263,9 @@ def certify(
             intersected).
         perturb: which argument of the model is perturbed, by position or keyword.
         rules: further dual layers by the op's name, or others than the registry's.
+        estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
+            ``Normal(r)``, estimates that train in linear time; ``Geometric(...)``, a certificate
+            that holds with a given probability.
         memory: a budget for the rows of the bound, in bytes or as text like ``"2GiB"``; half of
             what is free at the first call if not given. Rows that do not fit are computed in
             chunks, and anew in the backward pass: slower, with the same result.
@@ -252,7 +277,11 @@ def certify(
     unwrap(model)
     if bounds not in METHODS:
         raise InputError(f"bounds={bounds!r} is no method; there are {', '.join(METHODS)}")
-    return Certified(model, as_threat(eps), bounds, perturb, rules or {}, parse_memory(memory))
+    estimator = Exact() if estimator is None else estimator
+    if not isinstance(estimator, Exact) and bounds == "ibp":
+        raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
+    budget = parse_memory(memory)
+    return Certified(model, as_threat(eps), bounds, perturb, rules or {}, estimator, budget)
 
 
 def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:
@@ -288,14 +317,3 @@ def _classes(graph: Graph) -> int:
     if shape[1] < 2:
         raise ModelError("margins need at least two classes; the model returns one output")
     return shape[1]
-
-
-def _refuse_caveats(graph: Graph) -> None:
-    if graph.caveats:
-        raise UnsoundError(f"no guarantee can be given: {'; '.join(graph.caveats)}. Call .eval().")
-
-
-def _sound(result: Certificate | Estimate) -> Certificate:
-    if isinstance(result, Estimate):
-        raise UnsoundError(f"no guarantee can be given: {'; '.join(result.caveats)}. Call .eval().")
-    return result

@@ -74,6 +74,16 @@ class Constants:
             self._calls[step.out] = step.call(self.env, 1)
         return self._calls[step.out]
 
+    def select(self, index: Tensor) -> Constants:
+        """Return the same for the examples at ``index``."""
+
+        def some(value: Value, tensor: Tensor) -> Tensor:
+            if value.batch_dim is None:
+                return tensor
+            return value.in_layout(value.per_example(tensor, self.batch)[index])
+
+        return Constants({v: some(v, t) for v, t in self.env.items()}, len(index))
+
     def own(self, value: Value) -> Tensor:
         """Return a value that differs from example to example, [N, *size(1)]."""
         return value.per_example(self.env[value], self.batch)
@@ -100,6 +110,15 @@ class Plan:
                     needed.update(earlier.variables)
                     path.append(earlier)
             table[step.out] = tuple(path)
+        return table
+
+    @cached_property
+    def last_reads(self) -> Mapping[Value, tuple[Value, ...]]:
+        """For the output of each step, the values that no later step reads."""
+        reader = {v: step.out for step in self.steps for v in step.variables}
+        table: dict[Value, tuple[Value, ...]] = {}
+        for value, out in reader.items():
+            table[out] = (*table.get(out, ()), value)
         return table
 
     @cached_property

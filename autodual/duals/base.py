@@ -121,6 +121,8 @@ class Affine:
         accepts: further conditions on the call, for ops that are affine only sometimes.
         window: for ops on images [N, C, H, W] that read a window per output pixel, which one;
             rows then travel as patches. None where the op does not, or not everywhere alike.
+        bias: the name of an argument that is the op's whole constant part, so that the op
+            without it is linear; None if there is no such argument.
     """
 
     together: tuple[str, ...] = ()
@@ -129,12 +131,17 @@ class Affine:
     transpose: Transpose = transpose_by_vjp
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
     window: Callable[[Call], Window | None] = lambda call: None
+    bias: str | None = None
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether the op is affine when the arguments called ``names`` are perturbed."""
         jointly = set(names) <= set(self.together)
         singly = len(names) == 1 and names[0] in self.alone
         return (jointly or singly) and self.accepts(args)
+
+    def linear_part(self, call: Call) -> tuple[Call, bool]:
+        """Return the op with its bias removed, and whether a constant part may be left."""
+        return (call, True) if self.bias is None else (call.replace({self.bias: None}), False)
 
     def dual(
         self, call: Call, nu: Tensor, shapes: Sequence[torch.Size]

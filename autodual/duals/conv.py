@@ -71,6 +71,7 @@ TABLE = {
     "aten.convolution.default": Affine(
         alone=("input",),
         interval=by_magnitude("weight", bias="bias"),
+        bias="bias",
         transpose=transpose_convolution,
         window=_window,
     ),

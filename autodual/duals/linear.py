@@ -45,6 +45,7 @@ TABLE = {
     "aten.linear.default": Affine(
         alone=("input",),
         interval=by_magnitude("weight", bias="bias"),
+        bias="bias",
         transpose=transpose_linear,
     ),
     "aten.matmul.default": Affine(alone=("self", "other"), interval=by_magnitude("self", "other")),

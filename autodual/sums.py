@@ -1,0 +1,195 @@
+"""The sums that a bound is made of, by the estimator that finds them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autodual.errors import InputError
+from autodual.estimate import (
+    Cauchy,
+    Estimator,
+    Exact,
+    Geometric,
+    Normal,
+    log_mean,
+    margin,
+    median,
+    root_mean_square,
+)
+from autodual.network import DualNetwork
+from autodual.plan import Step
+from autodual.projection import Noise, Projection
+from autodual.rows import Seeds, Specs
+from autodual.spread import spread
+from autodual.threat import L2Ball
+
+
+class Sums(ABC):
+    """How far C·z can fall below and rise above C·z⁰, for rows C at any value of a network."""
+
+    def __init__(self, network: DualNetwork) -> None:
+        self.network = network
+
+    def extend(self, step: Step) -> None:  # noqa: B027
+        """Hear that the network has grown by a step."""
+
+    @abstractmethod
+    def spread(self, seeds: Seeds, both: bool) -> Tensor:
+        """Return both distances [E, R]; one row if they are equal or only the fall is wanted."""
+
+
+class ExactSums(Sums):
+    """Rows travel back; see ``spread``."""
+
+    def __init__(self, network: DualNetwork, memory: int) -> None:
+        super().__init__(network)
+        self.memory = memory
+
+    def spread(self, seeds: Seeds, both: bool) -> Tensor:
+        """Sum exactly."""
+        return spread(self.network, seeds, both, self.memory)
+
+
+class MedianSums(Sums):
+    """Cauchy and Normal: samples travel forward along with the network."""
+
+    def __init__(self, network: DualNetwork, estimator: Cauchy | Normal, seed: int) -> None:
+        super().__init__(network)
+        x, r = network.x, estimator.r
+        draw = _noise(x, seed)
+        self.streams: list[tuple[Projection, Callable[[Tensor], Tensor]]] = []
+        if isinstance(estimator, Cauchy):
+            weights = _weights(network)
+            start = weights.unsqueeze(1) * draw((1, r, *x.shape[1:]))
+            self.streams = [(Projection(network, _sized(network, start), draw, r), median)]
+            return
+        if not isinstance(network.threat, L2Ball):
+            raise InputError(f"Normal projections estimate ℓ2 balls, not {network.threat}")
+        normal = torch.randn(
+            1, r, *x.shape[1:], dtype=x.dtype, device=x.device, generator=_generator(x, seed + 1)
+        )
+        start = network.threat.radius(x).unsqueeze(1) * normal
+        self.streams = [
+            (Projection(network, _sized(network, start), None, r), root_mean_square),
+            (Projection(network, None, draw, r), median),
+        ]
+
+    def extend(self, step: Step) -> None:
+        """Push the samples one step on."""
+        for projection, _ in self.streams:
+            projection.extend(step)
+
+    def spread(self, seeds: Seeds, both: bool) -> Tensor:
+        """Estimate from the samples at the rows' value."""
+        total = self.network.x.new_zeros(len(seeds))
+        for projection, estimate in self.streams:
+            samples = projection.samples[seeds.value]
+            if samples is not None:
+                total = total + _estimate(seeds, samples, estimate)
+        return total.unsqueeze(0)
+
+
+class GeometricSums(Sums):
+    """Fresh noise for every value asked about, pushed all the way from the input."""
+
+    def __init__(
+        self, network: DualNetwork, estimator: Geometric, seed: int, memory: int, targets: int
+    ) -> None:
+        super().__init__(network)
+        self.estimator, self.memory = estimator, memory
+        self.draw = _noise(network.x, seed)
+        self.delta = estimator.delta / targets
+        self.weights = _weights(network)
+
+    def spread(self, seeds: Seeds, both: bool) -> Tensor:
+        """Bound the sums of all rows at once, with chance 1 − δ/targets for each example."""
+        estimator = self.estimator
+        most = int(torch.bincount(seeds.owner).max())
+        t = margin(estimator.r, estimator.repeats, self.delta / most)
+        best = self.network.x.new_full((len(seeds),), -torch.inf)
+        for _ in range(estimator.repeats):
+            best = torch.maximum(best, self._log_mean(seeds))
+        return best.exp().unsqueeze(0) / (1 - t)
+
+    def _log_mean(self, seeds: Seeds) -> Tensor:
+        """Return the logarithm of one geometric mean per row, from samples drawn in chunks."""
+        network, r = self.network, self.estimator.r
+        widest = max(s.out.numel for s in network.plan.upstream[seeds.value])
+        per_sample = 4 * network.batch * widest * network.x.element_size()
+        size = max(1, min(r, self.memory // per_sample))
+        total = network.x.new_zeros(len(seeds))
+        for start in range(0, r, size):
+            count = min(size, r - start)
+            noise = self.weights.unsqueeze(1) * self.draw((1, count, *network.x.shape[1:]))
+            projection = Projection(network, _sized(network, noise), self.draw, count)
+            samples = projection.run(seeds.value)
+            assert samples is not None
+            total = total + count / r * _estimate(seeds, samples, log_mean)
+        return total
+
+
+def make_sums(
+    network: DualNetwork, estimator: Estimator, memory: int, seed: int, targets: int
+) -> Sums:
+    """Return the sums of a network by an estimator; ``targets`` is how many values will ask."""
+    if isinstance(estimator, Exact):
+        return ExactSums(network, memory)
+    if isinstance(estimator, Geometric):
+        return GeometricSums(network, estimator, seed, memory, targets)
+    return MedianSums(network, estimator, seed)
+
+
+def draw_seed(estimator: Estimator) -> int:
+    """Draw the seed of one bound from the estimator's generator, or from torch's own."""
+    if isinstance(estimator, Exact):
+        return 0
+    return int(torch.randint(2**62, (), generator=estimator.generator))
+
+
+def _estimate(seeds: Seeds, samples: Tensor, estimate: Callable[[Tensor], Tensor]) -> Tensor:
+    """Estimate for each row from samples [N or 1, r, *] at its value, [R]."""
+    flat = samples.flatten(2)
+    owner = seeds.owner if len(flat) > 1 else torch.zeros_like(seeds.owner)
+    if isinstance(seeds, Specs):
+        rows = torch.bmm(flat[owner], seeds.data.flatten(1).unsqueeze(2)).squeeze(2)
+        return estimate(rows)
+    if estimate is not median:
+        return estimate(flat.transpose(1, 2)[owner, seeds.unit])
+    with torch.no_grad():
+        rank = (flat.shape[1] + 1) // 2
+        at = flat.transpose(1, 2)[owner, seeds.unit].abs().kthvalue(rank).indices
+    place = (owner * flat.shape[1] + at) * flat.shape[2] + seeds.unit
+    return flat.flatten().index_select(0, place).abs()
+
+
+def _weights(network: DualNetwork) -> Tensor:
+    if network.weights is None:
+        raise InputError(
+            f"Cauchy projections need a set that is a box (ℓ∞), not {network.threat}; "
+            "use Normal(r) for an ℓ2 ball, or Exact()"
+        )
+    return network.weights
+
+
+def _sized(network: DualNetwork, samples: Tensor) -> Tensor:
+    """Bring samples [N or 1, r, *x] to the shape [N or 1, r, *size(1)]."""
+    return samples.reshape(*samples.shape[:2], *network.plan.graph.perturbed.size(1))
+
+
+def _generator(like: Tensor, seed: int) -> torch.Generator:
+    return torch.Generator(like.device).manual_seed(seed)
+
+
+def _noise(like: Tensor, seed: int) -> Noise:
+    """Return a source of standard Cauchy noise with the dtype and device of ``like``."""
+    generator = _generator(like, seed)
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        empty = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return empty.cauchy_(generator=generator)
+
+    return draw
