@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from autodual.cost import Record, choose_orders
 from autodual.duals import Affine, Elementwise
-from autodual.estimate import Cauchy, Estimator, Normal
+from autodual.errors import InputError
+from autodual.estimate import Cauchy, Estimator, Exact, Geometric, Normal
 from autodual.evaluate import entries, run_nodes
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import Constants, Plan
 from autodual.rows import Specs, Units
-from autodual.sums import ExactSums, Sums, draw_seed, make_sums
+from autodual.sums import ExactSums, ForwardSums, GeometricSums, MedianSums, Sums, draw_seed
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
+
+Choice = str | Estimator
+"""How a node is bounded: "ibp", "backward", "forward", or an estimator."""
 
 
 def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
@@ -95,8 +100,17 @@ class BoundModule:
     optimizer and gradients reach the model.
     """
 
-    def __init__(self, plan: Plan, model: nn.Module, estimator: Estimator, memory: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        model: nn.Module,
+        estimator: Estimator,
+        memory: int,
+        choose: Mapping[str, Choice],
+    ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
+        self.fixed = _by_value(plan, choose)
+        self._orders: Mapping[Value, str] | None = None
 
     def __call__(
         self,
@@ -112,6 +126,26 @@ class BoundModule:
             slopes: slopes from outside, by the output of the nonlinear op; any are sound.
         """
         return self._relax(self._constants(inputs), threat, slopes or {}, draw_seed(self.estimator))
+
+    @property
+    def estimators(self) -> tuple[Estimator, ...]:
+        """Every estimator in use, that of the whole bound first."""
+        return self.estimator, *(c for c in self.fixed.values() if not isinstance(c, str))
+
+    @torch.no_grad()
+    def run(self, inputs: Mapping[Value, Tensor], threat: ThreatModel) -> Record:
+        """Bound every output once; return a record of what was done and how long it took."""
+        constants, output = self._constants(inputs), self.plan.graph.output
+        record = Record()
+        relaxed = self._relax(constants, threat, {}, draw_seed(self.estimator), record)
+        network = relaxed.networks[0]
+        rows = torch.eye(output.numel, dtype=network.x.dtype, device=network.x.device)
+        relaxed.lower(output, rows.unsqueeze(0))
+        seeds = Specs(output, rows.new_zeros(1, dtype=torch.long), rows[:1].reshape(output.size(1)))
+        if isinstance(relaxed.sums[0], ExactSums):
+            record.rows[output] = constants.batch * output.numel
+            record.costs[output] = network.row_cost(seeds)
+        return record
 
     def lower(self, inputs: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
@@ -161,50 +195,95 @@ class BoundModule:
         threat: ThreatModel,
         slopes: Mapping[Value, Tensor],
         seed: int,
+        record: Record | None = None,
     ) -> Relaxation:
         env, batch = constants.env, constants.batch
         x = env[self.plan.graph.perturbed]
         method = self.plan.method
         flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
-        rough: Sums = ExactSums(flat, self.memory)
-        fine: Sums = rough
-        if method != "ibp":
-            targets = 1 + (len(self.plan.bounded) if "dual" in method.split("&") else 0)
-            fine = make_sums(dual, self.estimator, self.memory, seed, targets)
-        used = {"ibp": (rough,), "ibp&dual": (fine, rough)}.get(method, (fine,))
+        rough = ExactSums(flat, self.memory)
+        book = {} if method == "ibp" else self._make_sums(dual, seed)
+        fine = () if method == "ibp" else (book[self._choice(self.plan.graph.output)],)
+        used = (*fine, rough) if method in ("ibp", "ibp&dual") else fine
+        deciding = record is None and self._orders is None
+        record = Record() if deciding else record
+        if record is not None:
+            dual.observe = flat.observe = lambda step, rows: record.tick(step)
         ibp = {self.plan.graph.perturbed: threat.interval(x)}
         boxes: dict[Value, Interval] = {}
         for step in self.plan.steps:
             call = step.call(env, batch)
+            value = step.variables[0]
             if isinstance(step.rule, Affine):
                 if "ibp" in method:
                     ibp[step.out] = step.rule.interval(call, *(ibp[v] for v in step.variables))
-                for sums in used:
-                    sums.network.add_affine(step, call)
-                    sums.extend(step)
-                continue
-            value = step.variables[0]
-            if value not in boxes:
-                box = _widen(ibp[value]) if value in ibp else _unbounded(dual.reference(value))
-                if "dual" in method.split("&"):
-                    box = self._tighten(fine, value, box)
-                boxes[value] = ibp[value] = box
-            if "ibp" in method:
-                ibp[step.out] = step.rule.interval(call, boxes[value])
-            for sums in used:
-                if sums is rough:
+                for network in (dual, flat):
+                    network.add_affine(step, call)
+            else:
+                if value not in boxes:
+                    box = _widen(ibp[value]) if value in ibp else _unbounded(dual.reference(value))
+                    boxes[value] = ibp[value] = self._tighten(book, dual, value, box, record)
+                if "ibp" in method:
+                    ibp[step.out] = step.rule.interval(call, boxes[value])
                     flat.add_box(step, ibp[step.out])
-                else:
+                if book:
                     dual.add_lines(step, step.rule.lines(call, boxes[value], slopes.get(step.out)))
+            for sums in book.values():
                 sums.extend(step)
+            if record is not None:
+                record.note(step, dual)
+        if deciding and record is not None:
+            self._orders = choose_orders(self.plan, record, dual, self.memory)
         return Relaxation(boxes, used)
 
-    def _tighten(self, sums: Sums, value: Value, box: Interval) -> Interval:
+    def _choice(self, value: Value) -> Choice:
+        """Return how a value is served: by the user's word, the estimator, or the planner."""
+        if value in self.fixed:
+            return self.fixed[value]
+        if "dual" not in self.plan.method.split("&") and value != self.plan.graph.output:
+            return "ibp"
+        if not isinstance(self.estimator, Exact):
+            return self.estimator
+        return (self._orders or {}).get(value, "backward")
+
+    def _make_sums(self, network: DualNetwork, seed: int) -> dict[Choice, Sums]:
+        """Return what finds the sums, by the choices that occur."""
+        output, memory = self.plan.graph.output, self.memory
+        targets = {v: self._choice(v) for v in (*self.plan.bounded, output)}
+        book: dict[Choice, Sums] = {}
+        for choice in targets.values():
+            if choice == "ibp" or choice in book:
+                continue
+            served = [v for v, c in targets.items() if c == choice]
+            if choice == "forward":
+                book[choice] = ForwardSums(network, served)
+            elif isinstance(choice, Geometric):
+                book[choice] = GeometricSums(network, choice, seed, memory, len(served))
+            elif isinstance(choice, Cauchy | Normal):
+                book[choice] = MedianSums(network, choice, seed)
+            else:
+                book[choice] = ExactSums(network, memory)
+        return book
+
+    def _tighten(
+        self,
+        book: Mapping[Choice, Sums],
+        dual: DualNetwork,
+        value: Value,
+        box: Interval,
+        record: Record | None,
+    ) -> Interval:
         """Give rows to the entries of a value whose op is not yet exact on its interval."""
-        if value == self.plan.graph.perturbed:
+        choice = self._choice(value)
+        if choice == "ibp" or value == self.plan.graph.perturbed:
             return box
-        units = Units.where(value, self._open(sums.network.constants, value, box))
-        return box if len(units) == 0 else tighten(sums, box, units)
+        units = Units.where(value, self._open(dual.constants, value, box))
+        if record is not None:
+            record.how[value] = choice if isinstance(choice, str) else str(choice)
+            record.rows[value] = len(units)
+            if len(units) > 0 and choice == "backward":
+                record.costs[value] = dual.row_cost(units)
+        return box if len(units) == 0 else tighten(book[choice], box, units)
 
     @torch.no_grad()
     def _open(self, constants: Constants, value: Value, box: Interval) -> Tensor:
@@ -218,6 +297,29 @@ class BoundModule:
             )
             loose = loose | ~exact
         return value.per_example(loose, constants.batch).flatten(1)
+
+
+def _by_value(plan: Plan, choose: Mapping[str, Choice]) -> dict[Value, Choice]:
+    """Look up the user's choices; a node is called by its name or by its module's."""
+    names: dict[str, Value] = {}
+    for step in plan.steps:
+        if step.out in plan.bounded or step.out == plan.graph.output:
+            module = "" if step.node.source is None else step.node.source.module
+            names |= {module: step.out, step.out.name: step.out}
+    chosen: dict[Value, Choice] = {}
+    for name, choice in choose.items():
+        orders = ("ibp", "backward", "forward")
+        if name not in names:
+            known = ", ".join(sorted(n for n in names if n))
+            raise InputError(f"choose: no node {name!r} is bounded; there are {known}")
+        if choice not in orders and not isinstance(choice, Cauchy | Normal):
+            raise InputError(
+                f"choose[{name!r}] = {choice!r}: give one of {orders}, Cauchy(r) or Normal(r)"
+            )
+        if choice == "ibp" and ("ibp" not in plan.method or names[name] == plan.graph.output):
+            raise InputError(f'choose[{name!r}] = "ibp" needs a node inside and bounds with "ibp"')
+        chosen[names[name]] = choice
+    return chosen
 
 
 def _widen(box: Interval) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autodual.arguments import as_inputs, check_labels, check_spec, check_x
-from autodual.bound import BoundModule, Relaxation
+from autodual.bound import BoundModule, Choice, Relaxation
 from autodual.capture import Captured, Inputs, capture, unwrap
 from autodual.certificate import Certificate, Estimate
+from autodual.cost import Explanation, explain
 from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
 from autodual.estimate import Cauchy, Estimator, Exact, Geometric, Normal
@@ -23,11 +25,23 @@ from autodual.interval import Interval
 from autodual.ir import Graph, Value
 from autodual.memory import default_memory, parse_memory
 from autodual.passes import simplify
-from autodual.plan import METHODS, Explanation, Plan, Program, explain, make_plan
+from autodual.plan import METHODS, Plan, Program, make_plan
 from autodual.threat import Ball, ThreatModel, as_threat
 
 _CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary()
 """Graphs by model and kind of input. They hold no parameters, so they outlive optimizer steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How a model is bounded; see ``certify``."""
+
+    bounds: str
+    perturb: int | str
+    rules: Mapping[str, DualLayer]
+    estimator: Estimator
+    memory: int | None
+    choose: Mapping[str, Choice]
 
 
 class Certified(nn.Module):
@@ -36,34 +50,21 @@ class Certified(nn.Module):
     Inputs ``x`` are one tensor [N, *], or ``Inputs(...)`` for models with several arguments.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        threat: ThreatModel,
-        bounds: str,
-        perturb: int | str,
-        rules: Mapping[str, DualLayer],
-        estimator: Estimator,
-        memory: int | None,
-    ) -> None:
+    def __init__(self, model: nn.Module, threat: ThreatModel, options: Options) -> None:
         super().__init__()
-        self.model = model
-        self.threat, self.method, self.estimator, self.memory = threat, bounds, estimator, memory
-        self._perturb, self._rules = perturb, {**REGISTRY, **rules}
+        self.model, self.threat, self.options = model, threat, options
         self._bounds: dict[int, BoundModule] = {}
         self._last: BoundModule | None = None
 
     def extra_repr(self) -> str:
         """Describe the set and the method."""
-        return f"{self.threat}, bounds={self.method!r}"
+        return f"{self.threat}, bounds={self.options.bounds!r}"
 
     def at(self, eps: float | Tensor | ThreatModel) -> Certified:
         """Return the same bound over another set; a number keeps the kind of ball and domain."""
         if not isinstance(eps, ThreatModel):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
-        other = Certified(
-            self.model, eps, self.method, self._perturb, self._rules, self.estimator, self.memory
-        )
+        other = Certified(self.model, eps, self.options)
         other._bounds, other._last = self._bounds, self._last
         other.train(self.training)
         return other
@@ -84,11 +85,12 @@ class Certified(nn.Module):
         if y is None:
             y = run(bound.plan.graph, bound.model, values).argmax(1)
         margins = self._margins(bound, values, tensor, y)
-        said = (margins, y, repr(self.threat), self.method)
-        caveats = self._caveats(bound.plan.graph)
+        said = (margins, y, repr(self.threat), self.options.bounds)
+        caveats = self._caveats(bound)
         if caveats:
             return Estimate(*said, caveats)
-        delta = self.estimator.delta if isinstance(self.estimator, Geometric) else 0.0
+        estimator = self.options.estimator
+        delta = estimator.delta if isinstance(estimator, Geometric) else 0.0
         return Certificate(*said, delta)
 
     def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
@@ -119,14 +121,14 @@ class Certified(nn.Module):
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
         bound, values, tensor = self._prepare(x)
-        self._refuse_caveats(bound.plan.graph)
+        self._refuse_caveats(bound)
         output = bound.plan.graph.output
         return bound.lower(values, self.threat, check_spec(C, tensor, output))
 
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
         bound, values, _ = self._prepare(x)
-        self._refuse_caveats(bound.plan.graph)
+        self._refuse_caveats(bound)
         return bound(values, self.threat).interval(bound.plan.graph.output)
 
     def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
@@ -149,7 +151,7 @@ class Certified(nn.Module):
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
         """
         bound, values, tensor = self._prepare(x)
-        if isinstance(self.estimator, Geometric):
+        if isinstance(self.options.estimator, Geometric):
             raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
@@ -177,10 +179,22 @@ class Certified(nn.Module):
         """
         return self._certify(x).verified
 
-    def explain(self, x: Tensor | Inputs) -> Explanation:
-        """Return the plan: per node the op, source line, dual layer, method, rows, FLOPs, bytes."""
-        bound, _, _ = self._prepare(x)
-        return explain(bound.plan, self.threat, bound.plan.graph.output.numel)
+    def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
+        """Bound every output once and return what was done, node by node.
+
+        Per node: op, source line, dual layer, how its interval was found, the form of its rows
+        and how many over the batch, MFLOP, MB and the time these predict.
+
+        Args:
+            x: the inputs.
+            measure: add the time each node took in a second run, as measured.
+        """
+        bound, values, tensor = self._prepare(x)
+        record = bound.run(values, self.threat)
+        if measure:
+            record = bound.run(values, self.threat)
+        device = tensor.device.type
+        return explain(bound.plan, record, self.threat, len(tensor), device, measure)
 
     @property
     def plan(self) -> Plan:
@@ -206,19 +220,19 @@ class Certified(nn.Module):
         return self.at(eps)._certify(x, y).verified
 
     def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
-        self._refuse_caveats(self._prepare(x)[0].plan.graph)
+        self._refuse_caveats(self._prepare(x)[0])
         result = self(x, y)
         assert isinstance(result, Certificate)
         return result
 
-    def _caveats(self, graph: Graph) -> tuple[str, ...]:
+    def _caveats(self, bound: BoundModule) -> tuple[str, ...]:
         """Return why the bound guarantees nothing, if it does not."""
-        if isinstance(self.estimator, Cauchy | Normal):
-            return *graph.caveats, f"sums are estimated by {self.estimator}"
-        return graph.caveats
+        medians = [e for e in bound.estimators if isinstance(e, Cauchy | Normal)]
+        estimated = tuple(f"sums are estimated by {e}" for e in medians)
+        return bound.plan.graph.caveats + estimated
 
-    def _refuse_caveats(self, graph: Graph) -> None:
-        caveats = self._caveats(graph)
+    def _refuse_caveats(self, bound: BoundModule) -> None:
+        caveats = self._caveats(bound)
         if caveats:
             raise UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")
 
@@ -226,16 +240,17 @@ class Certified(nn.Module):
         """Check x, capture the model if this kind of input is new, and bind its tensors."""
         model = unwrap(self.model)
         inputs = as_inputs(x)
-        tensor = check_x(inputs.get(self._perturb), model)
+        tensor = check_x(inputs.get(self.options.perturb), model)
         self.threat.check(tensor)
-        captured = _captured(model, inputs, self._perturb, tensor)
+        captured = _captured(model, inputs, self.options.perturb, tensor)
         bound = self._bounds.get(id(captured))
         if bound is None:
-            plan = make_plan(captured.graph, self._rules, self.method)
+            plan = make_plan(captured.graph, self.options.rules, self.options.bounds)
             check_fidelity(captured, model, inputs)
-            bound = self._bounds[id(captured)] = BoundModule(
-                plan, model, self.estimator, self.memory or default_memory(tensor.device)
-            )
+            options = self.options
+            memory = options.memory or default_memory(tensor.device)
+            bound = BoundModule(plan, model, options.estimator, memory, options.choose)
+            self._bounds[id(captured)] = bound
         self._last = bound
         return bound, captured.bind(inputs), tensor
 
@@ -249,6 +264,7 @@ def certify(
     rules: Mapping[str, DualLayer] | None = None,
     estimator: Estimator | None = None,
     memory: int | str | None = None,
+    choose: Mapping[str, Choice] | None = None,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -269,6 +285,9 @@ def certify(
         memory: a budget for the rows of the bound, in bytes or as text like ``"2GiB"``; half of
             what is free at the first call if not given. Rows that do not fit are computed in
             chunks, and anew in the backward pass: slower, with the same result.
+        choose: how single nodes are bounded, by their names in ``explain`` or the names of their
+            modules: ``"ibp"``, ``"backward"`` or ``"forward"`` (order), or an estimator. The
+            planner chooses where this does not.
 
     Raises:
         ModelError: the model is not a module.
@@ -280,8 +299,15 @@ def certify(
     estimator = Exact() if estimator is None else estimator
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
-    budget = parse_memory(memory)
-    return Certified(model, as_threat(eps), bounds, perturb, rules or {}, estimator, budget)
+    options = Options(
+        bounds=bounds,
+        perturb=perturb,
+        rules={**REGISTRY, **(rules or {})},
+        estimator=estimator,
+        memory=parse_memory(memory),
+        choose=choose or {},
+    )
+    return Certified(model, as_threat(eps), options)
 
 
 def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from autodual.duals import Affine, Call, Lines
 from autodual.interval import Interval
 from autodual.ir import Value
-from autodual.plan import Constants, Plan, Step
+from autodual.plan import Constants, Form, Plan, RowCost, Step
 from autodual.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
 from autodual.threat import Ball, ThreatModel
 
@@ -40,6 +41,7 @@ class DualNetwork:
         self.plan, self.constants, self.x, self.threat = plan, constants, x, threat
         self.batch = constants.batch
         self.weights = threat.weights(x)
+        self.observe: Observer | None = None
         self._reference = {plan.graph.perturbed: threat.center(x)}
         self._affine: dict[Value, tuple[Step, Call]] = {}
         self.lines: dict[Value, Lines | None] = {}
@@ -78,20 +80,18 @@ class DualNetwork:
         layers = [self.lines.get(step.out) for step in self.plan.upstream[target]]
         return self.threat.symmetric and all(n is None or n.are_parallel for n in layers)
 
-    def spread(
-        self, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None
-    ) -> Tensor:
+    def spread(self, seeds: Seeds, memo: Memo, both: bool) -> Tensor:
         """Return how far each row's C·z can fall below C·z⁰, and if ``both``, rise above, [E, R].
 
         E is 1 if ``both`` is not asked for or the two are equal.
         """
         rows = seeds.rows(self.x)
-        fall = self._fall(seeds.value, -rows, memo, observe)
+        fall = self._fall(seeds.value, -rows, memo)
         if not both or self.symmetric(seeds.value):
             return fall.unsqueeze(0)
-        return torch.stack([fall, self._fall(seeds.value, rows, memo, None)])
+        return torch.stack([fall, self._fall(seeds.value, rows, memo)])
 
-    def _fall(self, target: Value, rows: Rows, memo: Memo, observe: Observer | None) -> Tensor:
+    def _fall(self, target: Value, rows: Rows, memo: Memo) -> Tensor:
         nu: dict[Value, Rows] = {target: rows}
         total = torch.zeros(len(rows), dtype=self.x.dtype, device=self.x.device)
         for step in self.plan.upstream[target]:
@@ -102,8 +102,8 @@ class DualNetwork:
                 total = total + out.weigh(self.radius[step.out], memo)
             for value, pulled in zip(step.variables, self._pull(step, out, memo), strict=False):
                 nu[value] = add(nu[value], pulled, memo) if value in nu else pulled
-                if observe is not None:
-                    observe(step, pulled)
+                if self.observe is not None:
+                    self.observe(step, pulled)
         entry = nu.get(self.plan.graph.perturbed)
         return total if entry is None else total + self._deviation(entry, memo)
 
@@ -120,17 +120,29 @@ class DualNetwork:
         around = self.threat.select(self.x, rows.owner)
         return around.deviation(self.x[rows.owner], nu).squeeze(1)
 
-    def row_bytes(self, seeds: Seeds) -> tuple[int, int]:
-        """Return the bytes of one row's widest form on its way, and of all its forms."""
+    def row_cost(self, seeds: Seeds) -> RowCost:
+        """Return what one row costs on its way, found by sending one; the plan remembers it."""
         key = type(seeds), seeds.value, None in self.lines.values()
-        if key not in self.plan.widths:
-            widths = [1]
+        if key not in self.plan.row_costs:
+            memo, forms = Memo(False, 0), list[Form]()
+            probe = copy.copy(self)
+            seed = seeds.take(slice(0, 1))
             with torch.no_grad():
-                rows = seeds.take(slice(0, 1)).rows(self.x)
-                self._fall(seeds.value, rows, Memo(False, 0), lambda _, r: widths.append(r.width))
-            self.plan.widths[key] = max(widths), sum(widths)
-        widest, total = self.plan.widths[key]
-        return widest * self.x.element_size(), total * self.x.element_size()
+                probe._fall(seeds.value, seed.rows(self.x), memo)
+                with FlopCounterMode(display=False) as counter:
+                    before = 0
+
+                    def observe(step: Step, rows: Rows) -> None:
+                        nonlocal before
+                        flops = counter.get_total_flops()
+                        name = type(rows).__name__.lower()
+                        forms.append(Form(step.out, name, rows.width, flops - before))
+                        before = flops
+
+                    probe.observe = observe
+                    probe._fall(seeds.value, seed.rows(self.x), memo)
+            self.plan.row_costs[key] = RowCost(tuple(forms), self.x.element_size())
+        return self.plan.row_costs[key]
 
     def tensors(self, target: Value) -> list[Tensor]:
         """Return every tensor that ``spread`` reads for rows at ``target``, each once."""

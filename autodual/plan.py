@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -56,6 +56,39 @@ class Step:
         return Call(self.node.target, args, self.node.index)
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a row becomes as it passes the op that computes ``value``, and what that costs."""
+
+    value: Value
+    name: str
+    width: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """The forms of one row on its way back to the input, and the bytes of one entry."""
+
+    forms: tuple[Form, ...]
+    element: int
+
+    @property
+    def widest_bytes(self) -> int:
+        """The bytes of the widest form."""
+        return max((form.width for form in self.forms), default=1) * self.element
+
+    @property
+    def total_bytes(self) -> int:
+        """The bytes of all forms together."""
+        return sum(form.width for form in self.forms) * self.element
+
+    @property
+    def flops(self) -> int:
+        """The products and sums of all ops together."""
+        return sum(form.flops for form in self.forms)
+
+
 class Constants:
     """All that does not depend on the perturbation, for one batch.
 
@@ -96,7 +129,7 @@ class Plan:
     graph: Graph
     steps: tuple[Step, ...]
     method: str
-    widths: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    row_costs: dict[Hashable, RowCost] = field(default_factory=dict)
 
     @cached_property
     def upstream(self) -> Mapping[Value, tuple[Step, ...]]:
@@ -131,17 +164,6 @@ class Plan:
                 table[value] = (*table.get(value, ()), step)
         return table
 
-    def rows_through(self, specs: int) -> Mapping[Value, int]:
-        """Return, per step, how many rows per example pass it when ``specs`` are asked for."""
-        count = dict.fromkeys((s.out for s in self.steps), 0)
-        targets = [(self.graph.output, specs)] if self.method != "ibp" else []
-        if "dual" in self.method.split("&"):
-            targets += [(v, v.numel) for v in self.bounded]
-        for value, rows in targets:
-            for step in self.upstream[value]:
-                count[step.out] += rows
-        return count
-
     @property
     def program(self) -> Program:
         """The dual network, printable."""
@@ -165,29 +187,9 @@ class Program:
                 v = step.variables[0]
                 text = f"{variables} += a_u[{out}]₊ + a_l[{out}]₋, h = b_u[{out}]₊ + b_l[{out}]₋"
                 text += f", on [ℓ, u] of {v}"
-            lines.append(f"  {text}    # {step.node.label}{_place(step.node)}")
+            lines.append(f"  {text}    # {step.node.label}{place(step.node)}")
         lines.append(f"  min C·{graph.output} ≥ J = −σ_B(ν[{graph.perturbed}]) − Σ h")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a plan does and costs for one example: per node a row of strings, printable."""
-
-    title: str
-    rows: Sequence[Sequence[str]]
-    header: Sequence[str] = field(
-        default=("op", "source", "shape", "dual layer", "intervals", "rows", "MFLOP", "MB")
-    )
-
-    def __str__(self) -> str:
-        table = [self.header, *self.rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.header))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([self.title, *lines])
 
 
 def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
@@ -223,36 +225,7 @@ def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
     return Plan(graph, tuple(steps), method)
 
 
-def explain(plan: Plan, threat: object, specs: int) -> Explanation:
-    """Tabulate a plan: per node the op, source line, rule, method, rows, FLOPs and bytes.
-
-    FLOPs and bytes are predictions for one example: rows through the node times the cost of
-    its transpose.
-    """
-    through = plan.rows_through(specs)
-    flops = _flops(plan.graph)
-    rows = []
-    for step in plan.steps:
-        out, count = step.out, through[step.out]
-        read = max(v.numel for v in step.variables)
-        size = torch.empty(0, dtype=out.dtype).element_size()
-        is_affine = isinstance(step.rule, Affine)
-        rows.append(
-            (
-                step.node.label,
-                _place(step.node).strip() or "–",
-                str(out.type),
-                "affine, exact" if is_affine else "parallel lines",
-                "–" if is_affine else plan.method.removesuffix("+dual"),
-                str(count),
-                f"{count * flops[out] / 1e6:.3f}",
-                f"{count * read * size / 1e6:.3f}",
-            )
-        )
-    return Explanation(f"{threat}, bounds={plan.method!r}, {specs} specifications", rows)
-
-
-def _flops(graph: Graph) -> Mapping[Value, int]:
+def count_flops(graph: Graph) -> Mapping[Value, int]:
     """Count the FLOPs of each node of the body for one example."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -323,5 +296,6 @@ def _complaint(node: Node, graph: Graph, rule: DualLayer | None) -> str:
     return f"{node.op} of a perturbed {names} (not affine there) at {where}"
 
 
-def _place(node: Node) -> str:
+def place(node: Node) -> str:
+    """Return where a node comes from, to stand behind something."""
     return "" if node.source is None else f" {node.source.place}"

@@ -29,7 +29,7 @@ def spread(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tenso
     leaves = [*network.tensors(seeds.value), *seeds.tensors()]
     if not any(t.requires_grad for t in leaves):
         return _in_chunks(network, seeds, both, memory)
-    needed = len(seeds) * network.row_bytes(seeds)[1]
+    needed = len(seeds) * network.row_cost(seeds).total_bytes if len(seeds) else 0
     if isinstance(seeds, Specs) and needed <= memory // KEPT:
         return _in_chunks(network, seeds, both, memory)
     result: Tensor = _Recomputed.apply(network, seeds, both, memory, *leaves)
@@ -51,7 +51,7 @@ def _in_chunks(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> T
 def _chunks(network: DualNetwork, seeds: Seeds, memory: int, rows: int) -> Iterator[slice]:
     if rows == 0:
         return
-    widest, _ = network.row_bytes(seeds)
+    widest = network.row_cost(seeds).widest_bytes
     room = memory // 16 if network.x.is_cuda else min(memory // 16, CACHE_BYTES)
     size = max(1, room // widest)
     for start in range(0, rows, size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from autodual.estimate import (
     median,
     root_mean_square,
 )
+from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import Step
-from autodual.projection import Noise, Projection
-from autodual.rows import Seeds, Specs
+from autodual.projection import Noise, Projection, Sources
+from autodual.rows import Seeds, Specs, Units
 from autodual.spread import spread
 from autodual.threat import L2Ball
 
@@ -52,6 +53,33 @@ class ExactSums(Sums):
     def spread(self, seeds: Seeds, both: bool) -> Tensor:
         """Sum exactly."""
         return spread(self.network, seeds, both, self.memory)
+
+
+class ForwardSums(Sums):
+    """Forward order: columns travel along with the network, as far as some target needs them."""
+
+    def __init__(self, network: DualNetwork, targets: Iterable[Value]) -> None:
+        super().__init__(network)
+        if network.weights is None:
+            raise InputError(f"forward order needs a set that is a box (ℓ∞), not {network.threat}")
+        self.sources = Sources(network)
+        self.path = {step.out for target in targets for step in network.plan.upstream[target]}
+
+    def extend(self, step: Step) -> None:
+        """Push the columns one step on."""
+        if step.out in self.path:
+            self.sources.extend(step)
+
+    def spread(self, seeds: Seeds, both: bool) -> Tensor:
+        """Sum |columns| at the rows' value."""
+        columns = self.sources.at[seeds.value]
+        if columns is None:
+            return self.network.x.new_zeros(1, len(seeds))
+        if isinstance(seeds, Units):
+            sums = columns.abs().sum(1).flatten(1)
+            owner = seeds.owner if len(sums) > 1 else torch.zeros_like(seeds.owner)
+            return sums[owner, seeds.unit].unsqueeze(0)
+        return _estimate(seeds, columns, lambda rows: rows.abs().sum(1)).unsqueeze(0)
 
 
 class MedianSums(Sums):
@@ -87,7 +115,7 @@ class MedianSums(Sums):
         """Estimate from the samples at the rows' value."""
         total = self.network.x.new_zeros(len(seeds))
         for projection, estimate in self.streams:
-            samples = projection.samples[seeds.value]
+            samples = projection.at[seeds.value]
             if samples is not None:
                 total = total + _estimate(seeds, samples, estimate)
         return total.unsqueeze(0)
@@ -130,17 +158,6 @@ class GeometricSums(Sums):
             assert samples is not None
             total = total + count / r * _estimate(seeds, samples, log_mean)
         return total
-
-
-def make_sums(
-    network: DualNetwork, estimator: Estimator, memory: int, seed: int, targets: int
-) -> Sums:
-    """Return the sums of a network by an estimator; ``targets`` is how many values will ask."""
-    if isinstance(estimator, Exact):
-        return ExactSums(network, memory)
-    if isinstance(estimator, Geometric):
-        return GeometricSums(network, estimator, seed, memory, targets)
-    return MedianSums(network, estimator, seed)
 
 
 def draw_seed(estimator: Estimator) -> int:

@@ -354,8 +354,7 @@ def test_batch_norm_in_training_uses_the_batchs_statistics():
     """At ε = 0 the bound is the training-mode output itself."""
     model = make(Residual, training=True)
     net = ad.certify(model, 0.0, bounds="dual")
-    (network,) = net.relax(picture()).networks
-    outputs = network.interval(net.graph.output)
+    outputs = net.relax(picture()).interval(net.graph.output)
     torch.testing.assert_close(outputs.lower, copy.deepcopy(model)(picture()))
     with pytest.raises(ad.errors.UnsoundError, match="BatchNorm"):
         net.bounds(picture())

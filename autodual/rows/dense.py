@@ -55,10 +55,11 @@ class Dense:
         return Dense(lines.pull(self.full(), self._own), self.owner)
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
-        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N, *]."""
+        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
         flat = self.data.abs().flatten(1)
         if self.pick is not None and len(flat) * len(weights) <= CHEAP * len(self):
-            return (flat @ weights.flatten(1).mT)[self.pick, self.owner]
+            sums = flat @ weights.flatten(1).mT
+            return sums[self.pick, self.owner if len(weights) > 1 else 0]
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights).flatten(1))
@@ -74,7 +75,7 @@ class Dense:
         return [Dense(p, self.owner, self.pick) for p in pulled]
 
     def _own(self, tensor: Tensor) -> Tensor:
-        """Return for each row its example's part of a tensor [N, *]."""
+        """Return for each row its example's part of a tensor [N or 1, *]."""
         return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
     def _pull_per_example(

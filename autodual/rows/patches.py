@@ -111,7 +111,7 @@ class Patches:
         return replace(self, data=data, pick=None, clean=True)
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
-        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N, 1, C, H, W] or [N, C, H, W]."""
+        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
         flat = self.data.abs().flatten(1)
         if self.pick is not None and self._keeps(weights, memo):
             sums = memo(

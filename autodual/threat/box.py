@@ -25,7 +25,7 @@ class _Boxlike(ThreatModel):
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return |ν|ᵀ(u − ℓ)/2, the dual norm of ν weighted by the box's radius."""
-        return inner(nu.abs(), self.weights(x))
+        return inner(nu.abs(), self.weights(x).expand_as(x))
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Clamp each coordinate into the box."""

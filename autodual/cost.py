@@ -1,0 +1,171 @@
+"""What a bound costs, counted; and the order of each node that makes it cheapest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from autodual.duals import Affine, Elementwise
+from autodual.ir import Value
+from autodual.network import DualNetwork
+from autodual.plan import METHODS, Plan, RowCost, Step, count_flops, place
+
+FLOPS_PER_BYTE = 20
+"""How many products a core makes in the time that a byte of a row takes on its way."""
+
+FLOPS_PER_SECOND = {"cpu": 1e11, "cuda": 1e13}
+"""How fast products are, to predict seconds."""
+
+SHARE = 4
+"""Which part of the memory budget the columns of forward order may take."""
+
+
+@dataclass
+class Record:
+    """What one run of a bound did.
+
+    Attributes:
+        how: per bounded value, the method that served it.
+        rows: per value, how many rows over the batch were asked for there.
+        costs: what one such row costs.
+        sources: per elementwise op, the largest number of entries with r ≠ 0 in an example.
+        seconds: per value, the time its op took.
+    """
+
+    how: dict[Value, str] = field(default_factory=dict)
+    rows: dict[Value, int] = field(default_factory=dict)
+    costs: dict[Value, RowCost] = field(default_factory=dict)
+    sources: dict[Value, int] = field(default_factory=dict)
+    seconds: dict[Value, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def note(self, step: Step, network: DualNetwork) -> None:
+        """Write down what a step added to the network, and its time."""
+        if step.out in network.radius:
+            open_ = (network.radius[step.out] != 0).flatten(1).sum(1)
+            self.sources[step.out] = int(open_.max())
+        self.tick(step)
+
+    def tick(self, step: Step) -> None:
+        """Charge the time since the last call to the step."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[step.out] = self.seconds.get(step.out, 0.0) + now - self._last
+        self._last = now
+
+
+def choose_orders(
+    plan: Plan, record: Record, network: DualNetwork, memory: int
+) -> Mapping[Value, str]:
+    """Return "forward" or "backward" for each value that rows were asked for at.
+
+    Columns pushed to one value have passed all before it, so the choice is how many of the
+    first values to serve in forward order.
+    """
+    targets = [v for v in record.rows if record.how.get(v) == "backward"]
+    layers = [lines for lines in network.lines.values() if lines is not None]
+    if network.weights is None or not all(lines.are_parallel for lines in layers):
+        return dict.fromkeys(targets, "backward")
+    element = network.x.element_size()
+    backward = [record.rows[v] * _work(record.costs[v]) for v in targets]
+    best, first = sum(backward), 0
+    for count, target in enumerate(targets, start=1):
+        push, held = _push(plan, record, network, target)
+        total = push + sum(backward[count:])
+        if total < best and held * element <= memory // SHARE:
+            best, first = total, count
+    return {v: "forward" if i < first else "backward" for i, v in enumerate(targets)}
+
+
+def _work(cost: RowCost) -> float:
+    """Return the work for one row, in products."""
+    return cost.flops + FLOPS_PER_BYTE * cost.total_bytes
+
+
+def _push(plan: Plan, record: Record, network: DualNetwork, target: Value) -> tuple[float, int]:
+    """Return the work of pushing columns to ``target``, and the most entries held at a time."""
+    flops, element = count_flops(plan.graph), network.x.element_size()
+    assert network.weights is not None
+    columns, batch = plan.graph.perturbed.numel, len(network.weights)
+    work, held = 0.0, 0
+    for step in reversed(plan.upstream[target]):
+        if isinstance(step.rule, Elementwise):
+            batch = network.batch
+            columns += record.sources[step.out]
+        each = flops[step.out] + FLOPS_PER_BYTE * element * step.out.numel
+        work += batch * columns * each
+        held = max(held, 2 * batch * columns * step.out.numel)
+    return work, held
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a bound does and costs for a batch: per node a row of strings, printable."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        table = [self.header, *self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.header))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        return "\n".join([self.title, *lines])
+
+
+def explain(
+    plan: Plan, record: Record, threat: object, batch: int, device: str, measured: bool
+) -> Explanation:
+    """Tabulate a run: per node the op, source line, rule, method, rows, FLOPs, bytes, time."""
+    rows, flops, size = _passing(plan, record)
+    speed = FLOPS_PER_SECOND.get(device, 1e11)
+    header = ["node", "op", "source", "shape", "dual layer", "intervals", "form", "rows"]
+    header += ["MFLOP", "MB", "predicted ms"] + ["measured ms"] * measured
+    forms = {f.value: f.name for cost in record.costs.values() for f in cost.forms}
+    table = []
+    for step in plan.steps:
+        out = step.out
+        seconds = (flops[out] + FLOPS_PER_BYTE * size[out]) / speed
+        row = [
+            out.name,
+            step.node.label,
+            place(step.node).strip() or "–",
+            str(out.type),
+            "affine, exact" if isinstance(step.rule, Affine) else "two lines",
+            "–" if isinstance(step.rule, Affine) else _how(step.variables[0], record, batch),
+            forms.get(out, "–"),
+            str(rows[out]),
+            f"{flops[out] / 1e6:.3f}",
+            f"{size[out] / 1e6:.3f}",
+            f"{1e3 * seconds:.3f}",
+        ]
+        table.append(row + [f"{1e3 * record.seconds.get(out, 0.0):.3f}"] * measured)
+    title = f"{threat}, bounds={plan.method!r} ({METHODS[plan.method]}), batch {batch}"
+    return Explanation(title, header, table)
+
+
+def _passing(
+    plan: Plan, record: Record
+) -> tuple[dict[Value, int], dict[Value, int], dict[Value, int]]:
+    """Return the rows that pass each node, and the FLOPs and bytes they take there."""
+    rows, flops, size = ({step.out: 0 for step in plan.steps} for _ in range(3))
+    for target, cost in record.costs.items():
+        for form in cost.forms:
+            rows[form.value] += record.rows[target]
+            flops[form.value] += record.rows[target] * form.flops
+            size[form.value] += record.rows[target] * form.width * cost.element
+    return rows, flops, size
+
+
+def _how(value: Value, record: Record, batch: int) -> str:
+    how = record.how.get(value, "ibp")
+    if value not in record.rows:
+        return how
+    return f"{how} for {100 * record.rows[value] / (batch * value.numel):.0f} %"
