@@ -32,9 +32,8 @@ def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
     batch, count = sums.network.batch, spec.shape[1]
     rows = spec.reshape(*spec.shape[:2], *target.size(1))
     nominal = inner(rows, sums.network.at(target))
-    rows = rows.expand(batch, *rows.shape[1:]).flatten(0, 1)
-    owner = torch.arange(batch, device=spec.device).repeat_interleave(count)
-    fall = sums.spread(Specs(target, owner, rows), both=False)
+    seeds = Specs.per_example(target, rows.expand(batch, *rows.shape[1:]))
+    fall = sums.spread(seeds, both=False)
     return nominal - fall[0].unflatten(0, (batch, count))
 
 
@@ -141,7 +140,7 @@ class BoundModule:
         network = relaxed.networks[0]
         rows = torch.eye(output.numel, dtype=network.x.dtype, device=network.x.device)
         relaxed.lower(output, rows.unsqueeze(0))
-        seeds = Specs(output, rows.new_zeros(1, dtype=torch.long), rows[:1].reshape(output.size(1)))
+        seeds = Specs.per_example(output, rows[:1].unsqueeze(0))
         if isinstance(relaxed.sums[0], ExactSums):
             record.rows[output] = constants.batch * output.numel
             record.costs[output] = network.row_cost(seeds)

@@ -53,7 +53,7 @@ def _chunks(network: DualNetwork, seeds: Seeds, memory: int, rows: int) -> Itera
         return
     widest = network.row_cost(seeds).widest_bytes
     room = memory // 16 if network.x.is_cuda else min(memory // 16, CACHE_BYTES)
-    size = max(1, room // widest)
+    size = max(1, room // widest // seeds.group) * seeds.group
     for start in range(0, rows, size):
         yield slice(start, start + size)
 

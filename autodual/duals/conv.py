@@ -17,7 +17,8 @@ def transpose_convolution(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) 
     (shape,) = shapes
     size = shape[2:]
     if _is_narrow(call):
-        columns = call["weight"].flatten(1).mT @ nu.flatten(0, 1).flatten(2)
+        rows = nu.flatten(0, 1).flatten(2)
+        columns = torch.bmm(call["weight"].flatten(1).mT.expand(len(rows), -1, -1), rows)
         geometry = call["weight"].shape[2:], call["dilation"], call["padding"], call["stride"]
         return (F.fold(columns, size, *geometry).unflatten(0, nu.shape[:2]),)
     rows = torch.ops.aten.convolution.default(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,18 +22,20 @@ class Dense:
     """R linear forms on one value.
 
     Row i belongs to example ``owner[i]`` and is ``data[pick[i]]``, or ``data[i]`` where pick is
-    None. Shapes: data [B, *size(1)], owner [R], pick [R].
+    None. Shapes: data [B, *size(1)], owner [R], pick [R]. Where every example of a range has
+    equally many rows, in order, ``span`` says which range: nothing need be gathered then.
     """
 
     data: Tensor
     owner: Tensor
     pick: Tensor | None = None
+    span: range | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
 
     def __neg__(self) -> Dense:
-        return Dense(-self.data, self.owner, self.pick)
+        return replace(self, data=-self.data)
 
     @property
     def width(self) -> int:
@@ -47,12 +49,14 @@ class Dense:
     def add(self, other: Dense) -> Dense:
         """Return the sum, row by row."""
         if self.pick is other.pick:
-            return Dense(self.data + other.data, self.owner, self.pick)
-        return Dense(self.full() + other.full(), self.owner)
+            return replace(self, data=self.data + other.data)
+        return replace(self, data=self.full() + other.full(), pick=None)
 
     def pull_lines(self, lines: Lines, memo: Memo) -> Dense:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
-        return Dense(lines.pull(self.full(), self._own), self.owner)
+        data = lines.pull(self._grouped(self.full()), self._own)
+        data = data if self.span is None else data.flatten(0, 1)
+        return replace(self, data=data, pick=None)
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
         """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
@@ -62,7 +66,9 @@ class Dense:
             return sums[self.pick, self.owner if len(weights) > 1 else 0]
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
-        return torch.linalg.vecdot(flat, self._own(weights).flatten(1))
+        if self.span is None:
+            return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
+        return (self._grouped(flat) * self._own(weights.flatten(1))).sum(2).flatten()
 
     def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
@@ -70,12 +76,19 @@ class Dense:
         shapes = [torch.Size(v.size(1)) for v in step.variables]
         if step.own:
             pulled = self._pull_per_example(step, constants, shapes)
-            return [Dense(p, self.owner) for p in pulled]
+            return [replace(self, data=p, pick=None) for p in pulled]
         pulled = step.rule.transpose(constants.call(step), self.data, shapes)
-        return [Dense(p, self.owner, self.pick) for p in pulled]
+        return [replace(self, data=p) for p in pulled]
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        """Return rows [R, *] example by example, [N, S, *], if each has equally many."""
+        return rows if self.span is None else rows.unflatten(0, (len(self.span), -1))
 
     def _own(self, tensor: Tensor) -> Tensor:
-        """Return for each row its example's part of a tensor [N or 1, *]."""
+        """Return each example's part of a tensor [N or 1, *], to meet ``_grouped`` rows."""
+        if self.span is not None:
+            some = tensor if len(tensor) == 1 else tensor[self.span.start : self.span.stop]
+            return some.unsqueeze(1)
         return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
     def _pull_per_example(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Units:
         owner, unit = mask.nonzero(as_tuple=True)
         return cls(value, owner, unit)
 
+    group = 1
+
     def __len__(self) -> int:
         return len(self.owner)
 
@@ -61,18 +63,37 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Specs:
-    """Rows given in full: data [R, *size(1)]; row i is for example ``owner[i]``."""
+    """Rows given in full, S for each example in order: data [N·S, *size(1)]."""
 
     value: Value
-    owner: Tensor
     data: Tensor
+    owner: Tensor
+    span: range | None
+
+    @classmethod
+    def per_example(cls, value: Value, spec: Tensor) -> Specs:
+        """Return the rows ``spec`` [N, S, *] of N examples."""
+        batch, count = spec.shape[:2]
+        owner = torch.arange(batch, device=spec.device).repeat_interleave(count)
+        data = spec.reshape(batch * count, *value.size(1))
+        return cls(value, data, owner, range(batch))
 
     def __len__(self) -> int:
         return len(self.owner)
 
+    @property
+    def group(self) -> int:
+        """How many rows should be taken together."""
+        return 1 if self.span is None else max(1, len(self) // len(self.span))
+
     def take(self, index: slice | Tensor) -> Specs:
         """Return some of them."""
-        return Specs(self.value, self.owner[index], self.data[index])
+        span = None
+        if isinstance(index, slice) and self.span is not None:
+            start, stop, _ = index.indices(len(self))
+            if start % self.group == 0 and stop % self.group == 0:
+                span = self.span[start // self.group : stop // self.group]
+        return Specs(self.value, self.data[index], self.owner[index], span)
 
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""
@@ -80,11 +101,11 @@ class Specs:
 
     def replace(self, others: Mapping[int, Tensor]) -> Specs:
         """Return them with tensors replaced, by their identity."""
-        return Specs(self.value, self.owner, others.get(id(self.data), self.data))
+        return replace(self, data=others.get(id(self.data), self.data))
 
     def rows(self, like: Tensor) -> Dense:
         """Return them as rows."""
-        return Dense(self.data, self.owner)
+        return Dense(self.data, self.owner, span=self.span)
 
 
 Seeds = Units | Specs
