@@ -109,7 +109,8 @@ class BoundModule:
     ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
         self.fixed = _by_value(plan, choose)
-        self._orders: Mapping[Value, str] | None = None
+        self._orders: Mapping[Value, str] = {}
+        self._decided_for = 0
 
     def __call__(
         self,
@@ -200,12 +201,13 @@ class BoundModule:
         x = env[self.plan.graph.perturbed]
         method = self.plan.method
         flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
+        deciding = record is None and batch > self._decided_for
+        if deciding:
+            record, self._orders = Record(), {}
         rough = ExactSums(flat, self.memory)
         book = {} if method == "ibp" else self._make_sums(dual, seed)
         fine = () if method == "ibp" else (book[self._choice(self.plan.graph.output)],)
         used = (*fine, rough) if method in ("ibp", "ibp&dual") else fine
-        deciding = record is None and self._orders is None
-        record = Record() if deciding else record
         if record is not None:
             dual.observe = flat.observe = lambda step, rows: record.tick(step)
         ibp = {self.plan.graph.perturbed: threat.interval(x)}
@@ -233,6 +235,7 @@ class BoundModule:
                 record.note(step, dual)
         if deciding and record is not None:
             self._orders = choose_orders(self.plan, record, dual, self.memory)
+            self._decided_for = batch if record.costs else 0
         return Relaxation(boxes, used)
 
     def _choice(self, value: Value) -> Choice:
@@ -243,7 +246,7 @@ class BoundModule:
             return "ibp"
         if not isinstance(self.estimator, Exact):
             return self.estimator
-        return (self._orders or {}).get(value, "backward")
+        return self._orders.get(value, "backward")
 
     def _make_sums(self, network: DualNetwork, seed: int) -> dict[Choice, Sums]:
         """Return what finds the sums, by the choices that occur."""
@@ -323,6 +326,10 @@ def _by_value(plan: Plan, choose: Mapping[str, Choice]) -> dict[Value, Choice]:
 
 def _widen(box: Interval) -> Interval:
     """Read NaN, the trace of an overflow, as unbounded."""
+    if box.lower.device.type == "cpu":
+        total = box.lower.detach().sum() + box.upper.detach().sum()
+        if not total.isnan():  # any NaN would be in the sum; to look is cheaper than to write
+            return box
     return Interval(
         box.lower.masked_fill(box.lower.isnan(), -torch.inf),
         box.upper.masked_fill(box.upper.isnan(), torch.inf),

@@ -297,6 +297,10 @@ def certify(
     if bounds not in METHODS:
         raise InputError(f"bounds={bounds!r} is no method; there are {', '.join(METHODS)}")
     estimator = Exact() if estimator is None else estimator
+    if not isinstance(estimator, Estimator):
+        raise InputError(
+            f"estimator={estimator!r} is none: give Exact(), Cauchy(r), Normal(r) or Geometric(...)"
+        )
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
     options = Options(

@@ -66,7 +66,7 @@ def choose_orders(
     Columns pushed to one value have passed all before it, so the choice is how many of the
     first values to serve in forward order.
     """
-    targets = [v for v in record.rows if record.how.get(v) == "backward"]
+    targets = [v for v in record.costs if record.how.get(v) == "backward"]
     layers = [lines for lines in network.lines.values() if lines is not None]
     if network.weights is None or not all(lines.are_parallel for lines in layers):
         return dict.fromkeys(targets, "backward")
@@ -128,7 +128,9 @@ def explain(
     speed = FLOPS_PER_SECOND.get(device, 1e11)
     header = ["node", "op", "source", "shape", "dual layer", "intervals", "form", "rows"]
     header += ["MFLOP", "MB", "predicted ms"] + ["measured ms"] * measured
-    forms = {f.value: f.name for cost in record.costs.values() for f in cost.forms}
+    forms: dict[Value, set[str]] = {step.out: set() for step in plan.steps}
+    for form in (form for cost in record.costs.values() for form in cost.forms):
+        forms[form.value].add(form.name)
     table = []
     for step in plan.steps:
         out = step.out
@@ -140,7 +142,7 @@ def explain(
             str(out.type),
             "affine, exact" if isinstance(step.rule, Affine) else "two lines",
             "–" if isinstance(step.rule, Affine) else _how(step.variables[0], record, batch),
-            forms.get(out, "–"),
+            ", ".join(sorted(forms[out])) or "–",
             str(rows[out]),
             f"{flops[out] / 1e6:.3f}",
             f"{size[out] / 1e6:.3f}",

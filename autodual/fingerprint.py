@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+_PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
+_HOOKS = frozenset((dict, OrderedDict))
 
 
 def fingerprint(model: nn.Module) -> Hashable:
@@ -31,8 +34,10 @@ def fingerprint(model: nn.Module) -> Hashable:
 
 def freeze(value: Any) -> Hashable:
     """Return something hashable that is equal for equal plain data, and else by identity."""
-    if isinstance(value, bool | int | float | str | bytes | type(None)):
+    if type(value) in _PLAIN:
         return value
+    if type(value) in _HOOKS and not value:
+        return ()
     if isinstance(value, list | tuple):
         return (type(value), *map(freeze, value))
     if isinstance(value, Mapping):

@@ -17,6 +17,9 @@ CACHE_BYTES = 2**22
 KEPT = 4
 """Which part of the budget rows may take that are kept for the backward pass."""
 
+MEMO = 64
+"""Which part of the budget one table may take that the chunks of a pass share."""
+
 
 def spread(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tensor:
     """Return ``network.spread`` [E, R] for any number of rows, within ``memory`` bytes.
@@ -59,7 +62,7 @@ def _chunks(network: DualNetwork, seeds: Seeds, memory: int, rows: int) -> Itera
 
 
 def _room(memory: int) -> int:
-    return memory // 64
+    return memory // MEMO
 
 
 class _Recomputed(torch.autograd.Function):
@@ -85,7 +88,9 @@ class _Recomputed(torch.autograd.Function):
         others = dict(zip(ctx.names, new, strict=True))
         network = ctx.network.replace(others)
         matter = (gradient != 0).any(0).nonzero().squeeze(1)
-        seeds, gradient = ctx.seeds.replace(others).take(matter), gradient[:, matter]
+        with torch.enable_grad():
+            seeds = ctx.seeds.replace(others).take(matter)
+        gradient = gradient[:, matter]
         memo = Memo(detach=True, room=_room(ctx.memory))
         for chunk in _chunks(network, seeds, ctx.memory, len(matter)):
             with torch.enable_grad():

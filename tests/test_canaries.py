@@ -194,6 +194,12 @@ def net_checks():
     assert frozen.features.weight.grad is None, "a gradient went through no_grad"
 
 
+def without_spread(lines):
+    """Both lines where their middle is."""
+    middle = lines.at(torch.zeros_like(lines.lower_slope)).center
+    return Lines.parallel(lines.lower_slope, middle, middle)
+
+
 def patch_method(path, change):
     """Return (dotted path, replacement made from the original)."""
     return path, change
@@ -206,7 +212,11 @@ ENGINE = {
     ),
     "spread dropped": patch_method(
         "autodual.network.DualNetwork.add_lines",
-        lambda f: lambda self, step, n: f(self, step, Lines.parallel(n.lower_slope, *[(n.at(n.lower_slope * 0).center)] * 2)),
+        lambda f: (
+            lambda self, step, n: f(
+                self, step, Lines.parallel(n.lower_slope, *[(n.at(n.lower_slope * 0).center)] * 2)
+            )
+        ),
     ),
     "rows of the wrong sign": patch_method(
         "autodual.rows.dense.Dense.pull_lines",

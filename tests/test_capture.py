@@ -483,8 +483,12 @@ def test_a_sequential_model_is_located_by_its_modules():
 def test_explain_names_every_node():
     net = ad.certify(make(Functional), 0.1, bounds="dual")
     shown = str(net.explain(picture()))
-    assert "LinfBall(0.1), bounds='dual', 3 specifications" in shown
-    rows = {row[0]: row for row in net.explain(picture()).rows}
+    assert shown.startswith("LinfBall(0.1), bounds='dual' (AutoDual")
+    explained = net.explain(picture(), measure=True)
+    rows = {row[1]: dict(zip(explained.header, row, strict=True)) for row in explained.rows}
     assert list(rows) == ["sub", "div", "convolution", "relu", "reshape", "linear"]
-    assert rows["convolution"][5] == str(16 + 3)
-    assert rows["linear"][5] == "3"
+    assert rows["convolution"]["rows"] == str(3 * (16 + 3))
+    assert rows["linear"]["rows"] == str(3 * 3)
+    assert rows["relu"]["intervals"] == "backward for 100 %"
+    assert rows["convolution"]["form"] == "dense"
+    assert all(float(row["measured ms"]) >= 0 for row in rows.values())

@@ -1,0 +1,249 @@
+"""The same bound by every way of computing it: forms of rows, orders, chunks, dtypes."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import autodual as ad
+from autodual.memory import default_memory, parse_memory
+from autodual.rows import Patches
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Layer(nn.Module):
+    """One random op on pictures, its kind chosen by name."""
+
+    def __init__(self, pick: random.Random, channels: int) -> None:
+        super().__init__()
+        self.kind = pick.choice(
+            ["conv", "conv", "conv", "pool", "norm", "residual", "cat", "scale", "sub", "leaky"]
+        )
+        kernel, dilation = pick.choice([(1, 1), (2, 1), (3, 1), (3, 2), ((2, 3), 1)])
+        self.conv = nn.Conv2d(
+            channels,
+            channels,
+            kernel,
+            stride=pick.choice([1, 1, 2, (2, 1)]),
+            padding=pick.choice([1, 2]) if dilation == 1 else 2,
+            dilation=dilation,
+            groups=pick.choice([1, 1, 2]),
+        )
+        self.same = nn.Conv2d(channels, channels, 3, padding=1)
+        self.point = nn.Conv2d(channels, channels, 1)
+        self.join = nn.Conv2d(2 * channels, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+        self.pool = nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=pick.random() < 0.5)
+
+    def forward(self, z):
+        match self.kind:
+            case "conv":
+                return torch.relu(self.conv(z))
+            case "pool":
+                return self.pool(z)
+            case "norm":
+                return torch.relu(self.norm(z))
+            case "residual":
+                return torch.relu(self.point(z) + self.same(torch.relu(self.same(z))))
+            case "cat":
+                return self.join(torch.cat([torch.relu(z), self.point(z)], dim=1))
+            case "scale":
+                return 0.5 * z / 2 - 1
+            case "sub":
+                return z - self.same(self.same(z))
+            case "leaky":
+                return nn.functional.leaky_relu(z, 0.1)
+        raise AssertionError(self.kind)
+
+
+def picture_net(seed):
+    """Return a float64 net on pictures [2, 7, 6], its input and labels."""
+    pick = random.Random(seed)
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()]
+    layers += [Layer(pick, 4) for _ in range(pick.randint(1, 4))]
+    middle = nn.Sequential(*layers).eval()
+    x = torch.rand(3, 2, 7, 6)
+    width = middle(x).flatten(1).shape[1]
+    net = nn.Sequential(middle, nn.Flatten(), nn.Linear(width, 5), nn.ReLU(), nn.Linear(5, 3))
+    return net.double().eval(), x.double(), torch.tensor([0, 1, 2])
+
+
+def ball(seed):
+    """Return one of the sets, with one ε for each example."""
+    eps = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64)
+    kinds = [
+        ad.LinfBall(0.05),
+        ad.LinfBall(eps),
+        ad.LinfBall(eps, (0, 1)),
+        ad.L2Ball(eps),
+        ad.L1Ball(0.3, (0, 1)),
+    ]
+    return kinds[seed % len(kinds)]
+
+
+def result(model, x, y, threat, **options):
+    """Return the margins and the gradients of the robust loss."""
+    net = ad.certify(model, threat, **options)
+    margins = net(x, y).margins
+    model.zero_grad()
+    ad.robust_loss(net, x, y).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [margins, *gradients]
+
+
+def assert_same(a, b, **close):
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other, **(close or {"rtol": 1e-8, "atol": 1e-9}))
+
+
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
+@given(seed=seeds)
+@settings(max_examples=25)
+def test_patches_equal_dense_rows(bounds, seed):
+    case = *picture_net(seed), ball(seed)
+    patches = result(*case, bounds=bounds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Patches, "serve", staticmethod(lambda value: False))
+        dense = result(*case, bounds=bounds)
+    assert_same(patches, dense)
+
+
+def test_the_nets_above_do_use_patches():
+    forms = set()
+    for seed in range(20):
+        model, x, y = picture_net(seed)
+        net = ad.certify(model, 0.05, bounds="dual")
+        net(x, y)
+        forms |= {row[6] for row in net.explain(x).rows}
+    assert forms >= {"dense", "dense, patches"}
+
+
+@given(seed=seeds)
+@settings(max_examples=15)
+def test_chunks_and_recomputation_change_nothing(seed):
+    case = *picture_net(seed), ball(seed)
+    whole = result(*case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autodual.spread.CACHE_BYTES", 500)
+        patch.setattr("autodual.spread.KEPT", 2**40)
+        patch.setattr("autodual.spread.MEMO", 2**40)
+        chunked = result(*case)
+    assert_same(whole, chunked)
+
+
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
+@given(seed=seeds)
+@settings(max_examples=15)
+def test_forward_order_equals_backward_order(bounds, seed):
+    model, x, y = picture_net(seed)
+    threat = ball(seed % 3)
+    net = ad.certify(model, threat, bounds=bounds)
+    net(x, y)
+    names = [value.name for value in net.plan.bounded if value != net.graph.perturbed]
+    everywhere = dict.fromkeys([*names, net.graph.output.name], "forward")
+    forward = result(model, x, y, threat, bounds=bounds, choose=everywhere)
+    backward = result(model, x, y, threat, bounds=bounds, choose=dict.fromkeys(names, "backward"))
+    assert_same(forward, backward)
+    mixed = result(model, x, y, threat, bounds=bounds, choose={names[-1]: "forward"})
+    assert_same(forward, mixed)
+
+
+def deep_mlp():
+    torch.manual_seed(0)
+    sizes = [20, *[200] * 7, 3]
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def test_the_planner_takes_forward_order_where_it_is_cheaper():
+    """Twenty inputs and few open neurons against 200 rows through ever more layers."""
+    model, y = deep_mlp(), torch.tensor([0, 1])
+    x = torch.rand(2, 20, dtype=torch.float64)
+    net = ad.certify(model, 0.001, bounds="dual")
+    first, later = net(x, y).margins, net(x, y).margins
+    shown = str(net.explain(x))
+    assert shown.count("forward") == 7
+    torch.testing.assert_close(first, later, rtol=1e-9, atol=1e-10)
+    tight = ad.certify(model, 0.001, bounds="dual", memory="16MiB")
+    tight(x.repeat(200, 1), y.repeat(200))
+    assert str(tight.explain(x.repeat(200, 1))).count("forward") < 3  # columns would not fit
+
+
+def test_ibp_at_a_chosen_node_loosens_the_bound():
+    model, x, y = picture_net(5)
+    net = ad.certify(model, 0.05)
+    free = net(x, y).margins
+    chosen = ad.certify(model, 0.05, choose={"2": "ibp"})  # the last Linear but one
+    assert bool((chosen(x, y).margins <= free + 1e-12).all())
+    shown = {row[0]: row for row in chosen.explain(x).rows}
+    assert any(row[5] == "ibp" for row in shown.values())
+
+
+@given(seed=seeds)
+@settings(max_examples=10)
+def test_single_precision_agrees(seed):
+    model, x, y = picture_net(seed)
+    double = ad.certify(model, 0.05)(x, y).margins
+    single = ad.certify(model.float(), 0.05)(x.float(), y).margins
+    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_reach_the_input_and_the_radius_when_rows_are_recomputed(monkeypatch):
+    model, x, _ = picture_net(3)
+    x.requires_grad_()
+    found = []
+    for kept in (1, 2**40):
+        monkeypatch.setattr("autodual.spread.KEPT", kept)
+        for threat in (ad.LinfBall, ad.L2Ball):
+            eps = torch.full((3,), 0.05, dtype=torch.float64, requires_grad=True)
+            spec = torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.manual_seed(0))
+            spec.requires_grad_()
+            net = ad.certify(model, threat(eps))
+            total = net.lower_bound(x, spec).sum()
+            found.append(torch.autograd.grad(total, (x, eps, spec)))
+    for i in (0, 1):
+        assert_same(found[i], found[i + 2])
+        assert all(bool((g != 0).any()) for g in found[i])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GiB", 2**31), ("500MB", 500_000_000), ("1.5 gb", 1_500_000_000), (2**25, 2**25)],
+)
+def test_memory_is_read(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("wrong", ["", "2", "two GB", "1KB", 5, -1, True, 2.5e9, "nanGB"])
+def test_memory_that_is_no_budget_is_refused(wrong):
+    with pytest.raises(ad.errors.InputError, match="memory="):
+        ad.certify(nn.Linear(2, 2), 0.1, memory=wrong)
+
+
+def test_memory_has_a_default():
+    assert default_memory(torch.device("cpu")) >= 2**28
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        ({"nowhere": "ibp"}, "no node 'nowhere' is bounded; there are"),
+        ({"linear": "sideways"}, "give one of"),
+        ({"linear": ad.Geometric()}, "give one of"),
+        ({"linear_1": "ibp"}, "needs a node inside"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(choose, says):
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    net = ad.certify(model, 0.1, choose=choose)
+    with pytest.raises(ad.errors.InputError, match=says):
+        net(torch.rand(1, 2))
