@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,10 @@ def as_inputs(x: object) -> Inputs:
     return Inputs(*x) if isinstance(x, tuple) else Inputs(x)
 
 
-def check_x(x: object, model: nn.Module) -> Tensor:
+def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Tensor:
     """Return the perturbed input if a bound around it makes sense.
+
+    ``looks`` says whether its values may be looked at.
 
     Raises:
         InputError: not a float32 or float64 tensor, no batch dimension, empty, NaN or infinite,
@@ -36,7 +40,7 @@ def check_x(x: object, model: nn.Module) -> Tensor:
     if x.numel() == 0:
         raise InputError(f"x has shape {list(x.shape)}: an empty batch has no bound")
     finite = torch.isfinite(x)
-    if not bool(finite.all()):
+    if looks(x) and not bool(finite.all()):
         index = int((~finite).flatten(1).any(1).nonzero()[0])
         raise InputError(f"x holds NaN or infinity, first in example {index}")
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
@@ -48,8 +52,8 @@ def check_x(x: object, model: nn.Module) -> Tensor:
     return x
 
 
-def check_labels(y: object, x: Tensor, classes: int) -> None:
-    """Raise unless y [N] holds class numbers for x [N, *].
+def check_labels(y: object, x: Tensor, classes: int, look: bool) -> None:
+    """Raise unless y [N] holds class numbers for x [N, *]; ``look`` at them or not.
 
     Raises:
         InputError: wrong type, dtype, shape or device, or a label outside [0, classes).
@@ -61,7 +65,7 @@ def check_labels(y: object, x: Tensor, classes: int) -> None:
         raise InputError(
             f"labels have shape {list(y.shape)} on {y.device}; x needs [{len(x)}] on {x.device}"
         )
-    if bool(((y < 0) | (y >= classes)).any()):
+    if look and bool(((y < 0) | (y >= classes)).any()):
         raise InputError(
             f"labels span [{int(y.min())}, {int(y.max())}]; the model has classes 0 to "
             f"{classes - 1}"

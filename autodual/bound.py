@@ -49,7 +49,7 @@ def tighten(sums: Sums, box: Interval, units: Units) -> Interval:
     value, batch = units.value, sums.network.batch
     index = units.owner * value.numel + units.unit
     flat = box.map(lambda end: value.per_example(end, batch).flatten())
-    best = flat.map(lambda end: end[index]).intersect(_widen(interval(sums, units)))
+    best = flat.map(lambda end: end[index]).intersect(_widen(interval(sums, units), look=False))
 
     def put(end: Tensor, new: Tensor) -> Tensor:
         examples = end.index_copy(0, index, new).reshape(batch, *value.size(1))
@@ -83,10 +83,9 @@ class Relaxation:
 
     def interval(self, target: Value) -> Interval:
         """Return bounds on every entry of ``target``, in the model's layout."""
-        batch = self.sums[0].network.batch
-        everywhere = torch.ones(batch, target.numel, dtype=torch.bool)
-        units = Units.where(target, everywhere.to(self.sums[0].network.x.device))
-        box = _unbounded(self.sums[0].network.reference(target))
+        network = self.sums[0].network
+        units = Units.everywhere(target, network.batch, network.x.device)
+        box = _unbounded(network.reference(target))
         for sums in self.sums:
             box = tighten(sums, box, units)
         return box
@@ -106,8 +105,10 @@ class BoundModule:
         estimator: Estimator,
         memory: int,
         choose: Mapping[str, Choice],
+        select: bool,
     ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
+        self.select = select
         self.fixed = _by_value(plan, choose)
         self._orders: Mapping[Value, str] = {}
         self._decided_for = 0
@@ -125,7 +126,7 @@ class BoundModule:
             threat: the set around the perturbed one.
             slopes: slopes from outside, by the output of the nonlinear op; any are sound.
         """
-        return self._relax(self._constants(inputs), threat, slopes or {}, draw_seed(self.estimator))
+        return self.relax(self._constants(inputs), threat, slopes or {}, draw_seed(self.estimator))
 
     @property
     def estimators(self) -> tuple[Estimator, ...]:
@@ -137,7 +138,7 @@ class BoundModule:
         """Bound every output once; return a record of what was done and how long it took."""
         constants, output = self._constants(inputs), self.plan.graph.output
         record = Record()
-        relaxed = self._relax(constants, threat, {}, draw_seed(self.estimator), record)
+        relaxed = self.relax(constants, threat, {}, draw_seed(self.estimator), record)
         network = relaxed.networks[0]
         rows = torch.eye(output.numel, dtype=network.x.dtype, device=network.x.device)
         relaxed.lower(output, rows.unsqueeze(0))
@@ -157,12 +158,12 @@ class BoundModule:
         size = self._examples_at_once(constants)
         output, x = self.plan.graph.output, constants.env[self.plan.graph.perturbed]
         if size >= batch:
-            return self._relax(constants, threat, {}, seed).lower(output, spec)
+            return self.relax(constants, threat, {}, seed).lower(output, spec)
         spec = spec.expand(batch, *spec.shape[1:])
 
         def part(index: Tensor) -> Tensor:
             some = constants.select(index), threat.select(x, index)
-            return self._relax(*some, {}, seed).lower(output, spec[index])
+            return self.relax(*some, {}, seed).lower(output, spec[index])
 
         parts = torch.arange(batch, device=x.device).split(size)
         if not torch.is_grad_enabled():
@@ -175,8 +176,12 @@ class BoundModule:
         )
 
     def _constants(self, inputs: Mapping[Value, Tensor]) -> Constants:
-        batch = len(inputs[self.plan.graph.perturbed])
         env = entries(self.plan.graph, self.model, inputs)
+        return self.constants(env, len(inputs[self.plan.graph.perturbed]))
+
+    def constants(self, env: Mapping[Value, Tensor], batch: int) -> Constants:
+        """Add to the graph's entries what the perturbation does not reach."""
+        env = dict(env)
         run_nodes(self.plan.graph.prelude, env, batch)
         return Constants(env, batch)
 
@@ -189,7 +194,7 @@ class BoundModule:
         element = constants.env[self.plan.graph.perturbed].element_size()
         return max(1, self.memory // (2 * kept * self.estimator.r * element))
 
-    def _relax(
+    def relax(
         self,
         constants: Constants,
         threat: ThreatModel,
@@ -197,14 +202,15 @@ class BoundModule:
         seed: int,
         record: Record | None = None,
     ) -> Relaxation:
+        """Build the dual networks, step by step."""
         env, batch = constants.env, constants.batch
         x = env[self.plan.graph.perturbed]
         method = self.plan.method
         flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
-        deciding = record is None and batch > self._decided_for
+        deciding = self.select and record is None and batch > self._decided_for
         if deciding:
             record, self._orders = Record(), {}
-        rough = ExactSums(flat, self.memory)
+        rough = ExactSums(flat, self.memory, self.select)
         book = {} if method == "ibp" else self._make_sums(dual, seed)
         fine = () if method == "ibp" else (book[self._choice(self.plan.graph.output)],)
         used = (*fine, rough) if method in ("ibp", "ibp&dual") else fine
@@ -222,7 +228,11 @@ class BoundModule:
                     network.add_affine(step, call)
             else:
                 if value not in boxes:
-                    box = _widen(ibp[value]) if value in ibp else _unbounded(dual.reference(value))
+                    box = (
+                        _widen(ibp[value], self.select)
+                        if value in ibp
+                        else _unbounded(dual.reference(value))
+                    )
                     boxes[value] = ibp[value] = self._tighten(book, dual, value, box, record)
                 if "ibp" in method:
                     ibp[step.out] = step.rule.interval(call, boxes[value])
@@ -264,7 +274,7 @@ class BoundModule:
             elif isinstance(choice, Cauchy | Normal):
                 book[choice] = MedianSums(network, choice, seed)
             else:
-                book[choice] = ExactSums(network, memory)
+                book[choice] = ExactSums(network, memory, self.select)
         return book
 
     def _tighten(
@@ -279,7 +289,10 @@ class BoundModule:
         choice = self._choice(value)
         if choice == "ibp" or value == self.plan.graph.perturbed:
             return box
-        units = Units.where(value, self._open(dual.constants, value, box))
+        if self.select:
+            units = Units.where(value, self._open(dual.constants, value, box))
+        else:
+            units = Units.everywhere(value, dual.batch, dual.x.device)
         if record is not None:
             record.how[value] = choice if isinstance(choice, str) else str(choice)
             record.rows[value] = len(units)
@@ -324,9 +337,9 @@ def _by_value(plan: Plan, choose: Mapping[str, Choice]) -> dict[Value, Choice]:
     return chosen
 
 
-def _widen(box: Interval) -> Interval:
+def _widen(box: Interval, look: bool) -> Interval:
     """Read NaN, the trace of an overflow, as unbounded."""
-    if box.lower.device.type == "cpu":
+    if look and box.lower.device.type == "cpu":
         total = box.lower.detach().sum() + box.upper.detach().sum()
         if not total.isnan():  # any NaN would be in the sum; to look is cheaper than to write
             return box

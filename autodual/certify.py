@@ -14,6 +14,7 @@ from autodual.arguments import as_inputs, check_labels, check_spec, check_x
 from autodual.bound import BoundModule, Choice, Relaxation
 from autodual.capture import Captured, Inputs, capture, unwrap
 from autodual.certificate import Certificate, Estimate
+from autodual.compiled import CompiledBound
 from autodual.cost import Explanation, explain
 from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
@@ -42,6 +43,8 @@ class Options:
     estimator: Estimator
     memory: int | None
     choose: Mapping[str, Choice]
+    select: bool
+    compile: bool
 
 
 class Certified(nn.Module):
@@ -54,6 +57,7 @@ class Certified(nn.Module):
         super().__init__()
         self.model, self.threat, self.options = model, threat, options
         self._bounds: dict[int, BoundModule] = {}
+        self._compiled: dict[int, CompiledBound] = {}
         self._last: BoundModule | None = None
 
     def extra_repr(self) -> str:
@@ -65,7 +69,7 @@ class Certified(nn.Module):
         if not isinstance(eps, ThreatModel):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
         other = Certified(self.model, eps, self.options)
-        other._bounds, other._last = self._bounds, self._last
+        other._bounds, other._compiled, other._last = self._bounds, self._compiled, self._last
         other.train(self.training)
         return other
 
@@ -105,12 +109,12 @@ class Certified(nn.Module):
         self, bound: BoundModule, values: Mapping[Value, Tensor], tensor: Tensor, y: Tensor
     ) -> Tensor:
         classes = _classes(bound.plan.graph)
-        check_labels(y, tensor, classes)
+        check_labels(y, tensor, classes, self._looks(tensor))
         unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
         rank = torch.arange(classes - 1, device=tensor.device)
         others = rank + (rank >= y.unsqueeze(1))
         spec = unit[y].unsqueeze(1) - unit[others]
-        margins = bound.lower(values, self.threat, spec)
+        margins = self._lower(bound, values, spec)
         return margins.new_zeros(len(y), classes).scatter(1, others, margins)
 
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ class Certified(nn.Module):
         bound, values, tensor = self._prepare(x)
         self._refuse_caveats(bound)
         output = bound.plan.graph.output
-        return bound.lower(values, self.threat, check_spec(C, tensor, output))
+        return self._lower(bound, values, check_spec(C, tensor, output))
 
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
@@ -219,6 +223,16 @@ class Certified(nn.Module):
     def _verified(self, x: Tensor | Inputs, y: Tensor, eps: Tensor) -> Tensor:
         return self.at(eps)._certify(x, y).verified
 
+    def _looks(self, x: Tensor) -> bool:
+        """Return whether the host may look at values: not where a GPU should train unhindered."""
+        return self.options.select or not x.is_cuda or not torch.is_grad_enabled()
+
+    def _lower(self, bound: BoundModule, values: Mapping[Value, Tensor], spec: Tensor) -> Tensor:
+        if not self.options.compile:
+            return bound.lower(values, self.threat, spec)
+        compiled = self._compiled.setdefault(id(bound), CompiledBound(bound))
+        return compiled.lower(values, self.threat, spec)
+
     def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
         self._refuse_caveats(self._prepare(x)[0])
         result = self(x, y)
@@ -240,8 +254,9 @@ class Certified(nn.Module):
         """Check x, capture the model if this kind of input is new, and bind its tensors."""
         model = unwrap(self.model)
         inputs = as_inputs(x)
-        tensor = check_x(inputs.get(self.options.perturb), model)
-        self.threat.check(tensor)
+        tensor = check_x(inputs.get(self.options.perturb), model, self._looks)
+        if self._looks(tensor):
+            self.threat.check(tensor)
         captured = _captured(model, inputs, self.options.perturb, tensor)
         bound = self._bounds.get(id(captured))
         if bound is None:
@@ -249,7 +264,8 @@ class Certified(nn.Module):
             check_fidelity(captured, model, inputs)
             options = self.options
             memory = options.memory or default_memory(tensor.device)
-            bound = BoundModule(plan, model, options.estimator, memory, options.choose)
+            how = options.estimator, memory, options.choose, options.select
+            bound = BoundModule(plan, model, *how)
             self._bounds[id(captured)] = bound
         self._last = bound
         return bound, captured.bind(inputs), tensor
@@ -265,6 +281,8 @@ def certify(
     estimator: Estimator | None = None,
     memory: int | str | None = None,
     choose: Mapping[str, Choice] | None = None,
+    select: bool = True,
+    compile: bool = False,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -288,6 +306,11 @@ def certify(
         choose: how single nodes are bounded, by their names in ``explain`` or the names of their
             modules: ``"ibp"``, ``"backward"`` or ``"forward"`` (order), or an estimator. The
             planner chooses where this does not.
+        select: give rows only to entries that interval arithmetic leaves open. To find them the
+            host looks at data once per node; with ``select=False`` every entry gets rows and a
+            training step on a GPU never waits for the host (x and y are then not checked).
+        compile: run the bound through torch.compile, for ℓ∞ balls. Selects nothing, and takes
+            seconds to minutes for each new shape: for long training with "ibp" or "ibp+dual".
 
     Raises:
         ModelError: the model is not a module.
@@ -301,6 +324,8 @@ def certify(
         raise InputError(
             f"estimator={estimator!r} is none: give Exact(), Cauchy(r), Normal(r) or Geometric(...)"
         )
+    if not isinstance(estimator, Exact) and compile:
+        raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
     options = Options(
@@ -310,6 +335,8 @@ def certify(
         estimator=estimator,
         memory=parse_memory(memory),
         choose=choose or {},
+        select=select and not compile,
+        compile=compile,
     )
     return Certified(model, as_threat(eps), options)
 

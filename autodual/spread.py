@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.network import DualNetwork
 from autodual.rows import Memo, Seeds, Specs
@@ -21,21 +22,26 @@ MEMO = 64
 """Which part of the budget one table may take that the chunks of a pass share."""
 
 
-def spread(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tensor:
+def spread(
+    network: DualNetwork, seeds: Seeds, both: bool, memory: int, select: bool = True
+) -> Tensor:
     """Return ``network.spread`` [E, R] for any number of rows, within ``memory`` bytes.
 
-    Rows whose gradient is wanted are kept if they all fit; otherwise, and always for unit rows,
-    those with a gradient that is not zero are computed anew in the backward pass.
+    Rows whose gradient is wanted are kept if they all fit; otherwise, and always for unit rows
+    where ``select`` allows to look for them, those with a gradient that is not zero are computed
+    anew in the backward pass.
     """
+    if get_proxy_mode() is not None:  # it is being traced, to be compiled as a whole
+        return network.spread(seeds, Memo(detach=False, room=_room(memory)), both)
     if not torch.is_grad_enabled():
         return _in_chunks(network, seeds, both, memory)
     leaves = [*network.tensors(seeds.value), *seeds.tensors()]
     if not any(t.requires_grad for t in leaves):
         return _in_chunks(network, seeds, both, memory)
     needed = len(seeds) * network.row_cost(seeds).total_bytes if len(seeds) else 0
-    if isinstance(seeds, Specs) and needed <= memory // KEPT:
+    if needed <= memory // KEPT and (isinstance(seeds, Specs) or not select):
         return _in_chunks(network, seeds, both, memory)
-    result: Tensor = _Recomputed.apply(network, seeds, both, memory, *leaves)
+    result: Tensor = _Recomputed.apply(network, seeds, both, memory, select, *leaves)
     return result
 
 
@@ -70,9 +76,16 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: DualNetwork, seeds: Seeds, both: bool, memory: int, *leaves: Tensor
+        ctx: Any,
+        network: DualNetwork,
+        seeds: Seeds,
+        both: bool,
+        memory: int,
+        select: bool,
+        *leaves: Tensor,
     ) -> Tensor:
-        ctx.network, ctx.seeds, ctx.both, ctx.memory = network, seeds, both, memory
+        ctx.network, ctx.seeds, ctx.both = network, seeds, both
+        ctx.memory, ctx.select = memory, select
         ctx.names = [id(leaf) for leaf in leaves]
         ctx.save_for_backward(*leaves)
         return _in_chunks(network, seeds, both, memory)
@@ -83,18 +96,20 @@ class _Recomputed(torch.autograd.Function):
         old = ctx.saved_tensors
         new = [
             t.detach().requires_grad_() if wanted else t
-            for t, wanted in zip(old, ctx.needs_input_grad[4:], strict=True)
+            for t, wanted in zip(old, ctx.needs_input_grad[5:], strict=True)
         ]
         others = dict(zip(ctx.names, new, strict=True))
         network = ctx.network.replace(others)
-        matter = (gradient != 0).any(0).nonzero().squeeze(1)
-        with torch.enable_grad():
-            seeds = ctx.seeds.replace(others).take(matter)
-        gradient = gradient[:, matter]
+        seeds = ctx.seeds.replace(others)
+        if ctx.select:
+            matter = (gradient != 0).any(0).nonzero().squeeze(1)
+            with torch.enable_grad():
+                seeds = seeds.take(matter)
+            gradient = gradient[:, matter]
         memo = Memo(detach=True, room=_room(ctx.memory))
-        for chunk in _chunks(network, seeds, ctx.memory, len(matter)):
+        for chunk in _chunks(network, seeds, ctx.memory, len(seeds)):
             with torch.enable_grad():
                 part = network.spread(seeds.take(chunk), memo, ctx.both)
             torch.autograd.backward(part, gradient[:, chunk], retain_graph=True)
         memo.finish()
-        return None, None, None, None, *(t.grad for t in new)
+        return None, None, None, None, None, *(t.grad for t in new)

@@ -46,13 +46,13 @@ class Sums(ABC):
 class ExactSums(Sums):
     """Rows travel back; see ``spread``."""
 
-    def __init__(self, network: DualNetwork, memory: int) -> None:
+    def __init__(self, network: DualNetwork, memory: int, select: bool) -> None:
         super().__init__(network)
-        self.memory = memory
+        self.memory, self.select = memory, select
 
     def spread(self, seeds: Seeds, both: bool) -> Tensor:
         """Sum exactly."""
-        return spread(self.network, seeds, both, self.memory)
+        return spread(self.network, seeds, both, self.memory, self.select)
 
 
 class ForwardSums(Sums):

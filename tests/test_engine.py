@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 
 import pytest
 import torch
@@ -213,6 +214,77 @@ def test_gradients_reach_the_input_and_the_radius_when_rows_are_recomputed(monke
     for i in (0, 1):
         assert_same(found[i], found[i + 2])
         assert all(bool((g != 0).any()) for g in found[i])
+
+
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual", "ibp"])
+def test_rows_for_every_entry_give_the_same_bound(bounds):
+    """Without selection entries that are exact already may get tighter intervals, never looser."""
+    for seed in (1, 3, 5):
+        model, x, y = picture_net(seed)
+        selected = result(model, x, y, ad.LinfBall(0.05), bounds=bounds)
+        everything = result(model, x, y, ad.LinfBall(0.05), bounds=bounds, select=False)
+        if bounds == "ibp&dual":
+            assert bool((everything[0] >= selected[0] - 1e-12).all())
+        else:
+            assert_same(selected, everything)
+
+
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual", "ibp"])
+@pytest.mark.parametrize("domain", [None, (0, 1)])
+def test_the_straight_line_equals_eager(bounds, domain, monkeypatch):
+    """What is compiled, without the compiler."""
+    monkeypatch.setattr(torch, "compile", lambda straight, **_: straight)
+    check_compiled(bounds, domain)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_equals_eager():
+    check_compiled("ibp+dual", None)
+
+
+def check_compiled(bounds, domain):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 3))
+    x, y = torch.rand(3, 1, 6, 6), torch.tensor([0, 1, 2])
+    eps = torch.tensor([0.01, 0.05, 0.1])
+    eager = ad.certify(model, ad.LinfBall(eps, domain), bounds=bounds, select=False)
+    compiled = ad.certify(model, ad.LinfBall(eps, domain), bounds=bounds, compile=True)
+    results = []
+    for net in (eager, compiled):
+        model.zero_grad()
+        ad.robust_loss(net, x, y).backward()
+        gradients = [p.grad for p in model.parameters()]
+        results.append([net(x, y).margins, net.at(0.02)(x, y).margins, *gradients])
+    assert_same(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_compilation_keeps_a_stop_of_gradients(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda straight, **_: straight)
+
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                z = self.a(x)
+            return self.b(torch.relu(z))
+
+    model = Frozen()
+    net = ad.certify(model, 0.1, bounds="ibp+dual", compile=True)
+    ad.robust_loss(net, torch.rand(2, 4), torch.tensor([0, 1])).backward()
+    assert model.a.weight.grad is None or not bool(model.a.weight.grad.any())
+    assert bool(model.b.weight.grad.any())
+
+
+def test_compilation_is_refused_where_it_cannot_be():
+    model = nn.Linear(2, 2)
+    with pytest.raises(ad.errors.InputError, match="exact sums"):
+        ad.certify(model, 0.1, compile=True, estimator=ad.Cauchy(5))
+    with pytest.raises(ad.errors.InputError, match="serves LinfBall"):
+        ad.certify(model, ad.L2Ball(0.1), compile=True)(torch.rand(1, 2))
 
 
 @pytest.mark.parametrize(

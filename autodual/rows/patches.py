@@ -45,7 +45,8 @@ class Patches:
 
     Row i belongs to example ``owner[i]`` and to cell ``cell[i]`` of the frame's grid; its
     entries are ``data[pick[i]]``, or ``data[i]`` where pick is None. Shapes: data [B, C, h, w];
-    owner, cell, pick [R]. ``clean`` says that entries outside the image are zero.
+    owner, cell, pick [R]. ``clean`` says that entries outside the image are zero; ``all``, that
+    the rows come from a list of all entries, which data must not shorten.
     """
 
     value: Value
@@ -55,6 +56,7 @@ class Patches:
     cell: Tensor
     pick: Tensor | None = None
     clean: bool = True
+    all: bool = False
 
     @staticmethod
     def serve(value: Value) -> bool:
@@ -62,13 +64,16 @@ class Patches:
         return len(value.shape) == 4 and value.shape[0] == Batch(1) and value.batch_dim == 0
 
     @classmethod
-    def identity(cls, value: Value, owner: Tensor, unit: Tensor, like: Tensor) -> Patches:
+    def identity(
+        cls, value: Value, owner: Tensor, unit: Tensor, like: Tensor, all: bool
+    ) -> Patches:
         """Return the unit rows of ``value`` at the flat positions ``unit`` of their examples."""
         _, channels, height, width = value.size(1)
         bank = torch.eye(channels, dtype=like.dtype, device=like.device)
         cells = height * width
         pick, cell = unit // cells, unit % cells
-        return cls(value, bank[:, :, None, None], Frame((height, width)), owner, cell, pick)
+        frame = Frame((height, width))
+        return cls(value, bank[:, :, None, None], frame, owner, cell, pick, all=all)
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -161,7 +166,7 @@ class Patches:
             pulled = list(transpose(nu.data))
         clean = nu.clean and window.pointwise
         return [
-            Patches(v, p.squeeze(1), frame, nu.owner, nu.cell, nu.pick, clean)
+            replace(nu, value=v, data=p.squeeze(1), frame=frame, clean=clean)
             for v, p in zip(step.variables, pulled, strict=True)
         ]
 
@@ -226,10 +231,13 @@ class Patches:
             c = tensor.shape[-3]
             windows = self._windows(tensor, memo)
             return windows.index_select(0, self._pair(tensor)).unflatten(1, (c, h, w))
-        pair, place = torch.unique_consecutive(self._pair(tensor), return_inverse=True)
+        pair, place = self._pair(tensor), None
+        if tensor.device.type == "cpu" and not self.all:
+            pair, place = torch.unique_consecutive(pair, return_inverse=True)
         cells = self.frame.grid[0] * self.frame.grid[1]
         index = pair // cells, pair % cells // self.frame.grid[1], pair % self.frame.grid[1]
-        return self._view(tensor)[index].index_select(0, place)
+        windows = self._view(tensor)[index]
+        return windows if place is None else windows.index_select(0, place)
 
     def _keeps(self, tensor: Tensor, memo: Memo) -> bool:
         """Return whether there is room for the windows of all examples and cells."""

@@ -15,11 +15,25 @@ from autodual.rows.patches import Patches
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The unit rows of some entries: ``unit[i]`` is a flat position in example ``owner[i]``."""
+    """The unit rows of some entries: ``unit[i]`` is a flat position in example ``owner[i]``.
+
+    ``all`` says that they come from a list of all entries.
+    """
 
     value: Value
     owner: Tensor
     unit: Tensor
+    all: bool = False
+
+    @classmethod
+    def everywhere(cls, value: Value, batch: int, device: torch.device) -> Units:
+        """Return those of all entries; no look at data is taken, now or later."""
+        unit = torch.arange(value.numel, device=device)
+        if Patches.serve(value):
+            _, channels, height, width = value.size(1)
+            unit = unit.reshape(channels, height * width).mT.flatten()
+        owner = torch.arange(batch, device=device).repeat_interleave(value.numel)
+        return cls(value, owner, unit.repeat(batch), all=True)
 
     @classmethod
     def where(cls, value: Value, mask: Tensor) -> Units:
@@ -40,7 +54,7 @@ class Units:
 
     def take(self, index: slice | Tensor) -> Units:
         """Return some of them."""
-        return Units(self.value, self.owner[index], self.unit[index])
+        return replace(self, owner=self.owner[index], unit=self.unit[index])
 
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""
@@ -53,8 +67,11 @@ class Units:
     def rows(self, like: Tensor) -> Dense | Patches:
         """Return them as rows with the dtype and device of ``like``."""
         if Patches.serve(self.value):
-            return Patches.identity(self.value, self.owner, self.unit, like)
-        distinct, pick = torch.unique(self.unit, return_inverse=True)
+            return Patches.identity(self.value, self.owner, self.unit, like, self.all)
+        if self.all:
+            distinct, pick = torch.arange(self.value.numel, device=like.device), self.unit
+        else:
+            distinct, pick = torch.unique(self.unit, return_inverse=True)
         bank = torch.zeros(
             len(distinct), self.value.numel, dtype=like.dtype, device=like.device
         ).scatter_(1, distinct.unsqueeze(1), 1.0)
