@@ -71,6 +71,40 @@ def check_adjoint(rule, call, shapes, generator):
         torch.testing.assert_close(fast, generic, rtol=1e-9, atol=1e-9)
 
 
+def check_window(rule, call, shapes, generator):
+    """A unit row pulled back through the whole op is its window's, where the window lies."""
+    window = rule.window(call)
+    if window is None or any(len(shape) != 4 for shape in shapes):
+        return
+    out = call(*(torch.zeros(s, dtype=torch.float64) for s in shapes))
+    if window.pointwise and any(s[2:] != out.shape[2:] for s in shapes):
+        return  # spread over pixels, which rows in patches do not follow
+    i, j = (int(torch.randint(n, (), generator=generator)) for n in out.shape[2:])
+    values = torch.randn(out.shape[1], generator=generator, dtype=torch.float64)
+    row = torch.zeros(1, *out.shape, dtype=torch.float64)
+    row[..., i, j] = values
+    local = [torch.Size((1, s[1], *window.kernel)) for s in shapes]
+    patches = rule.transpose(call.replace(window.local), values.reshape(1, 1, -1, 1, 1), local)
+    for whole, patch, shape in zip(rule.transpose(call, row, shapes), patches, shapes, strict=True):
+        expected = torch.zeros(1, *shape, dtype=torch.float64)
+        for a in range(window.kernel[0]):
+            for b in range(window.kernel[1]):
+                y = i * window.stride[0] - window.padding[0] + a
+                x = j * window.stride[1] - window.padding[1] + b
+                if 0 <= y < shape[2] and 0 <= x < shape[3]:
+                    expected[..., y, x] = patch[..., a, b]
+        torch.testing.assert_close(whole, expected, rtol=1e-9, atol=1e-9)
+
+
+def check_linear_part(rule, call, shapes, generator):
+    """What ``bias`` names is the whole constant part."""
+    z = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    zeros = [torch.zeros_like(v) for v in z]
+    linear, constant = rule.linear_part(call)
+    image = linear(*z) - linear(*zeros) if constant else linear(*z)
+    torch.testing.assert_close(image, call(*z) - call(*zeros), rtol=1e-9, atol=1e-9)
+
+
 def check_interval(rule, call, shapes, generator):
     """Interval arithmetic contains the image, and is exact entry by entry for affine ops."""
     boxes = [random_box(s, generator) for s in shapes]

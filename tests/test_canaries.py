@@ -17,6 +17,7 @@ from tests import oracles, properties
 from tests.cases.rules import CASES
 from tests.nets import random_mlp
 from tests.test_capture import Frozen, Residual, make, picture
+from tests.test_engine import assert_same, picture_net, result
 from tests.test_soundness import check_bound
 
 
@@ -31,6 +32,8 @@ def rule_checks(op, mutate):
             properties.check_interval(rule, call, shapes, generator)
             if isinstance(rule, Affine):
                 properties.check_adjoint(rule, call, shapes, generator)
+                properties.check_window(rule, call, shapes, generator)
+                properties.check_linear_part(rule, call, shapes, generator)
             else:
                 properties.check_point(rule, call, shapes, generator)
 
@@ -59,6 +62,21 @@ def printed_hardtanh(lines, box):
     intercept = torch.where(both, 2 / (1 + top), lines.upper_intercept)
     low = torch.where(both, -2 / (1 + top), lines.lower_intercept)
     return Lines.parallel(slope, low, intercept)
+
+
+def moved(window):
+    """The same window, one pixel to the side."""
+    return window and replace(window, padding=(window.padding[0], window.padding[1] + 1))
+
+
+def undilated(call, window):
+    """The window of the kernel as if its entries were neighbours."""
+    return window and replace(window, kernel=tuple(call["weight"].shape[2:]))
+
+
+def counted(rule, call):
+    """The window as if padding always were counted."""
+    return rule.window(call.replace({"count_include_pad": True}))
 
 
 def by_ends_only():
@@ -127,6 +145,22 @@ RULES = {
         "aten.convolution.default",
         lambda rule: replace(rule, interval=lambda c, z: Interval(c(z.lower), c(z.upper))),
     ),
+    "convolution: windows a pixel off": (
+        "aten.convolution.default",
+        lambda rule: replace(rule, window=lambda call: moved(rule.window(call))),
+    ),
+    "convolution: windows without dilation": (
+        "aten.convolution.default",
+        lambda rule: replace(rule, window=lambda call: undilated(call, rule.window(call))),
+    ),
+    "mean: windows where padding is not counted": (
+        "aten.avg_pool2d.default",
+        lambda rule: replace(rule, window=lambda call: counted(rule, call)),
+    ),
+    "batch norm: taken for linear without its bias": (
+        "autodual.batch_norm",
+        lambda rule: replace(rule, bias="bias"),
+    ),
     "sub: both summands with a plus": (
         "aten.sub.Tensor",
         with_transpose(lambda pulled: [p.abs() for p in pulled]),
@@ -155,7 +189,7 @@ RULES = {
 def test_broken_rules_are_caught(name):
     op, mutate = RULES[name]
     rule_checks(op, lambda rule: rule)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, RuntimeError)):
         rule_checks(op, mutate)
 
 
@@ -189,9 +223,36 @@ def net_checks():
         state = {k: v.clone() for k, v in trained.state_dict().items()}
         assert torch.allclose(centre, trained(picture()))
         trained.load_state_dict(state)
+    engine_checks()
     frozen = make(Frozen)
     ad.robust_loss(frozen, picture(), torch.tensor([0, 1, 2]), 0.1).backward()
     assert frozen.features.weight.grad is None, "a gradient went through no_grad"
+
+
+def engine_checks():
+    """Patches against dense rows, forward against backward order, kept against recomputed."""
+    for kinds in (("sub", "norm"), ("residual",)):
+        case = *picture_net(0, *kinds), ad.LinfBall(0.3)
+        patches = result(*case, bounds="dual")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("autodual.rows.Patches.serve", staticmethod(lambda value: False))
+            assert_same(patches, result(*case, bounds="dual"))
+        net = ad.certify(case[0], 0.3)
+        net(case[1])
+        names = dict.fromkeys((v.name for v in net.plan.bounded), "forward")
+        assert_same(patches, result(*case, bounds="dual", choose=names))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("autodual.spread.KEPT", 2**40)
+            patch.setattr("autodual.spread.CACHE_BYTES", 1000)
+            assert_same(patches, result(*case, bounds="dual"))
+    model, x, y = picture_net(3)
+    generator = torch.Generator().manual_seed(0)
+    exact = ad.certify(model, 0.05)(x, y).margins
+    for estimator, slack in ((ad.Cauchy(3001, generator), 0.1), (ad.Geometric(400, 4, 0.01), 0.0)):
+        found = ad.certify(model, 0.05, estimator=estimator)(x, y).margins
+        size = (ad.certify(model, 0.0)(x, y).margins - exact).max()
+        assert bool((found <= exact + slack * size + 1e-9).all()), estimator
+        assert bool((found >= exact - (slack + 0.5) * size).all()), estimator
 
 
 def without_spread(lines):
@@ -221,6 +282,33 @@ ENGINE = {
     "rows of the wrong sign": patch_method(
         "autodual.rows.dense.Dense.pull_lines",
         lambda f: lambda self, lines, memo: -f(self, lines, memo),
+    ),
+    "windows moved": patch_method(
+        "autodual.rows.patches.Frame.through",
+        lambda f: lambda self, w: f(self, replace(w, padding=(w.padding[0], 0))),
+    ),
+    "entries outside the image kept": patch_method(
+        "autodual.rows.patches.Patches.cleaned", lambda f: lambda self, memo: self
+    ),
+    "patches added where they do not lie": patch_method(
+        "autodual.rows.patches.Patches._margins",
+        lambda f: (
+            lambda self, offset, size: f(self, (size[0] - self.data.shape[2], offset[1]), size)
+        ),
+    ),
+    "the chunks' shared part not differentiated": patch_method(
+        "autodual.rows.memo.Memo.finish", lambda f: lambda self: None
+    ),
+    "columns lost": patch_method(
+        "autodual.projection.Sources._inject",
+        lambda f: lambda self, columns, radius: f(self, columns, radius * (radius > radius.mean())),
+    ),
+    "noise halved": patch_method(
+        "autodual.projection.Projection._inject",
+        lambda f: lambda self, columns, radius: f(self, columns, 0.2 * radius),
+    ),
+    "no margin for chance": patch_method(
+        "autodual.sums.margin", lambda f: lambda r, repeats, delta: -0.5
     ),
     "skip connections overwritten": patch_method(
         "autodual.network.add", lambda f: lambda a, b, memo: b

@@ -490,5 +490,5 @@ def test_explain_names_every_node():
     assert rows["convolution"]["rows"] == str(3 * (16 + 3))
     assert rows["linear"]["rows"] == str(3 * 3)
     assert rows["relu"]["intervals"] == "backward for 100 %"
-    assert rows["convolution"]["form"] == "dense"
+    assert rows["convolution"]["form"] == "dense, patches"
     assert all(float(row["measured ms"]) >= 0 for row in rows.values())

@@ -20,9 +20,9 @@ seeds = st.integers(0, 2**32 - 1)
 class Layer(nn.Module):
     """One random op on pictures, its kind chosen by name."""
 
-    def __init__(self, pick: random.Random, channels: int) -> None:
+    def __init__(self, pick: random.Random, channels: int, kind: str | None = None) -> None:
         super().__init__()
-        self.kind = pick.choice(
+        self.kind = kind or pick.choice(
             ["conv", "conv", "conv", "pool", "norm", "residual", "cat", "scale", "sub", "leaky"]
         )
         kernel, dilation = pick.choice([(1, 1), (2, 1), (3, 1), (3, 2), ((2, 3), 1)])
@@ -64,12 +64,13 @@ class Layer(nn.Module):
         raise AssertionError(self.kind)
 
 
-def picture_net(seed):
+def picture_net(seed, *kinds):
     """Return a float64 net on pictures [2, 7, 6], its input and labels."""
     pick = random.Random(seed)
     torch.manual_seed(seed)
     layers = [nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()]
-    layers += [Layer(pick, 4) for _ in range(pick.randint(1, 4))]
+    kinds = kinds or [None] * pick.randint(1, 4)
+    layers += [Layer(pick, 4, kind) for kind in kinds]
     middle = nn.Sequential(*layers).eval()
     x = torch.rand(3, 2, 7, 6)
     width = middle(x).flatten(1).shape[1]

@@ -55,6 +55,26 @@ def test_adjoint(case, seed):
     properties.check_adjoint(*_prepare(case, seed))
 
 
+@pytest.mark.parametrize("case", AFFINE, ids=str)
+@given(seed=seeds)
+@settings(max_examples=5)
+def test_window_and_linear_part(case, seed):
+    properties.check_window(*_prepare(case, seed))
+    properties.check_linear_part(*_prepare(case, seed))
+
+
+def test_windows_are_tried():
+    """The cases above do reach each op that claims windows."""
+    claimed = {
+        case.op
+        for case in AFFINE
+        for rule, call, shapes, _ in [_prepare(case, 0)]
+        if rule.window(call) is not None and all(len(shape) == 4 for shape in shapes)
+    }
+    ops = ("convolution", "add.Tensor", "sub.Tensor", "mul.Tensor", "avg_pool2d", "cat")
+    assert all(any(op in name for name in claimed) for op in ops), claimed
+
+
 @pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
 @given(seed=seeds)
 @few

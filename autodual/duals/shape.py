@@ -7,12 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Window
+from autodual.duals.base import Affine, Call, Hole, Window
 
 
 def transpose_reshape(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
     """ν_in has the input's shape and ν_out's entries, in the same order."""
     return (nu.reshape(nu.shape[0], *shapes[0]),)
+
+
+def _stacked_channels(call: Call) -> Window | None:
+    """Return the window of a concatenation of perturbed images along their channels."""
+    pixelwise = call["dim"] == 1 and all(isinstance(t, Hole) for t in call["tensors"])
+    return Window() if pixelwise else None
 
 
 RESHAPE = Affine(together=("self",), transpose=transpose_reshape)
@@ -51,9 +57,7 @@ TABLE = {
     "aten.replication_pad3d.default": MOVE,
     "aten.pixel_shuffle.default": MOVE,
     "aten.pixel_unshuffle.default": MOVE,
-    "aten.cat.default": Affine(
-        together=("tensors",), window=lambda call: Window() if call["dim"] == 1 else None
-    ),
+    "aten.cat.default": Affine(together=("tensors",), window=_stacked_channels),
     "aten.stack.default": Affine(together=("tensors",)),
     "aten.where.self": Affine(together=("self", "other")),
     "aten.slice_scatter.default": Affine(together=("self", "src")),

@@ -106,6 +106,8 @@ def unary(op, shape=M, **args):
 
 
 CONVOLUTIONS = [
+    _conv((6, 7), (3, 8, 2, 3), stride=2, padding=2),
+    _conv((6, 7), (3, 2, 3, 2), padding=1, dilation=2),
     _conv((5,), (2, 3, 3)),
     _conv((7,), (2, 3, 3), stride=2, padding=1),
     _conv((6, 5), (4, 2, 3, 3), stride=2, padding=1),
@@ -131,9 +133,13 @@ ARITHMETIC = [
     Case("aten.add.Tensor", {"self": V, "other": Z((1, 4))}),
     Case("aten.add.Tensor", {"self": M, "other": Z((1, 1, 3, 1)), "alpha": -2}),
     Case("aten.add.Tensor", {"self": M, "other": T((3, 4))}),
+    Case("aten.add.Tensor", {"self": M, "other": M, "alpha": 3}),
     Case("aten.add.Scalar", {"self": V, "other": 3.0}),
     Case("aten.sub.Tensor", {"self": V, "other": Z((1, 4)), "alpha": 0.5}),
     Case("aten.sub.Tensor", {"self": T((4,)), "other": V}),
+    Case("aten.sub.Tensor", {"self": T((2, 1, 1)), "other": M}),
+    Case("aten.mul.Tensor", {"self": M, "other": T((1, 2, 1, 1))}),
+    Case("aten.div.Tensor", {"self": M, "other": T((), "positive")}),
     Case("aten.sub.Scalar", {"self": V, "other": 3.0}),
     Case("aten.rsub.Tensor", {"self": V, "other": Z((1, 4)), "alpha": 3}),
     Case("aten.rsub.Scalar", {"self": V, "other": 1.0}),
@@ -185,6 +191,8 @@ SHAPE = [
     unary("aten.pixel_shuffle.default", Z((1, 4, 2, 3)), upscale_factor=2),
     unary("aten.pixel_unshuffle.default", Z((1, 1, 4, 2)), downscale_factor=2),
     Case("aten.cat.default", {"tensors": [V, T((1, 2)), Z((1, 3))], "dim": 1}),
+    Case("aten.cat.default", {"tensors": [M, Z((1, 1, 3, 4))], "dim": 1}),
+    Case("aten.cat.default", {"tensors": [M, T((1, 1, 3, 4))], "dim": 1}),
     Case("aten.stack.default", {"tensors": [V, T((1, 4)), V], "dim": 2}),
     Case("aten.where.self", {"condition": T((1, 4), "mask"), "self": V, "other": V}),
     Case(
@@ -196,6 +204,16 @@ SHAPE = [
 POOL = [
     unary("aten.avg_pool1d.default", Z((1, 2, 7)), kernel_size=[3], stride=[2], padding=[1]),
     unary("aten.avg_pool2d.default", Z((1, 2, 5, 4)), kernel_size=[2, 3], ceil_mode=True),
+    unary(
+        "aten.avg_pool2d.default",
+        Z((1, 2, 5, 4)),
+        kernel_size=[3, 2],
+        stride=[2, 1],
+        padding=[1, 1],
+    ),
+    unary(
+        "aten.avg_pool2d.default", M, kernel_size=[2, 2], padding=[1, 0], count_include_pad=False
+    ),
     unary("aten.avg_pool3d.default", Z((1, 1, 4, 4, 3)), kernel_size=[2, 2, 2]),
     unary("aten.adaptive_avg_pool1d.default", Z((1, 2, 7)), output_size=[3]),
     unary("aten._adaptive_avg_pool2d.default", Z((1, 2, 5, 4)), output_size=[2, 3]),
