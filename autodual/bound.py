@@ -19,7 +19,15 @@ from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import Constants, Plan
 from autodual.rows import Specs, Units
-from autodual.sums import ExactSums, ForwardSums, GeometricSums, MedianSums, Sums, draw_seed
+from autodual.sums import (
+    CauchyNoise,
+    ExactSums,
+    ForwardSums,
+    GeometricSums,
+    MedianSums,
+    Sums,
+    draw_seed,
+)
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
 
@@ -160,10 +168,11 @@ class BoundModule:
         if size >= batch:
             return self.relax(constants, threat, {}, seed).lower(output, spec)
         spec = spec.expand(batch, *spec.shape[1:])
+        noise = CauchyNoise(x, seed, keep=True)
 
         def part(index: Tensor) -> Tensor:
             some = constants.select(index), threat.select(x, index)
-            return self.relax(*some, {}, seed).lower(output, spec[index])
+            return self.relax(*some, {}, seed, noise=noise).lower(output, spec[index])
 
         parts = torch.arange(batch, device=x.device).split(size)
         if not torch.is_grad_enabled():
@@ -201,8 +210,9 @@ class BoundModule:
         slopes: Mapping[Value, Tensor],
         seed: int,
         record: Record | None = None,
+        noise: CauchyNoise | None = None,
     ) -> Relaxation:
-        """Build the dual networks, step by step."""
+        """Build the dual networks, step by step; ``noise`` is drawn by ``seed`` if not given."""
         env, batch = constants.env, constants.batch
         x = env[self.plan.graph.perturbed]
         method = self.plan.method
@@ -211,7 +221,7 @@ class BoundModule:
         if deciding:
             record, self._orders = Record(), {}
         rough = ExactSums(flat, self.memory, self.select)
-        book = {} if method == "ibp" else self._make_sums(dual, seed)
+        book = {} if method == "ibp" else self._make_sums(dual, seed, noise)
         fine = () if method == "ibp" else (book[self._choice(self.plan.graph.output)],)
         used = (*fine, rough) if method in ("ibp", "ibp&dual") else fine
         if record is not None:
@@ -258,7 +268,9 @@ class BoundModule:
             return self.estimator
         return self._orders.get(value, "backward")
 
-    def _make_sums(self, network: DualNetwork, seed: int) -> dict[Choice, Sums]:
+    def _make_sums(
+        self, network: DualNetwork, seed: int, noise: CauchyNoise | None
+    ) -> dict[Choice, Sums]:
         """Return what finds the sums, by the choices that occur."""
         output, memory = self.plan.graph.output, self.memory
         targets = {v: self._choice(v) for v in (*self.plan.bounded, output)}
@@ -272,7 +284,9 @@ class BoundModule:
             elif isinstance(choice, Geometric):
                 book[choice] = GeometricSums(network, choice, seed, memory, len(served))
             elif isinstance(choice, Cauchy | Normal):
-                book[choice] = MedianSums(network, choice, seed)
+                shared = noise is not None and choice is self.estimator
+                draw = noise.rewind() if shared else CauchyNoise(network.x, seed + len(book))
+                book[choice] = MedianSums(network, choice, seed, draw)
             else:
                 book[choice] = ExactSums(network, memory, self.select)
         return book

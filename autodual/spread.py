@@ -18,6 +18,9 @@ CACHE_BYTES = 2**22
 KEPT = 4
 """Which part of the budget rows may take that are kept for the backward pass."""
 
+KEPT_BYTES = 2**25
+"""How many bytes they may take on a CPU at most: to fetch more costs more than to recompute."""
+
 MEMO = 64
 """Which part of the budget one table may take that the chunks of a pass share."""
 
@@ -39,7 +42,8 @@ def spread(
     if not any(t.requires_grad for t in leaves):
         return _in_chunks(network, seeds, both, memory)
     needed = len(seeds) * network.row_cost(seeds).total_bytes if len(seeds) else 0
-    if needed <= memory // KEPT and (isinstance(seeds, Specs) or not select):
+    most = memory // KEPT if network.x.is_cuda else min(memory // KEPT, KEPT_BYTES)
+    if needed <= most and (isinstance(seeds, Specs) or not select):
         return _in_chunks(network, seeds, both, memory)
     result: Tensor = _Recomputed.apply(network, seeds, both, memory, select, *leaves)
     return result

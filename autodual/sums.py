@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
@@ -23,7 +24,7 @@ from autodual.estimate import (
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import Step
-from autodual.projection import Noise, Projection, Sources
+from autodual.projection import Projection, Sources
 from autodual.rows import Seeds, Specs, Units
 from autodual.spread import spread
 from autodual.threat import L2Ball
@@ -85,10 +86,11 @@ class ForwardSums(Sums):
 class MedianSums(Sums):
     """Cauchy and Normal: samples travel forward along with the network."""
 
-    def __init__(self, network: DualNetwork, estimator: Cauchy | Normal, seed: int) -> None:
+    def __init__(
+        self, network: DualNetwork, estimator: Cauchy | Normal, seed: int, draw: CauchyNoise
+    ) -> None:
         super().__init__(network)
         x, r = network.x, estimator.r
-        draw = _noise(x, seed)
         self.streams: list[tuple[Projection, Callable[[Tensor], Tensor]]] = []
         if isinstance(estimator, Cauchy):
             weights = _weights(network)
@@ -97,8 +99,9 @@ class MedianSums(Sums):
             return
         if not isinstance(network.threat, L2Ball):
             raise InputError(f"Normal projections estimate ℓ2 balls, not {network.threat}")
+        generator = torch.Generator(x.device).manual_seed(seed + 1)
         normal = torch.randn(
-            1, r, *x.shape[1:], dtype=x.dtype, device=x.device, generator=_generator(x, seed + 1)
+            1, r, *x.shape[1:], dtype=x.dtype, device=x.device, generator=generator
         )
         start = network.threat.radius(x).unsqueeze(1) * normal
         self.streams = [
@@ -129,7 +132,7 @@ class GeometricSums(Sums):
     ) -> None:
         super().__init__(network)
         self.estimator, self.memory = estimator, memory
-        self.draw = _noise(network.x, seed)
+        self.draw = CauchyNoise(network.x, seed)
         self.delta = estimator.delta / targets
         self.weights = _weights(network)
 
@@ -197,16 +200,39 @@ def _sized(network: DualNetwork, samples: Tensor) -> Tensor:
     return samples.reshape(*samples.shape[:2], *network.plan.graph.perturbed.size(1))
 
 
-def _generator(like: Tensor, seed: int) -> torch.Generator:
-    return torch.Generator(like.device).manual_seed(seed)
+class CauchyNoise:
+    """Standard Cauchy noise by a seed, the same at every reading.
 
+    Args:
+        like: a tensor of the noise's dtype and device.
+        seed: the seed.
+        keep: hold on to what was drawn, for the next ``rewind``.
+    """
 
-def _noise(like: Tensor, seed: int) -> Noise:
-    """Return a source of standard Cauchy noise with the dtype and device of ``like``."""
-    generator = _generator(like, seed)
+    def __init__(self, like: Tensor, seed: int, keep: bool = False) -> None:
+        self.like, self.keep = like, keep
+        self.generator = torch.Generator(like.device).manual_seed(seed)
+        self._kept: list[Tensor] = []
+        self._next = 0
 
-    def draw(shape: tuple[int, ...]) -> Tensor:
-        empty = torch.empty(shape, dtype=like.dtype, device=like.device)
-        return empty.cauchy_(generator=generator)
+    def rewind(self) -> CauchyNoise:
+        """Start reading from the beginning."""
+        self._next = 0
+        return self
 
-    return draw
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the next noise, of this shape."""
+        if self._next < len(self._kept):
+            noise = self._kept[self._next]
+        else:
+            noise = self._draw(shape)
+            if self.keep:
+                self._kept.append(noise)
+        self._next += 1
+        return noise
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Return tan(π(u − ½)) for uniform u in steps of 2⁻ᵇ, moved by half a step off 0."""
+        like, steps = self.like, 2 ** (25 if self.like.dtype == torch.float32 else 54)
+        uniform = torch.rand(shape, dtype=like.dtype, device=like.device, generator=self.generator)
+        return uniform.sub_(0.5).add_(1 / steps).mul_(math.pi).tan_()

@@ -22,6 +22,7 @@ from autodual.estimate import margin, tail
 COUNTS = (10, 50, 100)
 
 
+@torch.no_grad()
 def widths(model: nn.Module, x: Tensor, estimator: ad.Cauchy | None) -> Tensor:
     """Return how far the bounds of every output lie apart, [N, K]."""
     net = ad.certify(model, 0.1, bounds="ibp+dual", estimator=estimator)

@@ -80,9 +80,9 @@ def picture_net(seed, *kinds):
 
 def ball(seed):
     """Return one of the sets, with one ε for each example."""
-    eps = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64)
+    eps = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64)
     kinds = [
-        ad.LinfBall(0.05),
+        ad.LinfBall(0.2),
         ad.LinfBall(eps),
         ad.LinfBall(eps, (0, 1)),
         ad.L2Ball(eps),
