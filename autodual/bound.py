@@ -252,6 +252,7 @@ class BoundModule:
             for sums in book.values():
                 sums.extend(step)
             if record is not None:
+                record.columns[step.out] = sum(sums.columns(step.out) for sums in book.values())
                 record.note(step, dual)
         if deciding and record is not None:
             self._orders = choose_orders(self.plan, record, dual, self.memory)
@@ -284,8 +285,9 @@ class BoundModule:
             elif isinstance(choice, Geometric):
                 book[choice] = GeometricSums(network, choice, seed, memory, len(served))
             elif isinstance(choice, Cauchy | Normal):
-                shared = noise is not None and choice is self.estimator
-                draw = noise.rewind() if shared else CauchyNoise(network.x, seed + len(book))
+                draw = CauchyNoise(network.x, seed + len(book))
+                if noise is not None and choice is self.estimator:
+                    draw = noise.rewind()
                 book[choice] = MedianSums(network, choice, seed, draw)
             else:
                 book[choice] = ExactSums(network, memory, self.select)

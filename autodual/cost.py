@@ -31,6 +31,7 @@ class Record:
         how: per bounded value, the method that served it.
         rows: per value, how many rows over the batch were asked for there.
         costs: what one such row costs.
+        columns: per value, how many columns over the batch were pushed there.
         sources: per elementwise op, the largest number of entries with r ≠ 0 in an example.
         seconds: per value, the time its op took.
     """
@@ -38,6 +39,7 @@ class Record:
     how: dict[Value, str] = field(default_factory=dict)
     rows: dict[Value, int] = field(default_factory=dict)
     costs: dict[Value, RowCost] = field(default_factory=dict)
+    columns: dict[Value, int] = field(default_factory=dict)
     sources: dict[Value, int] = field(default_factory=dict)
     seconds: dict[Value, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
@@ -131,6 +133,8 @@ def explain(
     forms: dict[Value, set[str]] = {step.out: set() for step in plan.steps}
     for form in (form for cost in record.costs.values() for form in cost.forms):
         forms[form.value].add(form.name)
+    for value, columns in record.columns.items():
+        forms[value] |= {"columns"} if columns else set()
     table = []
     for step in plan.steps:
         out = step.out
@@ -156,13 +160,18 @@ def explain(
 def _passing(
     plan: Plan, record: Record
 ) -> tuple[dict[Value, int], dict[Value, int], dict[Value, int]]:
-    """Return the rows that pass each node, and the FLOPs and bytes they take there."""
+    """Return the rows and columns that pass each node, and the FLOPs and bytes they take there."""
     rows, flops, size = ({step.out: 0 for step in plan.steps} for _ in range(3))
     for target, cost in record.costs.items():
         for form in cost.forms:
             rows[form.value] += record.rows[target]
             flops[form.value] += record.rows[target] * form.flops
             size[form.value] += record.rows[target] * form.width * cost.element
+    each, element = count_flops(plan.graph), plan.graph.perturbed.dtype.itemsize
+    for value, columns in record.columns.items():
+        rows[value] += columns
+        flops[value] += columns * each[value]
+        size[value] += columns * value.numel * element
     return rows, flops, size
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -121,28 +122,31 @@ class DualNetwork:
         return around.deviation(self.x[rows.owner], nu).squeeze(1)
 
     def row_cost(self, seeds: Seeds) -> RowCost:
-        """Return what one row costs on its way, found by sending one; the plan remembers it."""
+        """Return what one more row costs on its way; the plan remembers it."""
         key = type(seeds), seeds.value, None in self.lines.values()
         if key not in self.plan.row_costs:
-            memo, forms = Memo(False, 0), list[Form]()
-            probe = copy.copy(self)
-            seed = seeds.take(slice(0, 1))
-            with torch.no_grad():
-                probe._fall(seeds.value, seed.rows(self.x), memo)
-                with FlopCounterMode(display=False) as counter:
-                    before = 0
-
-                    def observe(step: Step, rows: Rows) -> None:
-                        nonlocal before
-                        flops = counter.get_total_flops()
-                        name = type(rows).__name__.lower()
-                        forms.append(Form(step.out, name, rows.width, flops - before))
-                        before = flops
-
-                    probe.observe = observe
-                    probe._fall(seeds.value, seed.rows(self.x), memo)
-            self.plan.row_costs[key] = RowCost(tuple(forms), self.x.element_size())
+            last = torch.tensor([0, -1], device=self.x.device)
+            one, two = self._forms(seeds.take(last[1:])), self._forms(seeds.take(last))
+            more = [replace(b, flops=b.flops - a.flops) for a, b in zip(one, two, strict=True)]
+            self.plan.row_costs[key] = RowCost(tuple(more), self.x.element_size())
         return self.plan.row_costs[key]
+
+    @torch.no_grad()
+    def _forms(self, seeds: Seeds) -> list[Form]:
+        """Send rows on their way and note their forms, and what these cost all rows together."""
+        probe, memo, forms, before = copy.copy(self), Memo(False, 0), list[Form](), 0
+
+        def observe(step: Step, rows: Rows) -> None:
+            nonlocal before
+            flops = counter.get_total_flops()
+            forms.append(Form(step.out, type(rows).__name__.lower(), rows.width, flops - before))
+            before = flops
+
+        probe._fall(seeds.value, seeds.rows(self.x), memo)  # fills the memo
+        probe.observe = observe
+        with FlopCounterMode(display=False) as counter:
+            probe._fall(seeds.value, seeds.rows(self.x), memo)
+        return forms
 
     def tensors(self, target: Value) -> list[Tensor]:
         """Return every tensor that ``spread`` reads for rows at ``target``, each once."""

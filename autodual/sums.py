@@ -39,6 +39,10 @@ class Sums(ABC):
     def extend(self, step: Step) -> None:  # noqa: B027
         """Hear that the network has grown by a step."""
 
+    def columns(self, value: Value) -> int:
+        """Return how many columns have just been pushed to a value, over the batch."""
+        return 0
+
     @abstractmethod
     def spread(self, seeds: Seeds, both: bool) -> Tensor:
         """Return both distances [E, R]; one row if they are equal or only the fall is wanted."""
@@ -70,6 +74,10 @@ class ForwardSums(Sums):
         """Push the columns one step on."""
         if step.out in self.path:
             self.sources.extend(step)
+
+    def columns(self, value: Value) -> int:
+        """Count them."""
+        return _count(self.sources.at.get(value))
 
     def spread(self, seeds: Seeds, both: bool) -> Tensor:
         """Sum |columns| at the rows' value."""
@@ -113,6 +121,10 @@ class MedianSums(Sums):
         """Push the samples one step on."""
         for projection, _ in self.streams:
             projection.extend(step)
+
+    def columns(self, value: Value) -> int:
+        """Count the samples."""
+        return sum(_count(projection.at.get(value)) for projection, _ in self.streams)
 
     def spread(self, seeds: Seeds, both: bool) -> Tensor:
         """Estimate from the samples at the rows' value."""
@@ -184,6 +196,10 @@ def _estimate(seeds: Seeds, samples: Tensor, estimate: Callable[[Tensor], Tensor
         at = flat.transpose(1, 2)[owner, seeds.unit].abs().kthvalue(rank).indices
     place = (owner * flat.shape[1] + at) * flat.shape[2] + seeds.unit
     return flat.flatten().index_select(0, place).abs()
+
+
+def _count(columns: Tensor | None) -> int:
+    return 0 if columns is None else len(columns) * columns.shape[1]
 
 
 def _weights(network: DualNetwork) -> Tensor:
