@@ -1,7 +1,7 @@
 """autodual beside its peers in one process, taking turns: ratios, floors, a table and a plot.
 
     python benchmarks/peers.py --data PATH [--lirpa PATH] [--runs 5] [--all] [--resnet]
-                               [--out DIR]
+                               [--compile] [--out DIR]
 
 ``--lirpa`` is a checkout of auto_LiRPA; convex_adversarial is used if it is installed. Bounds are
 compared before anything is timed: autodual's must be equal or tighter.
@@ -49,8 +49,11 @@ class AutoDual:
 
     name = "autodual"
 
+    def __init__(self, compile: bool = False) -> None:
+        self.compile = compile
+
     def margins(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Callable[[], Tensor]:
-        net = ad.certify(model, eps, memory="4GB")
+        net = ad.certify(model, eps, memory="4GB", compile=self.compile)
 
         def run() -> Tensor:
             found = net(x, y).margins
@@ -62,7 +65,8 @@ class AutoDual:
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, method: str, r: int = 0
     ) -> Job:
         bounds = {"exact": "ibp&dual", "cauchy": "ibp&dual"}.get(method, method)
-        net = ad.certify(model, eps, bounds=bounds, estimator=ad.Cauchy(r) if r else None)
+        estimator = ad.Cauchy(r) if r else None
+        net = ad.certify(model, eps, bounds=bounds, estimator=estimator, compile=self.compile)
         return lambda: ad.robust_loss(net, x, y).backward()
 
 
@@ -159,7 +163,7 @@ def check(found: dict[str, Tensor]) -> None:
 
 
 def thesis_net(
-    data: Path, peers: list[LiRPA | ConvexAdversarial], runs: int
+    data: Path, peers: list[LiRPA | ConvexAdversarial], runs: int, compiled: bool
 ) -> tuple[list[Row], nn.Module]:
     """Everything on the small MNIST net of the thesis."""
     model, (x, y), eps = wk_mnist(data), mnist_test(data), 0.1
@@ -176,6 +180,8 @@ def thesis_net(
     for work, count in (("certify, batch 50", 50), ("certify one image", 1)):
         jobs = {p.name: p.margins(model, x[:count], y[:count], eps) for p in (mine, *peers)}
         check({name: job() for name, job in jobs.items()})
+        if compiled and count == 1:
+            jobs["compiled"] = AutoDual(compile=True).margins(model, x[:1], y[:1], eps)
         rows.append(compare(work, jobs, max(runs, 25) if count == 1 else runs))
     jobs = {p.name: fresh(p.step(model, x, y, eps, "exact")) for p in (mine, *peers)}
     rows.append(compare("training step, batch 50, exact", jobs, runs))
@@ -186,6 +192,8 @@ def thesis_net(
     lirpa = [p for p in peers if isinstance(p, LiRPA)]
     for method in ("ibp+dual", "ibp"):
         jobs = {p.name: fresh(p.step(model, x, y, eps, method)) for p in (mine, *lirpa)}
+        if compiled:
+            jobs["compiled"] = fresh(AutoDual(compile=True).step(model, x, y, eps, method))
         if method == "ibp":
             jobs["plain step"] = fresh(lambda: F.cross_entropy(model(x), y).backward())
         rows.append(compare(f"{method} training step, batch 50", jobs, max(runs, 25)))
@@ -239,6 +247,9 @@ def report(rows: list[Row], rate: float, out: Path | None) -> None:
         floor = row.flops / rate
         cells += [_time(floor), f"{row.seconds['autodual'] / floor:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
+        if "compiled" in row.seconds:
+            gain = row.seconds["autodual"] / row.seconds["compiled"]
+            lines.append(f"\n{row.work}: compile=True is {gain:.2f} × as fast")
         if "plain step" in row.seconds:
             plain = row.seconds["autodual"] / row.seconds["plain step"]
             lines.append(f"\nIBP step: {plain:.2f} × the plain step")
@@ -286,6 +297,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--all", action="store_true", help="also all 10,000 test images")
     parser.add_argument("--resnet", action="store_true", help="also the CIFAR ResNet (minutes)")
+    parser.add_argument("--compile", action="store_true", help="also autodual with compile=True")
     parser.add_argument("--out", type=Path, help="a folder for the table and the plot")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -299,7 +311,7 @@ def main() -> None:
     except ImportError:
         print("convex_adversarial is not installed and is left out")
     rate = gemm_rate()
-    rows, model = thesis_net(args.data, peers, args.runs)
+    rows, model = thesis_net(args.data, peers, args.runs, args.compile)
     if args.all:
         whole_test_set(args.data, model)
     if args.resnet:

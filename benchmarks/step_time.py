@@ -8,14 +8,13 @@ Without --data only the demo's net is timed. Runs alternate; medians are shown.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from networks import mnist_test, wk_mnist
+from timing import alternate
 from torch import Tensor, nn
 
 import autodual as ad
@@ -44,18 +43,6 @@ def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callab
     return jobs
 
 
-def measure(jobs: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Return the median seconds of each job; the jobs take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(runs + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder with nets/ and mnist/")
@@ -70,7 +57,7 @@ def main() -> None:
         x, y = mnist_test(args.data)
         cases.append(("wk_mnist", wk_mnist(args.data), x[:50], y[:50]))
     for name, model, x, y in cases:
-        median = measure(work(model, x, y, 0.1), args.runs)
+        median = alternate(work(model, x, y, 0.1), args.runs)
         print(f"{name}, batch {len(x)}, ε = 0.1, median of {args.runs}")
         for job, seconds in median.items():
             base = "plain training step" if "training" in job else "plain forward pass"
