@@ -240,6 +240,7 @@ def report(rows: list[Row], rate: float, out: Path | None) -> None:
         "| floor | × floor |",
         "|---" * (2 * len(peers) + 4) + "|",
     ]
+    notes = []
     for row in rows:
         cells = [row.work, _time(row.seconds["autodual"])]
         cells += [_time(row.seconds[p]) if p in row.seconds else "–" for p in peers]
@@ -249,11 +250,11 @@ def report(rows: list[Row], rate: float, out: Path | None) -> None:
         lines.append("| " + " | ".join(cells) + " |")
         if "compiled" in row.seconds:
             gain = row.seconds["autodual"] / row.seconds["compiled"]
-            lines.append(f"\n{row.work}: compile=True is {gain:.2f} × as fast")
+            notes.append(f"{row.work}: compile=True is {gain:.2f} × as fast")
         if "plain step" in row.seconds:
             plain = row.seconds["autodual"] / row.seconds["plain step"]
-            lines.append(f"\nIBP step: {plain:.2f} × the plain step")
-    table = "\n".join(lines)
+            notes.append(f"{row.work}: {plain:.2f} × the plain step")
+    table = "\n".join([*lines, "", *notes])
     print(
         f"\nmatrix products: {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads\n{table}"
     )
