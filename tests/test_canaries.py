@@ -157,6 +157,10 @@ RULES = {
         "aten.avg_pool2d.default",
         lambda rule: replace(rule, window=lambda call: counted(rule, call)),
     ),
+    "pad: taken for linear with its value": (
+        "aten.constant_pad_nd.default",
+        lambda rule: replace(rule, linear=True),
+    ),
     "batch norm: taken for linear without its bias": (
         "autodual.batch_norm",
         lambda rule: replace(rule, bias="bias"),

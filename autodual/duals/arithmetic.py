@@ -61,9 +61,9 @@ REVERSED_DIFFERENCE = Affine(
 NEGATION = Affine(
     together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel
 )
-PRODUCT = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel)
-QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel)
-TOTAL = Affine(together=("self",))
+PRODUCT = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
+QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
+TOTAL = Affine(together=("self",), linear=True)
 
 TABLE = {
     "aten.add.Tensor": SUM,

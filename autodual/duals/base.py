@@ -123,6 +123,7 @@ class Affine:
             rows then travel as patches. None where the op does not, or not everywhere alike.
         bias: the name of an argument that is the op's whole constant part, so that the op
             without it is linear; None if there is no such argument.
+        linear: whether the op has no constant part at all: f(0) = 0.
     """
 
     together: tuple[str, ...] = ()
@@ -132,6 +133,7 @@ class Affine:
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
     window: Callable[[Call], Window | None] = lambda call: None
     bias: str | None = None
+    linear: bool = False
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether the op is affine when the arguments called ``names`` are perturbed."""
@@ -141,7 +143,9 @@ class Affine:
 
     def linear_part(self, call: Call) -> tuple[Call, bool]:
         """Return the op with its bias removed, and whether a constant part may be left."""
-        return (call, True) if self.bias is None else (call.replace({self.bias: None}), False)
+        if self.bias is not None:
+            return call.replace({self.bias: None}), False
+        return call, not self.linear
 
     def dual(
         self, call: Call, nu: Tensor, shapes: Sequence[torch.Size]

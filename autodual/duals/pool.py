@@ -18,10 +18,12 @@ def _window(call: Call) -> Window | None:
     return Window(sizes[0], sizes[1], sizes[2], {"padding": [0, 0]})
 
 
-MEAN = Affine(together=("self",))
-DIVIDED = Affine(together=("self",), accepts=lambda args: (args["divisor_override"] or 1) > 0)
+MEAN = Affine(together=("self",), linear=True)
+DIVIDED = Affine(
+    together=("self",), linear=True, accepts=lambda args: (args["divisor_override"] or 1) > 0
+)
 DIVIDED_2D = replace(DIVIDED, window=_window)
-INTERPOLATE = Affine(together=("input",))
+INTERPOLATE = Affine(together=("input",), linear=True)
 
 TABLE = {
     "aten.avg_pool1d.default": MEAN,

@@ -21,8 +21,9 @@ def _stacked_channels(call: Call) -> Window | None:
     return Window() if pixelwise else None
 
 
-RESHAPE = Affine(together=("self",), transpose=transpose_reshape)
-MOVE = Affine(together=("self",))
+RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True)
+MOVE = Affine(together=("self",), linear=True)
+PAD = Affine(together=("self",))
 
 TABLE = {
     "aten.reshape.default": RESHAPE,
@@ -47,8 +48,8 @@ TABLE = {
     "aten.flip.default": MOVE,
     "aten.roll.default": MOVE,
     "aten.index_select.default": MOVE,
-    "aten.constant_pad_nd.default": MOVE,
-    "aten.pad.default": MOVE,
+    "aten.constant_pad_nd.default": PAD,
+    "aten.pad.default": PAD,
     "aten.reflection_pad1d.default": MOVE,
     "aten.reflection_pad2d.default": MOVE,
     "aten.reflection_pad3d.default": MOVE,
