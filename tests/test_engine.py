@@ -109,7 +109,7 @@ def assert_same(a, b, **close):
 
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
 @given(seed=seeds)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_patches_equal_dense_rows(bounds, seed):
     case = *picture_net(seed), ball(seed)
     patches = result(*case, bounds=bounds)
@@ -121,7 +121,7 @@ def test_patches_equal_dense_rows(bounds, seed):
 
 def test_the_nets_above_do_use_patches():
     forms = set()
-    for seed in range(20):
+    for seed in range(8):
         model, x, y = picture_net(seed)
         net = ad.certify(model, 0.05, bounds="dual")
         net(x, y)
@@ -130,7 +130,7 @@ def test_the_nets_above_do_use_patches():
 
 
 @given(seed=seeds)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_chunks_and_recomputation_change_nothing(seed):
     case = *picture_net(seed), ball(seed)
     whole = result(*case)
@@ -144,7 +144,7 @@ def test_chunks_and_recomputation_change_nothing(seed):
 
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
 @given(seed=seeds)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_forward_order_equals_backward_order(bounds, seed):
     model, x, y = picture_net(seed)
     threat = ball(seed % 3)
@@ -192,7 +192,7 @@ def test_ibp_at_a_chosen_node_loosens_the_bound():
 
 
 @given(seed=seeds)
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_single_precision_agrees(seed):
     model, x, y = picture_net(seed)
     double = ad.certify(model, 0.05)(x, y).margins
