@@ -118,6 +118,8 @@ class BoundModule:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
         self.select = select
         self.fixed = _by_value(plan, choose)
+        self._bounds_by_rows = "dual" in plan.method.split("&")
+        self._plans = self._bounds_by_rows and select and isinstance(estimator, Exact)
         self._orders: Mapping[Value, str] = {}
         self._decided_for = 0
 
@@ -217,7 +219,7 @@ class BoundModule:
         x = env[self.plan.graph.perturbed]
         method = self.plan.method
         flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
-        deciding = self.select and record is None and batch > self._decided_for
+        deciding = self._plans and record is None and batch > self._decided_for
         if deciding:
             record, self._orders = Record(), {}
         rough = ExactSums(flat, self.memory, self.select)
@@ -263,7 +265,7 @@ class BoundModule:
         """Return how a value is served: by the user's word, the estimator, or the planner."""
         if value in self.fixed:
             return self.fixed[value]
-        if "dual" not in self.plan.method.split("&") and value != self.plan.graph.output:
+        if not self._bounds_by_rows and value != self.plan.graph.output:
             return "ibp"
         if not isinstance(self.estimator, Exact):
             return self.estimator

@@ -36,8 +36,9 @@ class CompiledBound:
         if not isinstance(threat, Ball) or threat.weights(x) is None:
             raise InputError(f"compile=True serves LinfBall, not {threat}; leave compile out")
         eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(len(x))
-        tensors = [*env.values(), eps, spec]
-        key = (repr(threat.domain), *((t.shape, t.dtype, t.device) for t in tensors))
+        tensors = [*env.values(), eps, *threat.domain_of(x), spec]
+        bounded = threat.domain is not None
+        key = (type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
         if key not in self._compiled:
             with torch.no_grad():
                 straight = make_fx(self._function(list(env), threat))(tensors)
@@ -48,9 +49,10 @@ class CompiledBound:
         """Return the bound as a function of all tensors that can change from call to call."""
 
         def function(tensors: list[Tensor]) -> Tensor:
-            *values, eps, spec = tensors
+            *values, eps, lo, hi, spec = tensors
             around = copy.copy(threat)
             around.eps = eps
+            around.domain = None if threat.domain is None else (lo, hi)
             constants = self.bound.constants(dict(zip(names, values, strict=True)), len(eps))
             relaxed = self.bound.relax(constants, around, {}, seed=0)
             return relaxed.lower(self.bound.plan.graph.output, spec)

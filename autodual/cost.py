@@ -11,7 +11,7 @@ import torch
 from autodual.duals import Affine, Elementwise
 from autodual.ir import Value
 from autodual.network import DualNetwork
-from autodual.plan import METHODS, Plan, RowCost, Step, count_flops, place
+from autodual.plan import METHODS, Plan, RowCost, Step, place
 
 FLOPS_PER_BYTE = 20
 """How many products a core makes in the time that a byte of a row takes on its way."""
@@ -90,7 +90,7 @@ def _work(cost: RowCost) -> float:
 
 def _push(plan: Plan, record: Record, network: DualNetwork, target: Value) -> tuple[float, int]:
     """Return the work of pushing columns to ``target``, and the most entries held at a time."""
-    flops, element = count_flops(plan.graph), network.x.element_size()
+    element = network.x.element_size()
     assert network.weights is not None
     columns, batch = plan.graph.perturbed.numel, len(network.weights)
     work, held = 0.0, 0
@@ -98,7 +98,7 @@ def _push(plan: Plan, record: Record, network: DualNetwork, target: Value) -> tu
         if isinstance(step.rule, Elementwise):
             batch = network.batch
             columns += record.sources[step.out]
-        each = flops[step.out] + FLOPS_PER_BYTE * element * step.out.numel
+        each = plan.flops[step.out] + FLOPS_PER_BYTE * element * step.out.numel
         work += batch * columns * each
         held = max(held, 2 * batch * columns * step.out.numel)
     return work, held
@@ -167,10 +167,10 @@ def _passing(
             rows[form.value] += record.rows[target]
             flops[form.value] += record.rows[target] * form.flops
             size[form.value] += record.rows[target] * form.width * cost.element
-    each, element = count_flops(plan.graph), plan.graph.perturbed.dtype.itemsize
+    element = plan.graph.perturbed.dtype.itemsize
     for value, columns in record.columns.items():
         rows[value] += columns
-        flops[value] += columns * each[value]
+        flops[value] += columns * plan.flops[value]
         size[value] += columns * value.numel * element
     return rows, flops, size
 

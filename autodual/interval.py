@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,12 +16,12 @@ class Interval:
     lower: Tensor
     upper: Tensor
 
-    @cached_property
+    @property
     def center(self) -> Tensor:
         """The midpoint (ℓ + u)/2."""
         return (self.lower + self.upper) / 2
 
-    @cached_property
+    @property
     def radius(self) -> Tensor:
         """Half the width, (u − ℓ)/2."""
         return (self.upper - self.lower) / 2

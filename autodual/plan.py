@@ -146,6 +146,23 @@ class Plan:
         return table
 
     @cached_property
+    def flops(self) -> Mapping[Value, int]:
+        """The FLOPs of each node for one example."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.utils.flop_counter import FlopCounterMode
+
+        graph, counts = self.graph, dict[Value, int]()
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            env: dict[Value, Tensor] = {
+                v: torch.empty(v.size(1), dtype=v.dtype, device=graph.device) for v in graph.entries
+            }
+            for node in graph.nodes:
+                with FlopCounterMode(display=False) as counter:
+                    env[node.out] = evaluate(node, env, 1)
+                counts[node.out] = counter.get_total_flops() or node.out.numel
+        return counts
+
+    @cached_property
     def last_reads(self) -> Mapping[Value, tuple[Value, ...]]:
         """For the output of each step, the values that no later step reads."""
         reader = {v: step.out for step in self.steps for v in step.variables}
@@ -223,23 +240,6 @@ def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
             + "\nReplace them by ops that do, or add a dual layer (CONTRIBUTING.md shows how)."
         )
     return Plan(graph, tuple(steps), method)
-
-
-def count_flops(graph: Graph) -> Mapping[Value, int]:
-    """Count the FLOPs of each node of the body for one example."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counts: dict[Value, int] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        env: dict[Value, Tensor] = {
-            v: torch.empty(v.size(1), dtype=v.dtype, device=graph.device) for v in graph.entries
-        }
-        for node in graph.nodes:
-            with FlopCounterMode(display=False) as counter:
-                env[node.out] = evaluate(node, env, 1)
-            counts[node.out] = counter.get_total_flops() or node.out.numel
-    return counts
 
 
 def _grows(value: Value) -> bool:

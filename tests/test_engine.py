@@ -281,6 +281,21 @@ def test_compilation_keeps_a_stop_of_gradients(monkeypatch):
     assert bool(model.b.weight.grad.any())
 
 
+def test_a_compiled_bound_follows_the_domain(monkeypatch):
+    """Two domains of many pixels print alike; they are not the same."""
+    monkeypatch.setattr(torch, "compile", lambda straight, **_: straight)
+    model = nn.Sequential(nn.Linear(2000, 3)).double()
+    x = torch.full((1, 2000), 0.5, dtype=torch.float64)
+    wide, narrow = (torch.ones(2000, dtype=torch.float64) for _ in range(2))
+    narrow[500:1500] = 0.5
+    spec = torch.eye(3, dtype=torch.float64)
+    net = ad.certify(model, ad.LinfBall(0.4, (0.0, narrow)), bounds="ibp+dual", compile=True)
+    for high in (narrow, wide):
+        threat = ad.LinfBall(0.4, (0.0, high))
+        exact = ad.certify(model, threat, bounds="ibp+dual").lower_bound(x, spec)
+        torch.testing.assert_close(net.at(threat).lower_bound(x, spec), exact)
+
+
 def test_compilation_is_refused_where_it_cannot_be():
     model = nn.Linear(2, 2)
     with pytest.raises(ad.errors.InputError, match="exact sums"):
