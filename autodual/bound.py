@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from autodual.cost import Record, choose_orders
 from autodual.duals import Affine, Elementwise
 from autodual.errors import InputError
-from autodual.estimate import Cauchy, Estimator, Exact, Geometric, Normal
+from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import entries, run_nodes
 from autodual.interval import Interval
 from autodual.ir import Value
@@ -198,7 +198,7 @@ class BoundModule:
 
     def _examples_at_once(self, constants: Constants) -> int:
         """Return how many examples' samples fit into memory."""
-        if not isinstance(self.estimator, Cauchy | Normal):
+        if not isinstance(self.estimator, Median):
             return constants.batch
         sizes = [step.out.numel for step in self.plan.steps]
         kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
@@ -286,7 +286,7 @@ class BoundModule:
                 book[choice] = ForwardSums(network, served)
             elif isinstance(choice, Geometric):
                 book[choice] = GeometricSums(network, choice, seed, memory, len(served))
-            elif isinstance(choice, Cauchy | Normal):
+            elif isinstance(choice, Median):
                 draw = CauchyNoise(network.x, seed + len(book))
                 if noise is not None and choice is self.estimator:
                     draw = noise.rewind()
@@ -345,7 +345,7 @@ def _by_value(plan: Plan, choose: Mapping[str, Choice]) -> dict[Value, Choice]:
         if name not in names:
             known = ", ".join(sorted(n for n in names if n))
             raise InputError(f"choose: no node {name!r} is bounded; there are {known}")
-        if choice not in orders and not isinstance(choice, Cauchy | Normal):
+        if choice not in orders and not isinstance(choice, Median):
             raise InputError(
                 f"choose[{name!r}] = {choice!r}: give one of {orders}, Cauchy(r) or Normal(r)"
             )

@@ -18,7 +18,7 @@ from autodual.compiled import CompiledBound
 from autodual.cost import Explanation, explain
 from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.estimate import Cauchy, Estimator, Exact, Geometric, Normal
+from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import run
 from autodual.fidelity import check_fidelity
 from autodual.fingerprint import fingerprint, freeze
@@ -234,21 +234,21 @@ class Certified(nn.Module):
         return compiled.lower(values, self.threat, spec)
 
     def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
-        self._refuse_caveats(self._prepare(x)[0])
         result = self(x, y)
-        assert isinstance(result, Certificate)
+        if isinstance(result, Estimate):
+            raise _unsound(result.caveats)
         return result
 
     def _caveats(self, bound: BoundModule) -> tuple[str, ...]:
         """Return why the bound guarantees nothing, if it does not."""
-        medians = [e for e in bound.estimators if isinstance(e, Cauchy | Normal)]
+        medians = [e for e in bound.estimators if isinstance(e, Median)]
         estimated = tuple(f"sums are estimated by {e}" for e in medians)
         return bound.plan.graph.caveats + estimated
 
     def _refuse_caveats(self, bound: BoundModule) -> None:
         caveats = self._caveats(bound)
         if caveats:
-            raise UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")
+            raise _unsound(caveats)
 
     def _prepare(self, x: Tensor | Inputs) -> tuple[BoundModule, dict[Value, Tensor], Tensor]:
         """Check x, capture the model if this kind of input is new, and bind its tensors."""
@@ -374,3 +374,7 @@ def _classes(graph: Graph) -> int:
     if shape[1] < 2:
         raise ModelError("margins need at least two classes; the model returns one output")
     return shape[1]
+
+
+def _unsound(caveats: tuple[str, ...]) -> UnsoundError:
+    return UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")

@@ -23,8 +23,8 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Cauchy:
-    """The median of |r Cauchy projections|: an estimate for sets that are boxes (ℓ∞).
+class Median:
+    """What the estimators that guarantee nothing share.
 
     Args:
         r: the number of projections.
@@ -38,18 +38,15 @@ class Cauchy:
         _check_count("r", self.r)
 
 
-@dataclass(frozen=True)
-class Normal:
+class Cauchy(Median):
+    """The median of |r Cauchy projections|: an estimate for sets that are boxes (ℓ∞)."""
+
+
+class Normal(Median):
     """r normal projections for ε‖ν₁‖₂, their root mean square; Cauchy ones for what ops add.
 
-    An estimate for ℓ2 balls. Arguments as for ``Cauchy``.
+    An estimate for ℓ2 balls.
     """
-
-    r: int
-    generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        _check_count("r", self.r)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Geometric:
         r: the number of projections in one geometric mean.
         repeats: how many geometric means.
         delta: the probability, per example, that its certificate is wrong.
-        generator: as for ``Cauchy``.
+        generator: as for ``Median``.
     """
 
     r: int = 200
@@ -79,7 +76,7 @@ class Geometric:
             raise InputError(f"delta must lie between 0 and 1, not {self.delta}")
 
 
-Estimator = Exact | Cauchy | Normal | Geometric
+Estimator = Exact | Median | Geometric
 
 
 def tail(t: float, r: int) -> float:

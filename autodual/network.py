@@ -102,7 +102,7 @@ class DualNetwork:
             if step.out in self.radius:
                 total = total + out.weigh(self.radius[step.out], memo)
             for value, pulled in zip(step.variables, self._pull(step, out, memo), strict=False):
-                nu[value] = add(nu[value], pulled, memo) if value in nu else pulled
+                nu[value] = add(nu[value], pulled) if value in nu else pulled
                 if self.observe is not None:
                     self.observe(step, pulled)
         entry = nu.get(self.plan.graph.perturbed)
@@ -117,7 +117,7 @@ class DualNetwork:
     def _deviation(self, rows: Rows, memo: Memo) -> Tensor:
         if self.weights is not None:
             return rows.weigh(self.weights, memo)
-        nu = to_dense(rows, memo).full().reshape(len(rows), 1, *self.x.shape[1:])
+        nu = to_dense(rows).full().reshape(len(rows), 1, *self.x.shape[1:])
         around = self.threat.select(self.x, rows.owner)
         return around.deviation(self.x[rows.owner], nu).squeeze(1)
 

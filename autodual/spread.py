@@ -52,8 +52,7 @@ def spread(
 def _in_chunks(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> Tensor:
     memo = Memo(detach=False, room=_room(memory))
     parts = [
-        network.spread(seeds.take(chunk), memo, both)
-        for chunk in _chunks(network, seeds, memory, len(seeds))
+        network.spread(seeds.take(chunk), memo, both) for chunk in _chunks(network, seeds, memory)
     ]
     if not parts:
         ends = 2 if both and not network.symmetric(seeds.value) else 1
@@ -61,13 +60,13 @@ def _in_chunks(network: DualNetwork, seeds: Seeds, both: bool, memory: int) -> T
     return torch.cat(parts, dim=1)
 
 
-def _chunks(network: DualNetwork, seeds: Seeds, memory: int, rows: int) -> Iterator[slice]:
-    if rows == 0:
+def _chunks(network: DualNetwork, seeds: Seeds, memory: int) -> Iterator[slice]:
+    if len(seeds) == 0:
         return
     widest = network.row_cost(seeds).widest_bytes
     room = memory // 16 if network.x.is_cuda else min(memory // 16, CACHE_BYTES)
     size = max(1, room // widest // seeds.group) * seeds.group
-    for start in range(0, rows, size):
+    for start in range(0, len(seeds), size):
         yield slice(start, start + size)
 
 
@@ -111,7 +110,7 @@ class _Recomputed(torch.autograd.Function):
                 seeds = seeds.take(matter)
             gradient = gradient[:, matter]
         memo = Memo(detach=True, room=_room(ctx.memory))
-        for chunk in _chunks(network, seeds, ctx.memory, len(seeds)):
+        for chunk in _chunks(network, seeds, ctx.memory):
             with torch.enable_grad():
                 part = network.spread(seeds.take(chunk), memo, ctx.both)
             torch.autograd.backward(part, gradient[:, chunk], retain_graph=True)

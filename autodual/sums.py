@@ -15,7 +15,7 @@ from autodual.estimate import (
     Estimator,
     Exact,
     Geometric,
-    Normal,
+    Median,
     log_mean,
     margin,
     median,
@@ -95,7 +95,7 @@ class MedianSums(Sums):
     """Cauchy and Normal: samples travel forward along with the network."""
 
     def __init__(
-        self, network: DualNetwork, estimator: Cauchy | Normal, seed: int, draw: CauchyNoise
+        self, network: DualNetwork, estimator: Median, seed: int, draw: CauchyNoise
     ) -> None:
         super().__init__(network)
         x, r = network.x, estimator.r

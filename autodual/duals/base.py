@@ -101,6 +101,11 @@ class Window:
         return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
 
 
+def pair(sizes: Sequence[int]) -> tuple[int, int]:
+    """Return sizes given for both dimensions of an image, or once for both."""
+    return sizes[0], sizes[-1]
+
+
 def pixel_by_pixel(call: Call) -> Window | None:
     """Return the window of an op that does the same at every pixel, or None if it may not."""
     constants = [arg for arg in call.args.values() if isinstance(arg, Tensor)]

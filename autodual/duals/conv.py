@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Window
+from autodual.duals.base import Affine, Call, Window, pair
 from autodual.duals.linear import by_magnitude
 
 
@@ -48,13 +48,9 @@ def _window(call: Call) -> Window | None:
     kernel = call["weight"].shape[2:]
     if call["transposed"] or len(kernel) != 2:
         return None
-    stride, padding, dilation = (_pair(call[name]) for name in ("stride", "padding", "dilation"))
+    stride, padding, dilation = (pair(call[name]) for name in ("stride", "padding", "dilation"))
     reach = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
     return Window(reach, stride, padding, {"padding": [0, 0]})
-
-
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    return sizes[0], sizes[-1]
 
 
 def _unread(call: Call, outputs: torch.Size, inputs: torch.Size) -> list[int]:

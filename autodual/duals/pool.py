@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autodual.duals.base import Affine, Call, Window
+from autodual.duals.base import Affine, Call, Window, pair
 
 
 def _window(call: Call) -> Window | None:
@@ -14,8 +14,7 @@ def _window(call: Call) -> Window | None:
     edges = max(padding) > 0 and not call["count_include_pad"] and not call["divisor_override"]
     if edges or call["ceil_mode"]:
         return None
-    sizes = [(sizes[0], sizes[-1]) for sizes in (kernel, stride, padding)]
-    return Window(sizes[0], sizes[1], sizes[2], {"padding": [0, 0]})
+    return Window(pair(kernel), pair(stride), pair(padding), {"padding": [0, 0]})
 
 
 MEAN = Affine(together=("self",), linear=True)

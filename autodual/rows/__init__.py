@@ -24,22 +24,22 @@ def pull_affine(rows: Rows, step: Step, constants: Constants, memo: Memo) -> lis
         pulled = rows.pull_affine(step, constants, memo)
         if pulled is not None:
             return list(pulled)
-        rows = rows.dense(memo)
+        rows = rows.dense()
     return list(rows.pull_affine(step, constants))
 
 
-def add(a: Rows, b: Rows, memo: Memo) -> Rows:
+def add(a: Rows, b: Rows) -> Rows:
     """Return the sum of two forms of the same rows."""
     if isinstance(a, Patches) and isinstance(b, Patches):
         total = a.add(b)
         if total is not None:
             return total
-    return to_dense(a, memo).add(to_dense(b, memo))
+    return to_dense(a).add(to_dense(b))
 
 
-def to_dense(rows: Rows, memo: Memo) -> Dense:
+def to_dense(rows: Rows) -> Dense:
     """Write rows out in full."""
-    return rows.dense(memo) if isinstance(rows, Patches) else rows
+    return rows.dense() if isinstance(rows, Patches) else rows
 
 
 __all__ = [

@@ -11,6 +11,7 @@ from torch import Tensor
 from autodual.duals import Affine, Lines
 from autodual.duals.base import transpose_by_vjp
 from autodual.plan import Constants, Step
+from autodual.rows.listed import Listed
 from autodual.rows.memo import Memo
 
 CHEAP = 8
@@ -18,33 +19,14 @@ CHEAP = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
-    """R linear forms on one value.
+class Dense(Listed):
+    """Rows of full size: data [B, *size(1)].
 
-    Row i belongs to example ``owner[i]`` and is ``data[pick[i]]``, or ``data[i]`` where pick is
-    None. Shapes: data [B, *size(1)], owner [R], pick [R]. Where every example of a range has
-    equally many rows, in order, ``span`` says which range: nothing need be gathered then.
+    Where every example of a range has equally many rows, in order, ``span`` says which range:
+    nothing need be gathered then.
     """
 
-    data: Tensor
-    owner: Tensor
-    pick: Tensor | None = None
     span: range | None = None
-
-    def __len__(self) -> int:
-        return len(self.owner)
-
-    def __neg__(self) -> Dense:
-        return replace(self, data=-self.data)
-
-    @property
-    def width(self) -> int:
-        """The number of entries of one row."""
-        return self.data[0].numel()
-
-    def full(self) -> Tensor:
-        """Return the rows [R, *], one by one."""
-        return self.data if self.pick is None else self.data.index_select(0, self.pick)
 
     def add(self, other: Dense) -> Dense:
         """Return the sum, row by row."""

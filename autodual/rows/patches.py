@@ -14,6 +14,7 @@ from autodual.duals.base import Window
 from autodual.ir import Batch, Value
 from autodual.plan import Constants, Step
 from autodual.rows.dense import Dense
+from autodual.rows.listed import Listed
 from autodual.rows.memo import Memo
 
 DIRECT = 2, 16
@@ -39,22 +40,18 @@ class Frame:
         return Frame(self.grid, (moved[0][1], moved[1][1]), (moved[0][0], moved[1][0]))
 
 
-@dataclass(frozen=True, eq=False)
-class Patches:
-    """R linear forms on an image value [N, C, H, W], a window each.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Patches(Listed):
+    """Rows on an image value [N, C, H, W], a window each: data [B, C, h, w].
 
-    Row i belongs to example ``owner[i]`` and to cell ``cell[i]`` of the frame's grid; its
-    entries are ``data[pick[i]]``, or ``data[i]`` where pick is None. Shapes: data [B, C, h, w];
-    owner, cell, pick [R]. ``clean`` says that entries outside the image are zero; ``all``, that
-    the rows come from a list of all entries, which data must not shorten.
+    Row i lies at cell ``cell[i]`` [R] of the frame's grid. ``clean`` says that entries outside
+    the image are zero; ``all``, that the rows come from a list of all entries, which data must
+    not shorten.
     """
 
     value: Value
-    data: Tensor
     frame: Frame
-    owner: Tensor
     cell: Tensor
-    pick: Tensor | None = None
     clean: bool = True
     all: bool = False
 
@@ -71,24 +68,15 @@ class Patches:
         _, channels, height, width = value.size(1)
         bank = torch.eye(channels, dtype=like.dtype, device=like.device)
         cells = height * width
-        pick, cell = unit // cells, unit % cells
-        frame = Frame((height, width))
-        return cls(value, bank[:, :, None, None], frame, owner, cell, pick, all=all)
-
-    def __len__(self) -> int:
-        return len(self.owner)
-
-    def __neg__(self) -> Patches:
-        return replace(self, data=-self.data)
-
-    @property
-    def width(self) -> int:
-        """The number of entries of one row."""
-        return self.data[0].numel()
-
-    def full(self) -> Tensor:
-        """Return the rows [R, C, h, w], one by one."""
-        return self.data if self.pick is None else self.data.index_select(0, self.pick)
+        return cls(
+            bank[:, :, None, None],
+            owner,
+            unit // cells,
+            value=value,
+            frame=Frame((height, width)),
+            cell=unit % cells,
+            all=all,
+        )
 
     def add(self, other: Patches) -> Patches | None:
         """Return the sum, or None if the two lie in incompatible frames."""
@@ -154,13 +142,13 @@ class Patches:
             assert isinstance(step.rule, Affine)
             return step.rule.transpose(local, rows.unsqueeze(1), shapes)
 
-        if len(shapes) == 1 and not window.pointwise and _use_matrix(nu.data, window, shapes[0]):
-            rows = nu.width
-            unit = lambda: torch.eye(rows, dtype=nu.data.dtype, device=nu.data.device)  # noqa: E731
-            matrix = memo(
-                (step.out, nu.data.shape[2:]),
-                lambda: transpose(unit().reshape(rows, *nu.data.shape[1:]))[0].flatten(1),
-            )
+        if len(shapes) == 1 and not window.pointwise and _use_matrix(window, shapes[0]):
+
+            def toeplitz() -> Tensor:
+                unit = torch.eye(nu.width, dtype=nu.data.dtype, device=nu.data.device)
+                return transpose(unit.reshape(nu.width, *nu.data.shape[1:]))[0].flatten(1)
+
+            matrix = memo((step.out, nu.data.shape[2:]), toeplitz)
             pulled = [(nu.data.flatten(1) @ matrix).unflatten(1, shapes[0])]
         else:
             pulled = list(transpose(nu.data))
@@ -181,7 +169,7 @@ class Patches:
         data = self.full() * self._own(inside, memo)
         return replace(self, data=data, pick=None, clean=True)
 
-    def dense(self, memo: Memo) -> Dense:
+    def dense(self) -> Dense:
         """Write the rows out in full."""
         _, channels, height, width = self.value.size(1)
         h, w = self.data.shape[2:]
@@ -206,17 +194,19 @@ class Patches:
 
     def _overhangs(self) -> bool:
         """Return whether some cell's window leaves the image."""
-        return any(
-            o > 0 or (n - 1) * s - o + k > length
-            for n, s, o, k, length in zip(
-                self.frame.grid,
-                self.frame.stride,
-                self.frame.offset,
-                self.data.shape[2:],
-                self.value.size(1)[2:],
-                strict=True,
-            )
+        return max(*self.frame.offset, *self._beyond()) > 0
+
+    def _beyond(self) -> list[int]:
+        """Return how far the last windows reach beyond the image, in each dimension."""
+        sizes = zip(
+            self.frame.grid,
+            self.frame.stride,
+            self.frame.offset,
+            self.data.shape[2:],
+            self.value.size(1)[2:],
+            strict=True,
         )
+        return [(n - 1) * s - o + k - length for n, s, o, k, length in sizes]
 
     def _pair(self, tensor: Tensor) -> Tensor:
         """Return the index of each row's window among those of all examples and cells."""
@@ -260,21 +250,11 @@ class Patches:
     def _padded(self, tensor: Tensor) -> Tensor:
         """Return a tensor [N, C, H, W] cut or filled with zeros to what the windows cover."""
         image = tensor.reshape(len(tensor), *tensor.shape[-3:])
-        ends = [
-            (n - 1) * s + k - o - length
-            for n, s, o, k, length in zip(
-                self.frame.grid,
-                self.frame.stride,
-                self.frame.offset,
-                self.data.shape[2:],
-                image.shape[2:],
-                strict=True,
-            )
-        ]
+        ends = self._beyond()
         return F.pad(image, (self.frame.offset[1], ends[1], self.frame.offset[0], ends[0]))
 
 
-def _use_matrix(data: Tensor, window: Window, shape: torch.Size) -> bool:
+def _use_matrix(window: Window, shape: torch.Size) -> bool:
     """Return whether a patch times a Toeplitz matrix beats the small convolution."""
     ratio = (shape[2] * shape[3]) / (window.kernel[0] * window.kernel[1])
     return ratio <= DIRECT[1 if shape[1] < 4 else 0]

@@ -1,0 +1,38 @@
+"""What all forms of rows share: a list of rows, held one by one or as picks from a bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from torch import Tensor
+
+Form = TypeVar("Form", bound="Listed")
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """R linear forms on one value.
+
+    Row i belongs to example ``owner[i]`` and is ``data[pick[i]]``, or ``data[i]`` where pick is
+    None. Shapes: data [B, *], owner [R], pick [R].
+    """
+
+    data: Tensor
+    owner: Tensor
+    pick: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def __neg__(self: Form) -> Form:
+        return replace(self, data=-self.data)
+
+    @property
+    def width(self) -> int:
+        """The number of entries of one row."""
+        return self.data[0].numel()
+
+    def full(self) -> Tensor:
+        """Return the rows [R, *], one by one."""
+        return self.data if self.pick is None else self.data.index_select(0, self.pick)
