@@ -54,8 +54,26 @@ class ThreatModel(ABC):
         """Return a point of B(x) for each row of ``point`` [N, *]; points of B(x) are kept."""
 
     @abstractmethod
-    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Return the direction of the set's size that increases a linear function most."""
+    def steepest(
+        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the step of the set's size that increases a linear function most.
+
+        ``generator`` feeds sets that choose among several good steps at random.
+        """
+
+    @abstractmethod
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return [N]: how far each point lies from x, in the set's own measure and units."""
+
+    @abstractmethod
+    def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Return [N] bool: whether each point lies in B(x), to a relative tolerance."""
+
+    @property
+    def members(self) -> tuple[ThreatModel, ...]:
+        """The sets whose union this is: itself alone, unless it is a ``Union``."""
+        return (self,)
 
     def support(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}, [N, S]. Exact up to rounding."""
@@ -157,6 +175,16 @@ class Ball(ThreatModel):
         """Return ε as a tensor that broadcasts with x [N, *]."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
         return eps.reshape(-1, *[1] * (x.dim() - 1))
+
+    def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Return [N] bool: ‖x′ − x‖ ≤ ε and x′ in the domain, to a relative tolerance."""
+        eps = self.radius(x).flatten()
+        size = x.flatten(1).abs().amax(1) + eps
+        near = self.distance(x, point) <= eps + tolerance * size
+        lo, hi = self.domain_of(x)
+        slack = (tolerance * size).reshape(-1, *[1] * (x.dim() - 1))
+        inside = (point >= lo - slack) & (point <= hi + slack)
+        return near & inside.flatten(1).all(1)
 
     def room(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return how far each coordinate alone can move in the direction of ν, [N, S, *]."""

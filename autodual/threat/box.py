@@ -32,7 +32,9 @@ class _Boxlike(ThreatModel):
         box = self.interval(x)
         return torch.clamp(point, box.lower, box.upper)
 
-    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def steepest(
+        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return the gradient's sign, as far as the box is wide."""
         return gradient.sign() * self.interval(x).radius
 
@@ -63,6 +65,10 @@ class LinfBall(_Boxlike, Ball):
         if self.domain is None:
             return nu.flatten(2).abs().sum(2) * self.radius(x).reshape(-1, 1)
         return super().deviation(x, nu)
+
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return ‖x′ − x‖∞."""
+        return (point - x).flatten(1).abs().amax(1)
 
 
 class Box(_Boxlike):
@@ -105,3 +111,14 @@ class Box(_Boxlike):
         """Return [lower, upper] ∩ domain."""
         box = Interval(self.lower, self.upper)
         return box.map(lambda end: self.clamp(end.to(x).expand_as(x)))
+
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return how far the farthest coordinate lies outside the box; 0 inside."""
+        box = self.interval(x)
+        return torch.maximum(box.lower - point, point - box.upper).clamp(min=0).flatten(1).amax(1)
+
+    def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Return [N] bool: whether each point lies in the box, to a relative tolerance."""
+        box = self.interval(x)
+        size = torch.maximum(box.lower.abs(), box.upper.abs()).flatten(1).amax(1)
+        return self.distance(x, point) <= tolerance * size

@@ -47,7 +47,13 @@ class L1Ball(Ball):
         shrunk = delta.sign() * (delta.abs() - threshold).clamp(min=0)
         return self.clamp(center + shrunk.reshape(x.shape))
 
-    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return ‖x′ − x‖₁."""
+        return (point - x).flatten(1).abs().sum(1)
+
+    def steepest(
+        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return a step of length ε along the largest coordinate of the gradient."""
         flat = gradient.flatten(1)
         index = flat.abs().argmax(1, keepdim=True)

@@ -46,7 +46,13 @@ class L2Ball(Ball):
         scale = torch.clamp(self.radius(x) / _length(delta), max=1)
         return self.clamp(center + delta * scale)
 
-    def steepest(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return ‖x′ − x‖₂."""
+        return torch.linalg.vector_norm((point - x).flatten(1), dim=1)
+
+    def steepest(
+        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return the gradient scaled to length ε."""
         return gradient / _length(gradient) * self.radius(x)
 
