@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from autodual.cost import Record, choose_orders
 from autodual.duals import Affine, Elementwise
@@ -17,6 +16,7 @@ from autodual.evaluate import entries, run_nodes
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.network import DualNetwork
+from autodual.parts import in_parts
 from autodual.plan import Constants, Plan
 from autodual.rows import Specs, Units
 from autodual.sums import (
@@ -33,6 +33,9 @@ from autodual.threat.base import inner
 
 Choice = str | Estimator
 """How a node is bounded: "ibp", "backward", "forward", or an estimator."""
+
+HELD = 16
+"""How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
 
 def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
@@ -161,7 +164,7 @@ class BoundModule:
     def lower(self, inputs: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
-        Projections that do not fit into memory are made for some examples at a time.
+        A batch that does not fit into memory is bounded some examples at a time.
         """
         constants = self._constants(inputs)
         batch, seed = constants.batch, draw_seed(self.estimator)
@@ -170,21 +173,17 @@ class BoundModule:
         if size >= batch:
             return self.relax(constants, threat, {}, seed).lower(output, spec)
         spec = spec.expand(batch, *spec.shape[1:])
-        noise = CauchyNoise(x, seed, keep=True)
+        noise = CauchyNoise(x, seed, keep=True) if isinstance(self.estimator, Median) else None
 
-        def part(index: Tensor) -> Tensor:
-            some = constants.select(index), threat.select(x, index)
-            return self.relax(*some, {}, seed, noise=noise).lower(output, spec[index])
+        def part(others: Mapping[int, Tensor], index: Tensor) -> Tensor:
+            env = {v: others.get(id(t), t) for v, t in constants.env.items()}
+            around = threat.replace(others).select(env[self.plan.graph.perturbed], index)
+            some = Constants(env, batch).select(index)
+            rows = others.get(id(spec), spec)[index]
+            return self.relax(some, around, {}, seed, noise=noise).lower(output, rows)
 
         parts = torch.arange(batch, device=x.device).split(size)
-        if not torch.is_grad_enabled():
-            return torch.cat([part(index) for index in parts])
-        return torch.cat(
-            [
-                checkpoint(part, index, use_reentrant=False, preserve_rng_state=False)
-                for index in parts
-            ]
-        )
+        return in_parts(part, parts, [*constants.env.values(), *threat.tensors(), spec])
 
     def _constants(self, inputs: Mapping[Value, Tensor]) -> Constants:
         env = entries(self.plan.graph, self.model, inputs)
@@ -197,13 +196,14 @@ class BoundModule:
         return Constants(env, batch)
 
     def _examples_at_once(self, constants: Constants) -> int:
-        """Return how many examples' samples fit into memory."""
-        if not isinstance(self.estimator, Median):
-            return constants.batch
+        """Return how many examples fit into half of the memory, with their samples."""
         sizes = [step.out.numel for step in self.plan.steps]
-        kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
+        held = HELD * sum(sizes)
+        if isinstance(self.estimator, Median):
+            kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
+            held += kept * self.estimator.r
         element = constants.env[self.plan.graph.perturbed].element_size()
-        return max(1, self.memory // (2 * kept * self.estimator.r * element))
+        return max(1, self.memory // (2 * held * element))
 
     def relax(
         self,

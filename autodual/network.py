@@ -25,7 +25,7 @@ from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.plan import Constants, Form, Plan, RowCost, Step
 from autodual.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
-from autodual.threat import Ball, ThreatModel
+from autodual.threat import ThreatModel
 
 Observer = Callable[[Step, "Rows"], None]
 
@@ -150,9 +150,7 @@ class DualNetwork:
 
     def tensors(self, target: Value) -> list[Tensor]:
         """Return every tensor that ``spread`` reads for rows at ``target``, each once."""
-        found = [self.x, *([] if self.weights is None else [self.weights])]
-        if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
-            found.append(self.threat.eps)
+        found = [self.x, *([] if self.weights is None else [self.weights]), *self.threat.tensors()]
         for step in self.plan.upstream[target]:
             found += [self.constants.env[v] for v in step.node.inputs if v not in step.variables]
             lines = self.lines.get(step.out)
@@ -182,6 +180,5 @@ class DualNetwork:
             )
             for v, n in self.lines.items()
         }
-        if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
-            twin.threat = self.threat.with_eps(swap(self.threat.eps))
+        twin.threat = self.threat.replace(others)
         return twin

@@ -166,6 +166,26 @@ def deep_mlp():
     return nn.Sequential(*layers[:-1]).double()
 
 
+@given(seed=seeds)
+@settings(max_examples=3)
+def test_a_batch_in_parts_is_the_same_as_whole(seed):
+    """Also when each part is computed anew for its gradient, in the order that was planned."""
+    model, x, y = picture_net(seed)
+    x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
+    whole = result(model, x, y, 0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autodual.bound.BoundModule._examples_at_once", lambda *args: 3)
+        assert_same(result(model, x, y, 0.05), whole)
+
+
+def test_memory_decides_how_many_examples_go_together():
+    model, x = nn.Sequential(nn.Linear(4, 1000), nn.ReLU(), nn.Linear(1000, 2)), torch.rand(3, 4)
+    for memory, most in (("16MiB", 70), ("64MiB", 280)):
+        net = ad.certify(model, 0.1, memory=memory)
+        bound, values, _ = net._prepare(x)
+        assert most / 2 < bound._examples_at_once(bound._constants(values)) <= 2 * most
+
+
 def test_the_planner_takes_forward_order_where_it_is_cheaper():
     """Twenty inputs and few open neurons against 200 rows through ever more layers."""
     model, y = deep_mlp(), torch.tensor([0, 1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -69,6 +71,18 @@ class ThreatModel(ABC):
     @abstractmethod
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Return [N] bool: whether each point lies in B(x), to a relative tolerance."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors that describe the set, such as one ε per example."""
+        return [part for part in vars(self).values() if isinstance(part, Tensor)]
+
+    def replace(self, others: Mapping[int, Tensor]) -> ThreatModel:
+        """Return the set with tensors replaced, by their identity."""
+        twin = copy.copy(self)
+        for name, part in vars(self).items():
+            if isinstance(part, Tensor):
+                setattr(twin, name, others.get(id(part), part))
+        return twin
 
     @property
     def members(self) -> tuple[ThreatModel, ...]:
