@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ from autodual.threat.base import inner
 Choice = str | Estimator
 """How a node is bounded: "ibp", "backward", "forward", or an estimator."""
 
-HELD = 16
+HELD = 24
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
 
@@ -150,15 +150,17 @@ class BoundModule:
     def run(self, inputs: Mapping[Value, Tensor], threat: ThreatModel) -> Record:
         """Bound every output once; return a record of what was done and how long it took."""
         constants, output = self._constants(inputs), self.plan.graph.output
+        x, seed = constants.env[self.plan.graph.perturbed], draw_seed(self.estimator)
         record = Record()
-        relaxed = self.relax(constants, threat, {}, draw_seed(self.estimator), record)
-        network = relaxed.networks[0]
-        rows = torch.eye(output.numel, dtype=network.x.dtype, device=network.x.device)
-        relaxed.lower(output, rows.unsqueeze(0))
-        seeds = Specs.per_example(output, rows[:1].unsqueeze(0))
-        if isinstance(relaxed.sums[0], ExactSums):
-            record.rows[output] = constants.batch * output.numel
-            record.costs[output] = network.row_cost(seeds)
+        rows = torch.eye(output.numel, dtype=x.dtype, device=x.device).unsqueeze(0)
+        for index in self._parts(constants):
+            some, around = constants.select(index), threat.select(x, index)
+            relaxed = self.relax(some, around, {}, seed, record)
+            relaxed.lower(output, rows)
+            if isinstance(relaxed.sums[0], ExactSums):
+                seeds = Specs.per_example(output, rows[:, :1])
+                record.ask(output, some.batch * output.numel)
+                record.costs[output] = relaxed.networks[0].row_cost(seeds)
         return record
 
     def lower(self, inputs: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
@@ -168,9 +170,9 @@ class BoundModule:
         """
         constants = self._constants(inputs)
         batch, seed = constants.batch, draw_seed(self.estimator)
-        size = self._examples_at_once(constants)
+        parts = self._parts(constants)
         output, x = self.plan.graph.output, constants.env[self.plan.graph.perturbed]
-        if size >= batch:
+        if len(parts) == 1:
             return self.relax(constants, threat, {}, seed).lower(output, spec)
         spec = spec.expand(batch, *spec.shape[1:])
         noise = CauchyNoise(x, seed, keep=True) if isinstance(self.estimator, Median) else None
@@ -182,7 +184,6 @@ class BoundModule:
             rows = others.get(id(spec), spec)[index]
             return self.relax(some, around, {}, seed, noise=noise).lower(output, rows)
 
-        parts = torch.arange(batch, device=x.device).split(size)
         return in_parts(part, parts, [*constants.env.values(), *threat.tensors(), spec])
 
     def _constants(self, inputs: Mapping[Value, Tensor]) -> Constants:
@@ -194,6 +195,12 @@ class BoundModule:
         env = dict(env)
         run_nodes(self.plan.graph.prelude, env, batch)
         return Constants(env, batch)
+
+    def _parts(self, constants: Constants) -> Sequence[Tensor]:
+        """Return which examples are bounded together, part by part."""
+        device = constants.env[self.plan.graph.perturbed].device
+        everyone = torch.arange(constants.batch, device=device)
+        return everyone.split(self._examples_at_once(constants))
 
     def _examples_at_once(self, constants: Constants) -> int:
         """Return how many examples fit into half of the memory, with their samples."""
@@ -254,7 +261,7 @@ class BoundModule:
             for sums in book.values():
                 sums.extend(step)
             if record is not None:
-                record.columns[step.out] = sum(sums.columns(step.out) for sums in book.values())
+                record.push(step.out, sum(sums.columns(step.out) for sums in book.values()))
                 record.note(step, dual)
         if deciding and record is not None:
             self._orders = choose_orders(self.plan, record, dual, self.memory)
@@ -313,7 +320,7 @@ class BoundModule:
             units = Units.everywhere(value, dual.batch, dual.x.device)
         if record is not None:
             record.how[value] = choice if isinstance(choice, str) else str(choice)
-            record.rows[value] = len(units)
+            record.ask(value, len(units))
             if len(units) > 0 and choice == "backward":
                 record.costs[value] = dual.row_cost(units)
         return box if len(units) == 0 else tighten(book[choice], box, units)

@@ -300,9 +300,9 @@ def certify(
         estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
             ``Normal(r)``, estimates that train in linear time; ``Geometric(...)``, a certificate
             that holds with a given probability.
-        memory: a budget for the rows of the bound, in bytes or as text like ``"2GiB"``; half of
-            what is free at the first call if not given. Rows that do not fit are computed in
-            chunks, and anew in the backward pass: slower, with the same result.
+        memory: a budget for the bound, in bytes or as text like ``"2GiB"``; half of what is free
+            at the first call if not given. Rows that do not fit are computed in chunks, batches
+            in parts, and both anew in the backward pass: slower, with the same result.
         choose: how single nodes are bounded, by their names in ``explain`` or the names of their
             modules: ``"ibp"``, ``"backward"`` or ``"forward"`` (order), or an estimator. The
             planner chooses where this does not.

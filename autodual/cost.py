@@ -44,11 +44,19 @@ class Record:
     seconds: dict[Value, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
+    def ask(self, value: Value, rows: int) -> None:
+        """Count rows asked for at a value."""
+        self.rows[value] = self.rows.get(value, 0) + rows
+
+    def push(self, value: Value, columns: int) -> None:
+        """Count columns pushed to a value."""
+        self.columns[value] = self.columns.get(value, 0) + columns
+
     def note(self, step: Step, network: DualNetwork) -> None:
         """Write down what a step added to the network, and its time."""
         if step.out in network.radius:
             open_ = (network.radius[step.out] != 0).flatten(1).sum(1)
-            self.sources[step.out] = int(open_.max())
+            self.sources[step.out] = max(int(open_.max()), self.sources.get(step.out, 0))
         self.tick(step)
 
     def tick(self, step: Step) -> None:

@@ -19,12 +19,12 @@ class Interval:
     @property
     def center(self) -> Tensor:
         """The midpoint (ℓ + u)/2."""
-        return (self.lower + self.upper) / 2
+        return (self.lower + self.upper) * 0.5
 
     @property
     def radius(self) -> Tensor:
         """Half the width, (u − ℓ)/2."""
-        return (self.upper - self.lower) / 2
+        return (self.upper - self.lower) * 0.5
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Interval:
         """Apply ``f`` to both ends. Sound only where f is nondecreasing or moves entries."""

@@ -58,7 +58,7 @@ def check_bound(net, x, threat, methods, spec, generator):
 
 
 @given(seed=seeds, eps=EPS, cut=st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=18)
 def test_no_point_beats_the_bound(seed, eps, cut):
     net, shape = random_net(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -122,7 +122,7 @@ def test_dual_is_algorithm_1(seed, eps, norm):
 
 
 @given(seed=seeds, cut=st.booleans())
-@settings(max_examples=20)
+@settings(max_examples=6)
 def test_larger_eps_is_never_tighter(seed, cut):
     net, shape = random_net(seed)
     x = torch.rand(1, *shape, dtype=torch.float64)

@@ -14,15 +14,17 @@ from autodual.interval import Interval
 def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interval]:
     """Bound A z + b by A c + b ± |A| r, for c, r the center and radius of the box.
 
-    A is linear in the arguments called ``weights``, so |A| is A at their absolute values.
+    A is linear in the arguments called ``weights``, so |A| is A at their absolute values. It is
+    A/2 that meets ℓ + u and u − ℓ: weights are fewer to halve than entries.
     """
 
     def interval(call: Call, *z: Interval) -> Interval:
-        absolute = {w: call[w].abs() for w in weights if isinstance(call[w], Tensor)}
+        half = {w: 0.5 * call[w] for w in weights if isinstance(call[w], Tensor)}
+        absolute = {w: weight.abs() for w, weight in half.items()}
         if bias is not None:
             absolute[bias] = None
-        center = call(*(i.center for i in z))
-        radius = call.replace(absolute)(*(i.radius for i in z))
+        center = call.replace(half)(*(i.lower + i.upper for i in z))
+        radius = call.replace(absolute)(*(i.upper - i.lower for i in z))
         return Interval(center - radius, center + radius)
 
     return interval
