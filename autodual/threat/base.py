@@ -55,11 +55,16 @@ class ThreatModel(ABC):
 
     @abstractmethod
     def steepest(
-        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        point: Tensor | None = None,
     ) -> Tensor:
         """Return the step of the set's size that increases a linear function most.
 
-        ``generator`` feeds sets that choose among several good steps at random.
+        ``generator`` feeds sets that choose among several good steps at random. ``point`` is
+        where the step starts, x if not given: some sets make no step that leaves the domain.
         """
 
     @abstractmethod

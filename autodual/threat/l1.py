@@ -52,7 +52,11 @@ class L1Ball(Ball):
         return (point - x).flatten(1).abs().sum(1)
 
     def steepest(
-        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        point: Tensor | None = None,
     ) -> Tensor:
         """Return a step of length ε along the largest coordinate of the gradient."""
         flat = gradient.flatten(1)

@@ -51,7 +51,11 @@ class L2Ball(Ball):
         return torch.linalg.vector_norm((point - x).flatten(1), dim=1)
 
     def steepest(
-        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        point: Tensor | None = None,
     ) -> Tensor:
         """Return the gradient scaled to length ε."""
         return gradient / _length(gradient) * self.radius(x)
