@@ -11,9 +11,12 @@ constant, prices and plans give the gradient (envelope theorem).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.threat.transport import Moves
@@ -34,76 +37,75 @@ class Best:
 
     Attributes:
         value: [R], the bound at ``price`` [R].
-        source: [R, K], coordinates that may send mass.
-        high, low: [R, K], the move each takes where the budget is spent too fast, or not fully.
-        share: [R], the share of the mass that takes ``high``.
+        source, sent: [R, K], coordinates that may send mass, and their mass.
+        share: [R], the share of the mass that follows the dearer plan.
+        plans: finds the dearer and the cheaper plan: the move each source takes, [R, K] twice.
     """
 
     value: Tensor
     price: Tensor
     source: Tensor
-    high: Tensor
-    low: Tensor
+    sent: Tensor
     share: Tensor
+    plans: Callable[[], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
 def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: bool) -> Best:
     """Find price and plans for rows nu [R, D], masses [R, D] and budgets [R].
 
-    Coordinates without mass are left out unless ``all_sources``.
+    Coordinates without mass are left out unless ``all_sources``, and those in whose reach ν is 0.
     """
-    gain, move, cost = _classes(moves, nu)
-    active = (gain > 0).any(0)
+    active = moves.near(nu != 0)
     if not all_sources:
         active &= mass > 0
-    rank = active.cumsum(1)
-    width = max(1, int(rank[:, -1].max())) if len(nu) else 1
-    source = nu.new_zeros(len(nu), width, dtype=torch.long)
+    count = active.sum(1)
     row, column = active.nonzero(as_tuple=True)
-    source[row, rank[row, column] - 1] = column
-    real = torch.arange(width, device=nu.device) < rank[:, -1:]
-    mass = torch.where(real, mass.gather(1, source), 0)
-    gain = torch.stack([torch.where(real, g.gather(1, source), -torch.inf) for g in gain])
-    cost = cost[:, source] if cost.shape[1] > 1 else cost.unsqueeze(2)
-    value, price, high, low, share = _refine(gain, cost, mass, budget)
+    rank = torch.arange(len(row), device=nu.device) - (count.cumsum(0) - count)[row]
+    source = nu.new_zeros(len(nu), max(1, int(count.amax())), dtype=torch.long)
+    source[row, rank] = column
+    real = torch.arange(source.shape[1], device=nu.device) < count.unsqueeze(1)
+    sent = torch.where(real, mass.gather(1, source), 0)
+    classes = _classes(moves)
+    padded = F.pad(nu, (0, 1), value=-torch.inf)
+    own = nu.gather(1, source)
 
-    def taken(layer: Tensor) -> Tensor:
-        moved = move[
-            (layer - 1).clamp(min=0), torch.arange(len(nu), device=nu.device)[:, None], source
-        ]
-        return torch.where(layer > 0, moved, 0)
+    def gain(j: int) -> Tensor:
+        return torch.where(real, padded.gather(1, moves.target[j][source]) - own, -torch.inf)
 
-    return Best(value, price, source, taken(high), taken(low), share)
+    gains = [reduce(torch.maximum, map(gain, group)) for group in classes]
+    costs = [_at(moves.cost[group[0]], source) for group in classes]
+    value, price, high, low, share = _refine(gains, costs, sent, budget)
+
+    def move(layer: Tensor) -> Tensor:
+        """Return the best move of the class taken; 0 where the mass stays."""
+        found = torch.zeros_like(layer)
+        for k, group in enumerate(classes):
+            for j in group:
+                found = torch.where((layer == k + 1) & (gain(j) == gains[k]), j, found)
+        return found
+
+    return Best(value, price, source, sent, share, lambda: (move(high), move(low)))
 
 
-def _classes(moves: Moves, nu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Join moves of one cost: best gain [L, R, D], the move it takes, and the cost [L, D or 1]."""
-    joined = moves.cost.shape[1] == 1
-    gains: list[Tensor] = []
-    taken: list[Tensor] = []
-    costs: list[Tensor] = []
-    padded = torch.nn.functional.pad(nu, (0, 1), value=-torch.inf)
-    for j in range(1, len(moves.cost)):
-        gain = padded.index_select(1, moves.target[j]) - nu
-        if joined and costs and bool(moves.cost[j] == costs[-1]):
-            taken[-1] = torch.where(gain > gains[-1], j, taken[-1])
-            gains[-1] = torch.maximum(gain, gains[-1])
-        else:
-            gains.append(gain)
-            taken.append(torch.full_like(gain, j, dtype=torch.int16))
-            costs.append(moves.cost[j])
-    if not gains:
-        return (
-            nu.new_full((1, *nu.shape), -torch.inf),
-            torch.zeros_like(nu).long()[None],
-            nu.new_ones(1, 1),
-        )
-    return torch.stack(gains), torch.stack(taken).long(), torch.stack(costs)
+def _classes(moves: Moves) -> list[list[int]]:
+    """Group the moves, but for that to stay, by their cost if all coordinates share it."""
+    if moves.cost.shape[1] > 1:
+        return [[j] for j in range(1, len(moves.cost))]
+    by_cost: dict[float, list[int]] = {}
+    for j, cost in enumerate(moves.cost.squeeze(1).tolist()):
+        if j > 0:
+            by_cost.setdefault(cost, []).append(j)
+    return list(by_cost.values())
+
+
+def _at(cost: Tensor, source: Tensor) -> Tensor:
+    """Return the cost [1 or D] of a move at its sources."""
+    return cost if len(cost) == 1 else cost[source]
 
 
 def _refine(
-    gain: Tensor, cost: Tensor, mass: Tensor, budget: Tensor
+    gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row.
 
@@ -114,16 +116,19 @@ def _refine(
     def evaluate(price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         best, spent = torch.zeros_like(mass), torch.zeros_like(mass)
         layer = torch.zeros_like(mass, dtype=torch.long)
-        for k in range(len(gain)):
-            value = gain[k] - price.unsqueeze(1) * cost[k]
+        for k, (gain, cost) in enumerate(zip(gains, costs, strict=True)):
+            value = gain - price.unsqueeze(1) * cost
             better = value > best
             best = torch.where(better, value, best)
-            spent = torch.where(better, cost[k], spent)
+            spent = torch.where(better, cost, spent)
             layer = torch.where(better, k + 1, layer)
         return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1), layer
 
     left = torch.zeros_like(budget)
-    right = torch.where(cost > 0, gain / cost, 0).clamp(min=0).amax((0, 2)) * (1 + MARGIN)
+    right = torch.zeros_like(budget)
+    for gain, cost in zip(gains, costs, strict=True):
+        right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(1))
+    right = right * (1 + MARGIN)
     f_left, s_left, high = evaluate(left)
     f_right, s_right, low = evaluate(right)
     free = s_left >= 0  # the budget pays for the best plan there is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.errors import InputError
@@ -238,33 +239,22 @@ def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor
     if not torch.is_grad_enabled():
         return best.value
     sent = mass.gather(1, best.source)
-    padded = torch.nn.functional.pad(nu, (0, 1))
+    padded = F.pad(nu, (0, 1))
+    own = nu.gather(1, best.source)
     total = best.price * budget
-    for taken, share in ((best.high, best.share), (best.low, 1 - best.share)):
-        target, cost = _along(moves, best.source, taken)
-        gain = padded.gather(1, target) - nu.gather(1, best.source) - best.price[:, None] * cost
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
+        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
         total = total + share * (sent * gain * (taken > 0)).sum(1)
     return total + (best.value - total).detach()
 
 
-def _along(moves: Moves, source: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the moves taken [R, K] from their sources lead, and their costs."""
-    cost = moves.cost[taken, source if moves.cost.shape[1] > 1 else 0]
-    return moves.target[taken, source], cost
-
-
 def _plan(moves: Moves, mass: Tensor, best: Best) -> Tensor:
     """Return the optimal plan [N, J, D] for one row per example."""
-    sent = mass.gather(1, best.source) * (
-        best.source.diff(dim=1, prepend=best.source[:, :1] - 1) > 0
-    )
-    place = [taken * mass.shape[1] + best.source for taken in (best.high, best.low)]
     plan = mass.new_zeros(len(mass), moves.target.numel())
-    for where, taken, share in (
-        (place[0], best.high, best.share),
-        (place[1], best.low, 1 - best.share),
-    ):
-        plan.scatter_add_(1, where, sent * share[:, None] * (taken > 0))
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        place = taken * mass.shape[1] + best.source
+        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
     plan = plan.unflatten(1, moves.target.shape)
     plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
     return plan
