@@ -62,7 +62,8 @@ def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: b
     count = active.sum(1)
     row, column = active.nonzero(as_tuple=True)
     rank = torch.arange(len(row), device=nu.device) - (count.cumsum(0) - count)[row]
-    source = nu.new_zeros(len(nu), max(1, int(count.amax())), dtype=torch.long)
+    width = int(count.amax()) if len(nu) > 0 else 0
+    source = nu.new_zeros(len(nu), max(1, width), dtype=torch.long)
     source[row, rank] = column
     real = torch.arange(source.shape[1], device=nu.device) < count.unsqueeze(1)
     sent = torch.where(real, mass.gather(1, source), 0)
