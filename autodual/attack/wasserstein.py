@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from autodual.attack.pgd import Attack
 from autodual.errors import InputError
 from autodual.threat import Wasserstein
-from autodual.threat.sinkhorn import projected_sinkhorn
 
 METHODS = "conjugate", "sinkhorn"
 
