@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from autodual.attack.pgd import Attack, pgd
+from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
-__all__ = ["Attack", "pgd"]
+__all__ = ["Attack", "WassersteinAttack", "pgd", "wasserstein"]

@@ -33,7 +33,11 @@ class _Boxlike(ThreatModel):
         return torch.clamp(point, box.lower, box.upper)
 
     def steepest(
-        self, x: Tensor, gradient: Tensor, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        point: Tensor | None = None,
     ) -> Tensor:
         """Return the gradient's sign, as far as the box is wide."""
         return gradient.sign() * self.interval(x).radius
