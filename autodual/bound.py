@@ -115,9 +115,10 @@ class BoundModule:
         memory: int,
         choose: Mapping[str, Choice],
         select: bool,
+        free: bool = False,
     ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
-        self.select = select
+        self.select, self.free = select, free
         self.fixed = _by_value(plan, choose)
         self._bounds_by_rows = "dual" in plan.method.split("&")
         self._plans = self._bounds_by_rows and select and isinstance(estimator, Exact)
@@ -251,7 +252,14 @@ class BoundModule:
                     ibp[step.out] = step.rule.interval(call, boxes[value])
                     flat.add_box(step, ibp[step.out])
                 if book:
-                    dual.add_lines(step, step.rule.lines(call, boxes[value], slopes.get(step.out)))
+                    given = slopes.get(step.out)
+                    free = self.free and given is None
+                    lines = (
+                        step.rule.free_lines(call, boxes[value])
+                        if free
+                        else step.rule.lines(call, boxes[value], given)
+                    )
+                    dual.add_lines(step, lines)
             for sums in book.values():
                 sums.extend(step)
             if record is not None:
