@@ -45,7 +45,8 @@ def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
     nominal = inner(rows, sums.network.at(target))
     seeds = Specs.per_example(target, rows.expand(batch, *rows.shape[1:]))
     fall = sums.spread(seeds, both=False)
-    return nominal - fall[0].unflatten(0, (batch, count))
+    bound = nominal - fall[0].unflatten(0, (batch, count))
+    return bound.masked_fill(bound.isnan(), -torch.inf)  # ∞ − ∞: nothing is known
 
 
 def interval(sums: Sums, units: Units) -> Interval:
@@ -117,9 +118,10 @@ class BoundModule:
         memory: int,
         choose: Mapping[str, Choice],
         select: bool,
+        free: bool = False,
     ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
-        self.select = select
+        self.select, self.free = select, free
         self.fixed = _by_value(plan, choose)
         self._bounds_by_rows = "dual" in plan.method.split("&")
         self._plans = self._bounds_by_rows and select and isinstance(estimator, Exact)
@@ -257,7 +259,14 @@ class BoundModule:
                     ibp[step.out] = step.rule.interval(call, boxes[value])
                     flat.add_box(step, ibp[step.out])
                 if book:
-                    dual.add_lines(step, step.rule.lines(call, boxes[value], slopes.get(step.out)))
+                    given = slopes.get(step.out)
+                    free = self.free and given is None
+                    lines = (
+                        step.rule.free_lines(call, boxes[value])
+                        if free
+                        else step.rule.lines(call, boxes[value], given)
+                    )
+                    dual.add_lines(step, lines)
             for sums in book.values():
                 sums.extend(step)
             if record is not None:

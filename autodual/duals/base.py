@@ -218,16 +218,39 @@ class Elementwise:
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
         argument: the schema name of the argument it applies to.
         accepts: further conditions on the call.
+        slopes: (call, interval) → slopes worth trying besides that of the parallel lines, where
+            each of the two lines may have its own. Any are sound.
     """
 
     lines: Callable[[Call, Interval, Tensor | None], Lines]
     interval: Callable[[Call, Interval], Interval] = by_endpoints
     argument: str = "self"
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
+    slopes: Callable[[Call, Interval], Sequence[Tensor]] = lambda call, box: ()
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether exactly the right argument is perturbed."""
         return tuple(names) == (self.argument,) and self.accepts(args)
+
+    def free_lines(self, call: Call, box: Interval) -> Lines:
+        """Return two lines with a slope each: of those tried, the closest to f in the middle."""
+        tried = [self.lines(call, box, None)]
+        tried += [self.lines(call, box, slope) for slope in self.slopes(call, box)]
+        if len(tried) == 1:
+            return tried[0]
+        ends = [lines.at(box.center) for lines in tried]
+        highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
+        lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
+
+        def pick(index: Tensor, choices: list[Tensor]) -> Tensor:
+            return torch.stack(choices).gather(0, index.unsqueeze(0)).squeeze(0)
+
+        return Lines(
+            pick(highest, [lines.lower_slope for lines in tried]),
+            pick(highest, [lines.lower_intercept for lines in tried]),
+            pick(lowest, [lines.upper_slope for lines in tried]),
+            pick(lowest, [lines.upper_intercept for lines in tried]),
+        )
 
     def dual(self, call: Call, nu: Tensor, box: Interval) -> tuple[Tensor, Tensor]:
         """Return ν_in and h, for rows nu [R, *] over the box [*] of one example."""
