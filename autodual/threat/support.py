@@ -89,7 +89,7 @@ def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: b
 
 def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor) -> Tensor:
     """Return the best move of each source at a price [R]; 0, to stay, if there is no better one."""
-    best, found = torch.zeros_like(moved[0][0]), torch.zeros_like(source)
+    best, found = torch.zeros_like(source, dtype=price.dtype), torch.zeros_like(source)
     for gain, cost, j in moved:
         value = gain - price.unsqueeze(1) * cost
         found = torch.where(value > best, j, found)
