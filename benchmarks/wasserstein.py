@@ -51,10 +51,10 @@ def train(
             group["lr"] = 2e-3 * min(1.0, 3.5 * (1 - share))
         pick = torch.randint(len(x), (batch,), generator=generator)
         optimizer.zero_grad()
-        if ball is None or share < 0.05:
+        if ball is None or step < 100:
             loss = nn.functional.cross_entropy(model(x[pick]), y[pick])
         else:
-            eps = float(ball.eps) * min(1.0, max(0.02, (share - 0.05) / 0.6))
+            eps = float(ball.eps) * min(1.0, max(0.02, share / 0.65))
             loss = ad.robust_loss(model, x[pick], y[pick], ball.with_eps(eps))
         loss.backward()
         optimizer.step()
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with nets/ and mnist/")
     parser.add_argument("--minutes", type=float, default=6, help="time to train for the bound")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--eps", type=float, default=0.05)
     parser.add_argument("--sinkhorn", type=int, default=10, help="images for Algorithm 8")
     parser.add_argument("--plot", type=Path, default=Path("wasserstein.png"))

@@ -161,7 +161,7 @@ def quadratic_program(moves, x, w, budget, weight=1e4):
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.5])
-def test_projection_approaches_the_quadratic_program(eps):
+def test_projection_is_the_quadratic_program(eps):
     shape = (1, 4, 4)
     x, _, generator = draw(2, shape)
     w = x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
@@ -183,8 +183,8 @@ def test_projection_approaches_the_quadratic_program(eps):
         return float((point - exact).norm())
 
     start = error(x)
-    assert error(ball.project(x, w)) < 0.25 * start
-    assert error(ball.project(x, w, steps=100)) < 0.1 * start
+    assert error(ball.project(x, w, steps=60)) < 1e-6 * start
+    assert error(ball.project(x, w, steps=10)) < 0.1 * start
     assert error(ball.sinkhorn(x, w, 1000.0, 200)) < 0.2 * start
     torch.testing.assert_close(ball.project(x, exact), exact)
 

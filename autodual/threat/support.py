@@ -69,24 +69,32 @@ def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: b
     sent = torch.where(real, mass.gather(1, source), 0)
     classes = _classes(moves)
     padded = F.pad(nu, (0, 1), value=-torch.inf)
-    own = nu.gather(1, source)
+    own = torch.where(real, nu.gather(1, source), torch.inf)
 
     def gain(j: int) -> Tensor:
-        return torch.where(real, padded.gather(1, moves.target[j][source]) - own, -torch.inf)
+        return padded.gather(1, moves.target[j][source]) - own
 
     gains = [reduce(torch.maximum, map(gain, group)) for group in classes]
     costs = [_at(moves.cost[group[0]], source) for group in classes]
-    value, price, high, low, share = _refine(gains, costs, sent, budget)
+    value, price, ends, share = _refine(gains, costs, sent, budget)
 
-    def move(layer: Tensor) -> Tensor:
-        """Return the best move of the class taken; 0 where the mass stays."""
-        found = torch.zeros_like(layer)
-        for k, group in enumerate(classes):
-            for j in group:
-                found = torch.where((layer == k + 1) & (gain(j) == gains[k]), j, found)
-        return found
+    def plans() -> tuple[Tensor, Tensor]:
+        moved = [
+            (gain(j), cost, j) for group, cost in zip(classes, costs, strict=True) for j in group
+        ]
+        return _plan(moved, ends[0], source), _plan(moved, ends[1], source)
 
-    return Best(value, price, source, sent, share, lambda: (move(high), move(low)))
+    return Best(value, price, source, sent, share, plans)
+
+
+def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor) -> Tensor:
+    """Return the best move of each source at a price [R]; 0, to stay, if there is no better one."""
+    best, found = torch.zeros_like(source, dtype=price.dtype), torch.zeros_like(source)
+    for gain, cost, j in moved:
+        value = gain - price.unsqueeze(1) * cost
+        found = torch.where(value > best, j, found)
+        best = torch.maximum(value, best)
+    return found
 
 
 def _classes(moves: Moves) -> list[list[int]]:
@@ -107,45 +115,42 @@ def _at(cost: Tensor, source: Tensor) -> Tensor:
 
 def _refine(
     gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
     """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row.
 
     F is convex and piecewise linear. The next price is where the tangents at the ends of the
     bracket meet; where they meet on F itself, F is least.
+
+    Returns:
+        The least value found, its price, the prices at the bracket's two ends, and the share of
+        the plan at the lower one that makes a mixture spend b.
     """
 
-    def evaluate(price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(price: Tensor) -> tuple[Tensor, Tensor]:
         best, spent = torch.zeros_like(mass), torch.zeros_like(mass)
-        layer = torch.zeros_like(mass, dtype=torch.long)
-        for k, (gain, cost) in enumerate(zip(gains, costs, strict=True)):
+        for gain, cost in zip(gains, costs, strict=True):
             value = gain - price.unsqueeze(1) * cost
-            better = value > best
-            best = torch.where(better, value, best)
-            spent = torch.where(better, cost, spent)
-            layer = torch.where(better, k + 1, layer)
-        return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1), layer
+            spent = torch.where(value > best, cost, spent)
+            best = torch.maximum(value, best)
+        return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1)
 
-    left = torch.zeros_like(budget)
-    right = torch.zeros_like(budget)
+    left, right = torch.zeros_like(budget), torch.zeros_like(budget)
     for gain, cost in zip(gains, costs, strict=True):
         right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(1))
     right = right * (1 + MARGIN)
-    f_left, s_left, high = evaluate(left)
-    f_right, s_right, low = evaluate(right)
-    free = s_left >= 0  # the budget pays for the best plan there is
-    best, at = torch.where(free | (f_left < f_right), f_left, f_right), right
-    at = torch.where(free | (f_left < f_right), left, right)
-    done = free
+    (f_left, s_left), (f_right, s_right) = evaluate(left), evaluate(right)
+    done = s_left >= 0  # the budget pays for the best plan there is
+    right = torch.where(done, left, right)
+    f_right, s_right = torch.where(done, f_left, f_right), torch.where(done, s_left, s_right)
+    best, at = torch.minimum(f_left, f_right), torch.where(f_left < f_right, left, right)
     for step in range(STEPS):
         if bool(done.all()):
             break
         meet = left + (f_right - f_left + s_right * (left - right)) / (s_left - s_right)
-        middle = (left + right) / 2
-        price = (meet if step % 4 < 3 else middle).clamp(left, right)
+        price = (meet if step % 4 < 3 else (left + right) / 2).clamp(left, right)
         price = torch.where(done, at, price)
-        value, slope, layer = evaluate(price)
-        better = value < best
-        best, at = torch.where(better, value, best), torch.where(better, price, at)
+        value, slope = evaluate(price)
+        at, best = torch.where(value < best, price, at), torch.minimum(value, best)
         floor = torch.maximum(f_left + s_left * (price - left), f_right + s_right * (price - right))
         met = (value - floor <= value.abs() * torch.finfo(value.dtype).eps) & (price == meet)
         done = done | met | (price <= left) | (price >= right)
@@ -158,8 +163,5 @@ def _refine(
             torch.where(down, new, old)
             for new, old in ((price, right), (value, f_right), (slope, s_right))
         )
-        high = torch.where(up.unsqueeze(1), layer, high)
-        low = torch.where(down.unsqueeze(1), layer, low)
-    low = torch.where(free.unsqueeze(1), high, low)
-    share = torch.where(free, 0, s_right / (s_right - s_left).clamp(min=TINY))
-    return best, at, high, low, share.clamp(0, 1)
+    share = torch.where(s_left < 0, s_right / (s_right - s_left).clamp(min=TINY), 0)
+    return best, at, (left, right), share.clamp(0, 1)

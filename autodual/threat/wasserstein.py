@@ -9,6 +9,7 @@ from torch import Tensor
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
+from autodual.threat.nearest import nearest
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import Best, solve
 from autodual.threat.transport import Moves, least_cost
@@ -17,7 +18,7 @@ ROWS_BYTES = 2**26
 """How many bytes one table of a chunk's rows may take."""
 
 NEAREST = 30
-"""Steps of a projection."""
+"""Atoms of a projection."""
 
 FAR = 1e6
 """How far a point may lie, in units of the largest pixel, and be told from one even farther."""
@@ -165,27 +166,25 @@ class Wasserstein(Ball):
         return self._land(x, moves, _plan(moves, mass, best))
 
     def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
-        """Return the nearest point of the ball, by Frank–Wolfe; points inside are kept.
+        """Return the nearest point of the ball (``threat.nearest``); points inside are kept.
 
-        Each step goes towards the maximizer of the distance's slope, so that every point on the
-        way lies in the ball; it ends early where no step comes closer. With a domain the
-        maximizer is not exact, and the end a point near ``point``.
+        With a domain the maximizer is not exact, and the result a point near ``point``.
 
         Args:
             x, point: [N, *].
-            steps: how many at most; the distance to the nearest point falls like 1/steps.
+            steps: atoms to find: many make it exact, few leave it inside and close.
         """
-        inside = _spread(self.contains(x, point), x)
+        inside = self.contains(x, point)
+        if bool(inside.all()):
+            return point
         far = FAR * (1 + x.abs().max())
-        near, aim = self.center(x), point.clamp(-far, far)
-        for _ in range(0 if bool(inside.all()) else steps):
-            step = self.maximizer(x, aim - near) - near
-            gain, curve = ((v * step).flatten(1).sum(1) for v in (aim - near, step))
-            size = (gain / curve.clamp(min=torch.finfo(x.dtype).tiny)).clamp(0, 1)
-            if not bool((gain > 0).any()):
-                break
-            near = near + _spread(size, x) * step
-        return torch.where(inside, point, near)
+        aim, start = point.clamp(-far, far).flatten(1), self.center(x).flatten(1)
+
+        def best(direction: Tensor) -> Tensor:
+            return self.maximizer(x, direction.reshape(x.shape)).flatten(1)
+
+        near = nearest(aim, start, best, steps).reshape(x.shape)
+        return torch.where(_spread(inside, x), point, self.clamp(near))
 
     def steepest(
         self,
