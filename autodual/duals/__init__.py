@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from autodual.duals.base import Affine, Call, DualLayer, Elementwise, Lines
+from autodual.duals.base import Affine, Bilinear, Call, DualLayer, Elementwise, Lines, Planes
 from autodual.duals.registry import REGISTRY, Registry
 
-__all__ = ["REGISTRY", "Affine", "Call", "DualLayer", "Elementwise", "Lines", "Registry"]
+__all__ = [
+    "REGISTRY",
+    "Affine",
+    "Bilinear",
+    "Call",
+    "DualLayer",
+    "Elementwise",
+    "Lines",
+    "Planes",
+    "Registry",
+]

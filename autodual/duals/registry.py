@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autodual.duals import arithmetic, conv, hardtanh, linear, norm, pool, relu, shape
+from autodual.duals import arithmetic, conv, hardtanh, linear, maximum, norm, pool, relu, shape
 from autodual.duals.base import DualLayer
 
 Registry = Mapping[str, DualLayer]
@@ -18,4 +18,5 @@ REGISTRY: Registry = {
     **norm.TABLE,
     **relu.TABLE,
     **hardtanh.TABLE,
+    **maximum.TABLE,
 }
