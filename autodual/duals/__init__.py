@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autodual.duals.base import Affine, Bilinear, Call, DualLayer, Elementwise, Lines, Planes
+from autodual.duals.curves import smooth
 from autodual.duals.registry import REGISTRY, Registry
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "Lines",
     "Planes",
     "Registry",
+    "smooth",
 ]

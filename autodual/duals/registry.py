@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autodual.duals import arithmetic, conv, hardtanh, linear, maximum, norm, pool, relu, shape
+from autodual.duals import (
+    activations,
+    arithmetic,
+    conv,
+    functions,
+    hardtanh,
+    linear,
+    maximum,
+    norm,
+    pool,
+    relu,
+    shape,
+    threshold,
+)
 from autodual.duals.base import DualLayer
 
 Registry = Mapping[str, DualLayer]
@@ -19,4 +32,7 @@ REGISTRY: Registry = {
     **relu.TABLE,
     **hardtanh.TABLE,
     **maximum.TABLE,
+    **threshold.TABLE,
+    **activations.TABLE,
+    **functions.TABLE,
 }

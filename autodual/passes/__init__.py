@@ -6,6 +6,7 @@ from autodual.ir import Graph, check
 from autodual.passes.attention import attend
 from autodual.passes.batch_norm import nominal_batch_norm
 from autodual.passes.dead_code import remove_dead_code
+from autodual.passes.flattened import unflatten_linear
 from autodual.passes.identities import remove_identities
 from autodual.passes.max_pool import slice_max_pools
 from autodual.passes.normalization import normalize
@@ -18,6 +19,7 @@ from autodual.passes.stop_gradient import stop_gradients
 PIPELINE = (
     remove_dead_code,
     views_to_reshapes,
+    unflatten_linear,
     nominal_batch_norm,
     stop_gradients,
     remove_identities,

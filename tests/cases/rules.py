@@ -185,6 +185,12 @@ SHAPE = [
     unary("aten.flip.default", dims=[2, 3]),
     unary("aten.roll.default", shifts=[1], dims=[3]),
     unary("aten.index_select.default", dim=3, index=T((5,), "index")),
+    unary("aten.gather.default", V, dim=1, index=T((1, 3), "index")),
+    Case("aten.index.Tensor", {"self": M, "indices": [None, None, T((2, 1), "index")]}),
+    Case(
+        "aten.index.Tensor",
+        {"self": M, "indices": [None, None, T((5,), "index"), T((5,), "index")]},
+    ),
     unary("aten.constant_pad_nd.default", pad=[1, 2, 0, 1], value=-1.5),
     unary("aten.pad.default", pad=[1, 2], mode="constant", value=0.5),
     unary("aten.pad.default", pad=[1, 2, 1, 0], mode="reflect"),
@@ -230,6 +236,14 @@ POOL = [
     Case("aten.upsample_nearest2d.vec", {"input": M, "output_size": [5, 6]}),
     Case("aten.upsample_nearest3d.vec", {"input": Z((1, 1, 2, 2, 2)), "scale_factors": [2.0] * 3}),
     Case(
+        "aten.upsample_linear1d.vec",
+        {"input": Z((1, 2, 3)), "output_size": [5], "align_corners": True},
+    ),
+    Case(
+        "aten.upsample_trilinear3d.vec",
+        {"input": Z((1, 1, 2, 2, 2)), "output_size": [3, 2, 4], "align_corners": False},
+    ),
+    Case(
         "aten.upsample_bilinear2d.vec",
         {"input": M, "output_size": [5, 6], "align_corners": False},
     ),
@@ -271,6 +285,56 @@ ACTIVATIONS = [
     unary("aten.clamp.default", min=1.0, max=-1.0),
     unary("aten.clamp_min.default", min=0.1),
     unary("aten.clamp_max.default", max=0.1),
+    unary("aten.abs.default"),
+    unary("aten._prelu_kernel.default", weight=T((1, 2, 1, 1))),
+    unary("aten.hardsigmoid.default"),
+]
+
+JUMPS = [
+    unary("aten.threshold.default", threshold=0.1, value=-2.0),
+]
+
+SMOOTH = [
+    unary("aten.sigmoid.default"),
+    unary("aten.tanh.default"),
+    unary("aten.softplus.default", beta=2.0, threshold=15.0),
+    unary("aten.softplus.default", beta=1.0, threshold=1.0),
+    unary("aten.gelu.default", approximate="none"),
+    unary("aten.gelu.default", approximate="tanh"),
+    unary("aten.silu.default"),
+    unary("aten.mish.default"),
+    unary("aten.elu.default", alpha=0.7),
+    unary("aten.elu.default", alpha=1.67, scale=1.05),
+    unary("aten.elu.default", alpha=-0.5, input_scale=2.0),
+    unary("aten.celu.default", alpha=0.5),
+    unary("aten.hardswish.default"),
+    Case("aten.log_sigmoid_forward.default", {"self": M}, index=0),
+    unary("aten.sin.default"),
+    unary("aten.cos.default"),
+    unary("aten.sinh.default"),
+    unary("aten.cosh.default"),
+    unary("aten.atan.default"),
+    unary("aten.erf.default"),
+    unary("aten.erfc.default"),
+    unary("aten.exp.default"),
+    unary("aten.exp2.default"),
+    unary("aten.expm1.default"),
+    Case("aten.pow.Scalar", {"self": 0.5, "exponent": M}),
+    unary("aten.pow.Tensor_Scalar", exponent=2),
+    unary("aten.pow.Tensor_Scalar", exponent=3),
+    unary("aten.pow.Tensor_Scalar", exponent=0),
+    unary("aten.pow.Tensor_Scalar", exponent=-1),
+    unary("aten.pow.Tensor_Scalar", exponent=-2),
+    unary("aten.pow.Tensor_Scalar", exponent=0.5),
+    unary("aten.pow.Tensor_Scalar", exponent=2.5),
+    unary("aten.pow.Tensor_Scalar", exponent=-0.5),
+    unary("aten.log.default"),
+    unary("aten.log2.default"),
+    unary("aten.log10.default"),
+    unary("aten.log1p.default"),
+    unary("aten.sqrt.default"),
+    unary("aten.rsqrt.default"),
+    unary("aten.reciprocal.default"),
 ]
 
 EXTREMES = [
@@ -291,4 +355,4 @@ PRODUCTS = [
 
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
 ACTIVATIONS += EXTREMES
-CASES = AFFINE + ACTIVATIONS + PRODUCTS
+CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS
