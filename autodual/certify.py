@@ -62,6 +62,7 @@ class Certified(nn.Module):
     def __init__(self, model: nn.Module, threat: ThreatModel, options: Options) -> None:
         super().__init__()
         self.model, self.threat, self.options = model, threat, options
+        self.training = model.training
         self._bounds: dict[int, BoundModule] = {}
         self._compiled: dict[int, CompiledBound] = {}
         self._last: BoundModule | None = None
@@ -76,7 +77,6 @@ class Certified(nn.Module):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
         other = Certified(self.model, eps, self.options)
         other._bounds, other._compiled, other._last = self._bounds, self._compiled, self._last
-        other.train(self.training)
         return other
 
     @torch.no_grad()

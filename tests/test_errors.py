@@ -147,7 +147,11 @@ BAD_MODELS = {
         errors.UnsupportedOpError,
         r"(?s)2 operation.*sign.*floor.*CONTRIBUTING",
     ),
-    "product": (lambda s, x: s.fc(x * x), errors.UnsupportedOpError, "mul.*not affine there"),
+    "two perturbed sides": (
+        lambda s, x: torch.nn.functional.conv1d(x.T.reshape(1, 3, -1), s.fc(x).reshape(2, 3, -1)),
+        errors.AutodualError,
+        ".",
+    ),
     "rounded division": (
         lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),
         errors.UnsupportedOpError,

@@ -139,6 +139,9 @@ _KEEP = (
     aten.pad.default,
     aten.detach.default,
     aten.relu6.default,
+    aten.scaled_dot_product_attention.default,
+    aten.instance_norm.default,
+    aten.logsumexp.default,
     aten._prelu_kernel.default,
     aten.celu.default,
     aten.elu.default,
@@ -152,7 +155,9 @@ _KEEP = (
     aten.upsample_nearest1d.vec,
     aten.upsample_nearest2d.vec,
     aten.upsample_nearest3d.vec,
+    aten.upsample_linear1d.vec,
     aten.upsample_bilinear2d.vec,
+    aten.upsample_trilinear3d.vec,
 )
 """Ops whose own dual layer is better than that of their parts."""
 

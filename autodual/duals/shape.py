@@ -48,6 +48,8 @@ TABLE = {
     "aten.flip.default": MOVE,
     "aten.roll.default": MOVE,
     "aten.index_select.default": MOVE,
+    "aten.index.Tensor": MOVE,
+    "aten.gather.default": MOVE,
     "aten.constant_pad_nd.default": PAD,
     "aten.pad.default": PAD,
     "aten.reflection_pad1d.default": MOVE,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autodual.duals import REGISTRY, Bilinear
 from autodual.duals.base import Call, Hole
 from autodual.passes.batch_norm import batch_norm
 
@@ -43,6 +44,13 @@ class Case:
             return batch_norm
         _, name, overload = self.op.split(".")
         return getattr(getattr(torch.ops.aten, name), overload)
+
+    @property
+    def rule(self) -> Any:
+        """Return its dual layer: for a product with a constant, the affine one."""
+        rule = REGISTRY[self.op]
+        perturbed = sum(isinstance(arg, Z) for arg in self.args.values())
+        return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule
 
     def build(
         self, generator: torch.Generator, dtype: torch.dtype
@@ -177,6 +185,12 @@ SHAPE = [
     unary("aten.flip.default", dims=[2, 3]),
     unary("aten.roll.default", shifts=[1], dims=[3]),
     unary("aten.index_select.default", dim=3, index=T((5,), "index")),
+    unary("aten.gather.default", V, dim=1, index=T((1, 3), "index")),
+    Case("aten.index.Tensor", {"self": M, "indices": [None, None, T((2, 1), "index")]}),
+    Case(
+        "aten.index.Tensor",
+        {"self": M, "indices": [None, None, T((5,), "index"), T((5,), "index")]},
+    ),
     unary("aten.constant_pad_nd.default", pad=[1, 2, 0, 1], value=-1.5),
     unary("aten.pad.default", pad=[1, 2], mode="constant", value=0.5),
     unary("aten.pad.default", pad=[1, 2, 1, 0], mode="reflect"),
@@ -221,6 +235,14 @@ POOL = [
     Case("aten.upsample_nearest1d.vec", {"input": Z((1, 2, 3)), "scale_factors": [2.0]}),
     Case("aten.upsample_nearest2d.vec", {"input": M, "output_size": [5, 6]}),
     Case("aten.upsample_nearest3d.vec", {"input": Z((1, 1, 2, 2, 2)), "scale_factors": [2.0] * 3}),
+    Case(
+        "aten.upsample_linear1d.vec",
+        {"input": Z((1, 2, 3)), "output_size": [5], "align_corners": True},
+    ),
+    Case(
+        "aten.upsample_trilinear3d.vec",
+        {"input": Z((1, 1, 2, 2, 2)), "output_size": [3, 2, 4], "align_corners": False},
+    ),
     Case(
         "aten.upsample_bilinear2d.vec",
         {"input": M, "output_size": [5, 6], "align_corners": False},
@@ -315,5 +337,22 @@ SMOOTH = [
     unary("aten.reciprocal.default"),
 ]
 
+EXTREMES = [
+    Case("aten.maximum.default", {"self": M, "other": M}),
+    Case("aten.minimum.default", {"self": V, "other": V}),
+    Case("aten.logaddexp.default", {"self": V, "other": V}),
+]
+
+PRODUCTS = [
+    Case("aten.mul.Tensor", {"self": V, "other": V}),
+    Case("aten.mul.Tensor", {"self": M, "other": Z((1, 1, 3, 1))}),
+    Case("aten.mul.Tensor", {"self": Z((1, 1)), "other": V}),
+    Case("aten.matmul.default", {"self": M, "other": Z((1, 2, 4, 5))}),
+    Case("aten.matmul.default", {"self": M, "other": Z((1, 1, 4, 2))}),
+    Case("aten.mm.default", {"self": V, "mat2": Z((4, 2))}),
+    Case("aten.bmm.default", {"self": Z((2, 3, 4)), "mat2": Z((2, 4, 2))}),
+]
+
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
-CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH
+ACTIVATIONS += EXTREMES
+CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS
