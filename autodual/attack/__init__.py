@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from autodual.attack.pgd import Attack, pgd
+from autodual.attack import losses
+from autodual.attack.apgd import apgd, multi_targeted
+from autodual.attack.pgd import fgsm, pgd
+from autodual.attack.problem import Attack
 
-__all__ = ["Attack", "pgd"]
+__all__ = ["Attack", "apgd", "fgsm", "losses", "multi_targeted", "pgd"]

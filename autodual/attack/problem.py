@@ -1,0 +1,264 @@
+"""What is attacked: a model, the sets around its inputs, what to climb, and what success is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autodual.attack.losses import Loss, best_other, pick
+from autodual.errors import InputError
+from autodual.threat import ThreatModel, as_threat
+
+Model = Callable[[Tensor], Any]
+Success = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """What an attack found.
+
+    Attributes:
+        x: [N, *], the worst point found in each example's set; every one lies in it.
+        margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
+            [N, 0] for a model without logits.
+        success: [N] bool, another class than y has at least its logit; with targets, the target
+            has at least every other's.
+        rejected: how many points found lay outside their set; x stands in their place.
+    """
+
+    x: Tensor
+    margins: Tensor
+    success: Tensor
+    rejected: int = 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __str__(self) -> str:
+        return f"{int(self.success.sum())} of {len(self)} attacks succeed"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model says at one point of each example's set.
+
+    Attributes:
+        point: [N, *].
+        rank: [N], how bad the point is for the model: the larger, the worse.
+        margins, success: as in ``Attack``.
+        value: what the loss returned.
+        gradient: [N, *], of the loss in the point; 0 if it was not asked for.
+    """
+
+    point: Tensor
+    rank: Tensor
+    margins: Tensor
+    success: Tensor
+    value: Tensor
+    gradient: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of each example, [N]."""
+        if self.value.numel() != len(self.point):
+            raise InputError(
+                f"the loss gave shape {list(self.value.shape)} for {len(self.point)} examples; "
+                "this attack compares the loss of each: give one with reduction='none'"
+            )
+        return self.value.reshape(-1)
+
+    def select(self, index: Tensor) -> Reading:
+        """Return the reading of the examples at ``index``."""
+        return Reading(
+            self.point[index],
+            self.rank[index],
+            self.margins[index],
+            self.success[index],
+            self.value if self.value.numel() == 1 else self.value[index],
+            self.gradient[index],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model under attack.
+
+    Attributes:
+        model: called with points [N, *]; returns logits [N, K], or anything ``loss`` takes.
+        threat, x, y: the set around each x [N, *], and the labels [N].
+        loss: what to climb.
+        targets: [N], the class that the loss climbs towards.
+        targeted: success is to reach the target; else, to leave y.
+        logits: takes the model's output to logits [N, K].
+        success: decides success(output, y), [N] bool, in place of the logits.
+        generator: where randomness comes from.
+        classes: K, once the labels are known to fit it.
+    """
+
+    model: Model
+    threat: ThreatModel
+    x: Tensor
+    y: Tensor
+    loss: Loss
+    targets: Tensor | None = None
+    targeted: bool = False
+    logits: Callable[[Any], Tensor] | None = None
+    success: Success | None = None
+    generator: torch.Generator | None = None
+    classes: int | None = None
+
+    def select(self, index: Tensor) -> Problem:
+        """Return the problem of the examples at ``index``."""
+        return replace(
+            self,
+            threat=self.threat.select(self.x, index),
+            x=self.x[index],
+            y=self.y[index],
+            targets=None if self.targets is None else self.targets[index],
+        )
+
+    def read(self, point: Tensor, gradient: bool) -> Reading:
+        """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient."""
+        point = point.detach()
+        if gradient:
+            point.requires_grad_()
+        with torch.set_grad_enabled(gradient):
+            output = self.model(point)
+            z = output if self.success is not None else self._logits(output)
+            aims = (self.y,) if self.targets is None else (self.y, self.targets)
+            value = self.loss(output, *aims)
+        _check_loss(value, len(point))
+        slope = _gradient(value, point) if gradient else point.new_zeros(()).expand_as(point)
+        with torch.no_grad():
+            rank, margins, success = self._judge(z, value)
+        return Reading(point.detach(), rank, margins, success, value.detach(), slope)
+
+    def vertex(self, gradient: Tensor) -> Tensor:
+        """Return the point of each set where a linear function is largest.
+
+        It is the gradient of the support function: ∇σ_B(ν) = argmax {νᵀx′ : x′ ∈ B(x)}.
+        """
+        nu = unit(gradient).unsqueeze(1).requires_grad_()
+        with torch.enable_grad():
+            support = self.threat.support(self.x, nu)
+        (found,) = torch.autograd.grad(support, nu, torch.ones_like(support))
+        found = found.squeeze(1)
+        return self.threat.project(self.x, torch.where(found.isfinite(), found, self.x))
+
+    def _logits(self, output: Any) -> Tensor:
+        """Return [N, K], once sure that the labels fit."""
+        z = output if self.logits is None else self.logits(output)
+        count = len(self.x)
+        if not isinstance(z, Tensor) or z.dim() != 2 or len(z) != count or z.shape[1] < 2:
+            raise InputError(
+                f"the model returns {describe(z)}, not logits [{count}, K] of two classes or more: "
+                "give logits=, a function from its output to them, or success=. "
+                "Attack a certified model as net.model."
+            )
+        if self.classes != z.shape[1]:
+            for labels in (self.y,) if self.targets is None else (self.y, self.targets):
+                _check_labels(labels, z.shape[1])
+        return z
+
+    def _judge(self, z: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rank, margins and success."""
+        count = len(self.x)
+        if self.success is not None:
+            won = self.success(z, self.y)
+            if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
+                raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
+            rank, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
+            return rank.nan_to_num(nan=-torch.inf), margins, won
+        margins = pick(z, self.y).unsqueeze(1) - z
+        if self.targeted and self.targets is not None:
+            rank = pick(z, self.targets) - best_other(z, self.targets)
+        else:
+            rank = best_other(z, self.y) - pick(z, self.y)
+        return rank.nan_to_num(nan=-torch.inf), margins, rank >= 0
+
+
+def pose(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor | ThreatModel,
+    loss: Loss,
+    targets: Tensor | None,
+    logits: Callable[[Any], Tensor] | None,
+    success: Success | None,
+    generator: torch.Generator | None,
+) -> Problem:
+    """Return the problem, its inputs checked.
+
+    Raises:
+        InputError: x is no batch of finite numbers; y or targets do not fit it.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
+        kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
+    for name, labels in (("y", y), ("targets", targets)):
+        if labels is None and name == "targets":
+            continue
+        if not isinstance(labels, Tensor) or labels.dim() < 1 or len(labels) != len(x):
+            raise InputError(
+                f"{name} must be a tensor with one label for each of {len(x)} examples"
+            )
+    return Problem(
+        model, as_threat(eps), x, y, loss, targets, targets is not None, logits, success, generator
+    )
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Scale each gradient to a largest entry of 1, so that no norm of it over- or underflows."""
+    size = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    return gradient / wide(size, gradient)
+
+
+def wide(values: Tensor, x: Tensor) -> Tensor:
+    """Shape values [N] to broadcast with x [N, *]."""
+    return values.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def describe(output: object) -> str:
+    """Name the kind of a model's output."""
+    return str(list(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise InputError(f"labels must be int64 [N], not {labels.dtype} {list(labels.shape)}")
+    if bool(((labels < 0) | (labels >= classes)).any()):
+        raise InputError(
+            f"labels span [{int(labels.min())}, {int(labels.max())}]; the model has classes 0 to "
+            f"{classes - 1}"
+        )
+
+
+def _check_loss(value: object, count: int) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise InputError(f"the loss must return a tensor of numbers, not {describe(value)}")
+    if value.numel() not in (1, count):
+        raise InputError(
+            f"the loss must return one number, or one for each of {count} examples, not "
+            f"{list(value.shape)}"
+        )
+
+
+def _gradient(value: Tensor, point: Tensor) -> Tensor:
+    """Return the loss's gradient in the point, with 0 where it is no number."""
+    found: tuple[Tensor | None, ...] = (None,)
+    if value.requires_grad:
+        found = torch.autograd.grad(value, point, torch.ones_like(value), allow_unused=True)
+    if found[0] is None:
+        raise InputError(
+            "the model's output has no gradient in x: there is nothing to climb. "
+            "ad.attack.square needs none."
+        )
+    return found[0].nan_to_num(nan=0.0)
