@@ -6,5 +6,19 @@ from autodual.attack import losses
 from autodual.attack.apgd import apgd, multi_targeted
 from autodual.attack.pgd import fgsm, pgd
 from autodual.attack.problem import Attack
+from autodual.attack.search import search
+from autodual.attack.square import square
+from autodual.attack.union import msd, worst_of
 
-__all__ = ["Attack", "apgd", "fgsm", "losses", "multi_targeted", "pgd"]
+__all__ = [
+    "Attack",
+    "apgd",
+    "fgsm",
+    "losses",
+    "msd",
+    "multi_targeted",
+    "pgd",
+    "search",
+    "square",
+    "worst_of",
+]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autodual.attack import losses
 from autodual.attack.ascent import Memory, Rule, ascend
 from autodual.attack.losses import Loss
-from autodual.attack.problem import Attack, Problem, Reading, Success, pose, wide
+from autodual.attack.problem import Attack, Model, Problem, Reading, Success, pose, wide
 from autodual.attack.rules import ahead
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
@@ -33,7 +33,7 @@ class Adaptive(Rule):
         self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
     ) -> Tensor:
         """Take one step."""
-        point, gradient, m = here.point, here.gradient, memory
+        point, gradient, m = here.x, here.gradient, memory
         if index == 0:
             m.update(best=point, best_loss=here.loss, best_gradient=gradient, before=point)
             m.update(loss=here.loss, checked=here.loss, rises=torch.zeros_like(here.loss))
@@ -79,7 +79,7 @@ def _since_checkpoint(index: int, steps: int) -> int:
 
 
 def apgd(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | ThreatModel,
@@ -103,7 +103,7 @@ def apgd(
 
 
 def multi_targeted(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | ThreatModel,

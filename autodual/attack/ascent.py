@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.attack.problem import Attack, Problem, Reading, wide
+from autodual.attack.problem import Attack, Problem, Reading
 from autodual.errors import InputError
 
 Memory = dict[str, Tensor]
@@ -89,16 +89,11 @@ class _Best:
         return self.all if self._found is None else self.all[~self._found.success]
 
     def update(self, index: Tensor, here: Reading) -> None:
-        """Take what is worse in ``here``, the reading of the examples at ``index``."""
+        """Keep what is worse in ``here``, the reading of the examples at ``index``."""
         if self._found is None:
             self._found = here.select(self.all)
-            return
-        kept, won = self._found, self._found.success[index]
-        better = (here.rank > kept.rank[index]) & (here.success | ~won) | (here.success & ~won)
-        local = better.nonzero().squeeze(1)
-        into = index[local]
-        for name in ("point", "rank", "margins", "success"):
-            getattr(kept, name)[into] = getattr(here, name)[local]
+        else:
+            self._found.keep_worse(index, here)
 
 
 def _climb(
@@ -138,10 +133,10 @@ def _climb(
 
 def _checked(problem: Problem, origin: Tensor, found: Reading) -> Attack:
     """Put x in place of every point outside its set, and say so."""
-    inside = problem.threat.contains(problem.x, found.point)
+    inside = problem.threat.contains(problem.x, found.x)
     rejected = int((~inside).sum())
     if rejected == 0:
-        return Attack(found.point, found.margins, found.success)
+        return Attack(found.x, found.margins, found.success, found.score)
     warnings.warn(
         f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
         "Its project() is at fault, or numbers overflow.",
@@ -149,6 +144,6 @@ def _checked(problem: Problem, origin: Tensor, found: Reading) -> Attack:
         stacklevel=4,
     )
     safe = problem.read(origin, gradient=False)
-    x = torch.where(wide(inside, origin), found.point, origin)
-    margins = torch.where(inside.unsqueeze(1), found.margins, safe.margins)
-    return Attack(x, margins, torch.where(inside, found.success, safe.success), rejected)
+    rows = inside.nonzero().squeeze(1)
+    safe.put(rows, found, rows)
+    return Attack(safe.x, safe.margins, safe.success, safe.score, rejected)

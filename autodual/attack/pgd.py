@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autodual.attack import losses
 from autodual.attack.ascent import Rule, ascend
 from autodual.attack.losses import Loss
-from autodual.attack.problem import Attack, Success, pose
+from autodual.attack.problem import Attack, Model, Success, pose
 from autodual.attack.rules import Momentum, Plain, Steepest
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
@@ -25,7 +25,7 @@ ASCENTS: dict[str, Callable[[float], Rule]] = {
 
 
 def pgd(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | ThreatModel,
@@ -80,7 +80,7 @@ def pgd(
 
 
 def fgsm(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | ThreatModel,

@@ -18,55 +18,72 @@ Success = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Attack:
-    """What an attack found.
+class Finding:
+    """Points, one per example, and how bad they are for a model.
 
     Attributes:
-        x: [N, *], the worst point found in each example's set; every one lies in it.
+        x: [N, *].
         margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
-            [N, 0] for a model without logits.
+            [N, 0] where the caller decides on success.
         success: [N] bool, another class than y has at least its logit; with targets, the target
             has at least every other's.
-        rejected: how many points found lay outside their set; x stands in their place.
+        score: [N], by how much it has, negative where it has not; the loss where the caller
+            decides on success.
     """
 
     x: Tensor
     margins: Tensor
     success: Tensor
-    rejected: int = 0
+    score: Tensor
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def put(self, into: Tensor, other: Finding, rows: Tensor) -> None:
+        """Overwrite the examples at ``into`` with those of ``other`` at ``rows``, in place."""
+        for part in ("x", "margins", "success", "score"):
+            getattr(self, part)[into] = getattr(other, part)[rows]
+
+    def keep_worse(self, index: Tensor, other: Finding) -> None:
+        """Take what is worse in ``other``, points for the examples at ``index``, in place."""
+        won, score = self.success[index], self.score[index]
+        worse = (other.success & ~won) | ((other.success == won) & (other.score > score))
+        rows = worse.nonzero().squeeze(1)
+        self.put(index[rows], other, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Attack(Finding):
+    """The worst point found in each example's set; every one lies in it. See ``Finding``.
+
+    Attributes:
+        rejected: how many points found lay outside their set; x stands in their place.
+    """
+
+    rejected: int = 0
 
     def __str__(self) -> str:
         return f"{int(self.success.sum())} of {len(self)} attacks succeed"
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Reading(Finding):
     """What a model says at one point of each example's set.
 
     Attributes:
-        point: [N, *].
-        rank: [N], how bad the point is for the model: the larger, the worse.
-        margins, success: as in ``Attack``.
         value: what the loss returned.
         gradient: [N, *], of the loss in the point; 0 if it was not asked for.
     """
 
-    point: Tensor
-    rank: Tensor
-    margins: Tensor
-    success: Tensor
     value: Tensor
     gradient: Tensor
 
     @property
     def loss(self) -> Tensor:
         """The loss of each example, [N]."""
-        if self.value.numel() != len(self.point):
+        if self.value.numel() != len(self):
             raise InputError(
-                f"the loss gave shape {list(self.value.shape)} for {len(self.point)} examples; "
+                f"the loss gave shape {list(self.value.shape)} for {len(self)} examples; "
                 "this attack compares the loss of each: give one with reduction='none'"
             )
         return self.value.reshape(-1)
@@ -74,10 +91,10 @@ class Reading:
     def select(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""
         return Reading(
-            self.point[index],
-            self.rank[index],
+            self.x[index],
             self.margins[index],
             self.success[index],
+            self.score[index],
             self.value if self.value.numel() == 1 else self.value[index],
             self.gradient[index],
         )
@@ -134,8 +151,8 @@ class Problem:
         _check_loss(value, len(point))
         slope = _gradient(value, point) if gradient else point.new_zeros(()).expand_as(point)
         with torch.no_grad():
-            rank, margins, success = self._judge(z, value)
-        return Reading(point.detach(), rank, margins, success, value.detach(), slope)
+            judged = self._judge(z, value)
+        return Reading(point.detach(), *judged, value.detach(), slope)
 
     def vertex(self, gradient: Tensor) -> Tensor:
         """Return the point of each set where a linear function is largest.
@@ -165,20 +182,20 @@ class Problem:
         return z
 
     def _judge(self, z: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rank, margins and success."""
+        """Return margins, success and score."""
         count = len(self.x)
         if self.success is not None:
             won = self.success(z, self.y)
             if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
                 raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
-            rank, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
-            return rank.nan_to_num(nan=-torch.inf), margins, won
+            score, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
+            return margins, won, score.nan_to_num(nan=-torch.inf)
         margins = pick(z, self.y).unsqueeze(1) - z
         if self.targeted and self.targets is not None:
-            rank = pick(z, self.targets) - best_other(z, self.targets)
+            score = pick(z, self.targets) - best_other(z, self.targets)
         else:
-            rank = best_other(z, self.y) - pick(z, self.y)
-        return rank.nan_to_num(nan=-torch.inf), margins, rank >= 0
+            score = best_other(z, self.y) - pick(z, self.y)
+        return margins, score >= 0, score.nan_to_num(nan=-torch.inf)
 
 
 def pose(

@@ -29,7 +29,7 @@ class Steepest(Rule):
         self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
     ) -> Tensor:
         """Take one step."""
-        return ahead(problem, here.point, here.gradient, self.rate)
+        return ahead(problem, here.x, here.gradient, self.rate)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Momentum(Rule):
         if index > 0:
             along = along + self.decay * memory["along"]
         memory["along"] = along
-        return ahead(problem, here.point, along, self.rate)
+        return ahead(problem, here.x, along, self.rate)
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ class Plain(Rule):
         self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
     ) -> Tensor:
         """Take one step."""
-        return problem.threat.project(problem.x, here.point + self.rate * here.gradient)
+        return problem.threat.project(problem.x, here.x + self.rate * here.gradient)
