@@ -6,8 +6,18 @@ from autodual.threat.base import Ball, ThreatModel
 from autodual.threat.box import Box, LinfBall
 from autodual.threat.l1 import L1Ball
 from autodual.threat.l2 import L2Ball
+from autodual.threat.wasserstein import Wasserstein
 
-__all__ = ["Ball", "Box", "L1Ball", "L2Ball", "LinfBall", "ThreatModel", "as_threat"]
+__all__ = [
+    "Ball",
+    "Box",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "ThreatModel",
+    "Wasserstein",
+    "as_threat",
+]
 
 
 def as_threat(eps: object) -> ThreatModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from autodual.errors import DomainError, InputError
 from autodual.interval import Interval
 
 Domain = tuple[float | Tensor, float | Tensor]
+
+Shorten = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 ROUNDING = 1e-5
 """How far outside its domain an input may lie, relative to the domain's width."""
@@ -121,9 +124,22 @@ class ThreatModel(ABC):
 
     def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a random point of B(x) for each x."""
-        box = self.interval(x)
+        most = torch.finfo(x.dtype).max / 4
+        box = self.interval(x).map(lambda end: end.clamp(-most, most))
         noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         return self.project(x, box.lower + noise * (box.upper - box.lower))
+
+    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return a point of B(x) at which directionᵀx′ is largest, [N, *]: the gradient of σ_B.
+
+        Args:
+            x, direction: [N, *].
+        """
+        nu = direction.detach().unsqueeze(1).requires_grad_()
+        with torch.enable_grad():
+            support = self.support(x.detach(), nu).sum()
+        (point,) = torch.autograd.grad(support, nu)
+        return self.project(x, point.squeeze(1))
 
 
 class Ball(ThreatModel):
@@ -181,6 +197,13 @@ class Ball(ThreatModel):
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
         return eps.reshape(-1, *[1] * (x.dim() - 1))
 
+    def random_radius(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return εU^{1/D} for a uniform U, which spreads points evenly over the ball's volume."""
+        most = torch.finfo(x.dtype).max / 4
+        share = torch.rand(len(x), dtype=x.dtype, device=x.device, generator=generator)
+        share = share.pow(1 / x[0].numel()).reshape(-1, *[1] * (x.dim() - 1))
+        return self.radius(x).clamp(max=most) * share
+
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Return [N] bool: ‖x′ − x‖ ≤ ε and x′ in the domain, to a relative tolerance."""
         eps = self.radius(x).flatten()
@@ -196,6 +219,22 @@ class Ball(ThreatModel):
         box, center = self.interval(x), self.center(x)
         up, down = (box.upper - center).unsqueeze(1), (center - box.lower).unsqueeze(1)
         return torch.where(nu > 0, up, down)
+
+    def step_to(self, x: Tensor, point: Tensor, shorten: Shorten) -> Tensor:
+        """Return c + δ, where ``shorten`` makes δ [N, D] of the step from c to ``point``.
+
+        It is given |δ|, the room of each coordinate and ε, all in units of the largest |δᵢ| and
+        at most large enough not to matter, so that no square of them overflows.
+        """
+        center = self.center(x)
+        step = point - center
+        size = step.abs().flatten(1)
+        unit = size.amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        size = size / unit
+        room = (self.room(x, step.unsqueeze(1)).flatten(1) / unit).clamp(max=1)
+        eps = (self.radius(x).reshape(-1, 1) / unit).clamp(max=2 * size.shape[1])
+        delta = shorten(size, room, eps.expand(len(x), 1)) * unit
+        return self.clamp(center + step.sign() * delta.reshape(x.shape))
 
 
 def inner(nu: Tensor, z: Tensor) -> Tensor:

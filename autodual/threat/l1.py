@@ -7,6 +7,12 @@ from torch import Tensor
 
 from autodual.threat.base import Ball
 
+MOST = 20
+"""How many coordinates a steepest step changes at most (thesis, section 5.4.1)."""
+
+PER_COORDINATE = 39
+"""One more for so many coordinates: 20 for an image of MNIST."""
+
 
 class L1Ball(Ball):
     """{x′ : ‖x′ − x‖₁ ≤ ε} ∩ domain. See ``Ball`` for the arguments."""
@@ -35,17 +41,19 @@ class L1Ball(Ball):
         return (price * eps.unsqueeze(2)).squeeze(2) + (room * (size - price).clamp(min=0)).sum(2)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
-        """Soft-threshold the difference to length ε (Duchi et al. 2008), then clamp."""
-        center = self.center(x)
-        delta = (point - center).flatten(1)
-        size, _ = delta.abs().sort(dim=1, descending=True)
-        eps = self.radius(x).reshape(-1, 1)
-        ranks = torch.arange(1, size.shape[1] + 1, device=x.device, dtype=x.dtype)
-        excess = (size.cumsum(1) - eps) / ranks
-        count = (size > excess).sum(1, keepdim=True).clamp(min=1)
-        threshold = excess.gather(1, count - 1).clamp(min=0)
-        shrunk = delta.sign() * (delta.abs() - threshold).clamp(min=0)
-        return self.clamp(center + shrunk.reshape(x.shape))
+        """Return the nearest point, c + min([|δ| − θ]₊, w) with the sign of δ, for the step δ.
+
+        θ ≥ 0 is the multiplier of ‖·‖₁ ≤ ε; without a domain this is Algorithm 10 of the thesis.
+        """
+        return self.step_to(x, point, _shorten)
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a point of the ball, uniform by volume, moved into the domain."""
+        noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        noise = (noise - 0.5).sign() * -torch.log1p(-(2 * noise - 1).abs().clamp(max=1 - 1e-7))
+        length = noise.flatten(1).abs().sum(1).clamp(min=torch.finfo(x.dtype).tiny)
+        noise = noise / length.reshape(-1, *[1] * (x.dim() - 1))
+        return self.clamp(self.center(x) + noise * self.random_radius(x, generator))
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return ‖x′ − x‖₁."""
@@ -58,8 +66,43 @@ class L1Ball(Ball):
         generator: torch.Generator | None = None,
         point: Tensor | None = None,
     ) -> Tensor:
-        """Return a step of length ε along the largest coordinate of the gradient."""
-        flat = gradient.flatten(1)
-        index = flat.abs().argmax(1, keepdim=True)
-        step = torch.zeros_like(flat).scatter(1, index, flat.gather(1, index).sign())
+        """Return ε/k along each of the k coordinates with the largest gradient.
+
+        k is random (thesis, section 5.3.4): 5 to 20 for images of MNIST's size or larger, fewer
+        for smaller ones. Coordinates that the domain stops at ``point`` are left out.
+        """
+        point = x if point is None else point
+        lo, hi = self.domain_of(x)
+        free = torch.where(gradient > 0, point < hi, point > lo)
+        flat = (gradient * free).flatten(1)
+        size, order = flat.abs().sort(dim=1, descending=True)
+        most = max(1, min(MOST, flat.shape[1] // PER_COORDINATE))
+        least = max(1, most // 4)
+        count = torch.randint(least, most + 1, (len(x), 1), device=x.device, generator=generator)
+        rank = torch.arange(flat.shape[1], device=x.device)
+        taken = torch.where((rank < count) & (size > 0), 1 / count.to(x.dtype), 0)
+        step = torch.zeros_like(flat).scatter(1, order, taken) * flat.sign()
         return step.reshape(x.shape) * self.radius(x)
+
+
+def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Return min([size − θ]₊, room) [N, D] of sum at most ε, with the smallest θ ≥ 0.
+
+    The sum is piecewise linear in θ: coordinate i begins to shrink at sizeᵢ − roomᵢ and is 0
+    from sizeᵢ on. In the piece where it meets ε it is solved for.
+    """
+    bends, order = torch.cat([(size - room).clamp(min=0), size], dim=1).sort(dim=1)
+    change = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1)
+    shrinking = change.gather(1, order).cumsum(1)[:, :-1]
+    start = torch.minimum(size, room).sum(1, keepdim=True)
+    total = start - (shrinking * bends.diff(dim=1)).cumsum(1)
+    piece = (total > eps).sum(1, keepdim=True).clamp(max=total.shape[1] - 1)
+    middle = (bends.gather(1, piece) + bends.gather(1, piece + 1)) / 2
+    full, free = size - room >= middle, (size - room < middle) & (size > middle)
+    kept = torch.where(full, room, size * free).sum(1, keepdim=True)
+    theta = ((kept - eps) / free.sum(1, keepdim=True).clamp(min=1)).clamp(min=0)
+    theta = torch.where(start <= eps, 0, theta)
+    delta = torch.minimum((size - theta).clamp(min=0), room)
+    return delta * (eps / delta.sum(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)).clamp(
+        max=1
+    )

@@ -32,7 +32,8 @@ class L2Ball(Ball):
             return torch.linalg.vector_norm(flat, dim=2) * eps
         room = self.room(x, nu).flatten(2)
         size = flat.abs().expand(room.shape)
-        step = _step(size.detach(), room.detach(), eps.detach()).unsqueeze(2)
+        most = 2 * torch.linalg.vector_norm(room.detach(), dim=2)
+        step = _step(size.detach(), room.detach(), eps.detach().minimum(most)).unsqueeze(2)
         delta = torch.minimum(size * step, room)
         lam = step.reciprocal()
         gain = (delta * (size - delta * lam / 2)).sum(2) + (lam.squeeze(2) * eps.square()) / 2
@@ -40,11 +41,19 @@ class L2Ball(Ball):
         return torch.minimum(torch.where(eps > 0, gain, torch.zeros_like(gain)), corner)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
-        """Shrink towards x to length ε, then clamp to the domain, which only moves closer."""
-        center = self.center(x)
-        delta = point - center
-        scale = torch.clamp(self.radius(x) / _length(delta), max=1)
-        return self.clamp(center + delta * scale)
+        """Return the nearest point, c + min(s|δ|, w) with the sign of δ, for the step δ to it.
+
+        s = 1/(1 + μ), with μ the multiplier of ‖·‖ ≤ ε; s is the largest number up to 1 that
+        keeps the length within ε.
+        """
+        return self.step_to(x, point, _shorten)
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a point of the ball, uniform by volume, moved into the domain."""
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        return self.clamp(
+            self.center(x) + noise / _length(noise) * self.random_radius(x, generator)
+        )
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return ‖x′ − x‖₂."""
@@ -63,8 +72,16 @@ class L2Ball(Ball):
 
 def _length(x: Tensor) -> Tensor:
     """Return ‖x‖₂ per example, at least tiny, shaped to broadcast with x [N, *]."""
-    length = torch.linalg.vector_norm(x.flatten(1), dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-    return length.reshape(-1, *[1] * (x.dim() - 1))
+    unit = x.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    length = unit * torch.linalg.vector_norm(x.flatten(1) / unit, dim=1, keepdim=True)
+    return length.clamp(min=torch.finfo(x.dtype).tiny).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Return min(s·size, room) [N, D] of length at most ε, with the largest s ≤ 1."""
+    step = _step(size.unsqueeze(1), room.unsqueeze(1), eps).clamp(max=1)
+    delta = torch.minimum(size * step, room)
+    return delta * (eps / _length(delta)).clamp(max=1)
 
 
 def _step(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

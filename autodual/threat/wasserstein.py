@@ -1,0 +1,279 @@
+"""The Wasserstein ball: mass moves between nearby pixels, at a price by distance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodual.errors import InputError
+from autodual.interval import Interval
+from autodual.threat.base import ROUNDING, Ball, Domain
+from autodual.threat.sinkhorn import projected_sinkhorn
+from autodual.threat.support import Best, solve
+from autodual.threat.transport import Moves, least_cost
+
+ROWS_BYTES = 2**26
+"""How many bytes one table of a chunk's rows may take."""
+
+ROUNDS = 20
+"""How often mass that finds no room is sent back, at most; what is left shortens the step."""
+
+
+class Wasserstein(Ball):
+    """{x′ : x′ = Πᵀ1 for a plan Π ≥ 0 with Π1 = x and ⟨Π, C⟩ ≤ ε·Σx} ∩ domain.
+
+    ε is the cost per unit of mass, that of images of mass 1 (thesis, section 5.1): 0.5 moves half
+    of all mass by one pixel. Mass stays within its channel; all channels share one budget. Inputs
+    are [N, C, H, W], [N, C, L] or [N, D] and at least 0.
+
+    The support is exact without a domain. A domain cuts what attacks may reach; the support then
+    is the smaller one of the ball's and the domain's, an upper bound.
+
+    Args:
+        eps: the radius, a number or a tensor [N] with one per example; finite, ≥ 0.
+        kernel: mass moves within kernel × kernel pixels around its own; odd.
+        p: moving by an offset costs ‖offset‖₂ᵖ per unit of mass.
+        domain: (lo, hi), the smallest and largest value an input can take.
+        cost: [n, n], what it costs to move mass from pixel i to pixel j of a channel with n
+            pixels, instead of ``kernel`` and ``p``; at least 0, 0 on the diagonal, infinite where
+            mass cannot move.
+
+    Raises:
+        InputError: an argument is not as said.
+    """
+
+    def __init__(
+        self,
+        eps: float | Tensor,
+        kernel: int = 5,
+        p: float = 1.0,
+        domain: Domain | None = None,
+        cost: Tensor | None = None,
+    ) -> None:
+        super().__init__(eps, domain)
+        if kernel < 1 or kernel % 2 == 0:
+            raise InputError(f"kernel={kernel}: give an odd number of pixels, at least 1")
+        if not 0 < p < float("inf"):
+            raise InputError(f"p={p}: give a finite number above 0")
+        if cost is not None:
+            cost = _checked_cost(cost)
+        self.kernel, self.p, self.cost = kernel, p, cost
+        self.symmetric = False
+
+    def __repr__(self) -> str:
+        how = f"kernel={self.kernel}, p={self.p:g}" if self.cost is None else "cost=…"
+        return f"{super().__repr__()[:-1]}, {how})"
+
+    def with_eps(self, eps: float | Tensor) -> Wasserstein:
+        """Return the same kind of ball with another radius."""
+        return Wasserstein(eps, self.kernel, self.p, self.domain, self.cost)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless the set is well defined around every x [N, *]."""
+        super().check(x)
+        if not 2 <= x.dim() <= 4:
+            raise InputError(
+                f"x has shape {list(x.shape)}: a Wasserstein ball needs [N, C, H, W], [N, C, L] "
+                "or [N, D]"
+            )
+        pixels = x[0].numel() if x.dim() == 2 else x[0, 0].numel()
+        if self.cost is not None and len(self.cost) != pixels:
+            raise InputError(
+                f"cost has shape {list(self.cost.shape)} and a channel {pixels} pixels: give "
+                f"[{pixels}, {pixels}]"
+            )
+        if bool((x < -ROUNDING * x.flatten(1).abs().amax().clamp(min=1e-3)).any()):
+            raise InputError(
+                f"x has entries below 0, down to {float(x.min()):.4g}, and mass cannot be "
+                "negative. Put the input's normalisation inside the model."
+            )
+
+    def center(self, x: Tensor) -> Tensor:
+        """Return x itself, moved into the domain and up to 0."""
+        return self.clamp(x).clamp(min=0)
+
+    def moves(self, x: Tensor) -> Moves:
+        """Return where the mass of an example may move, and at what cost."""
+        if self.cost is not None:
+            return Moves.matrix(self.cost, x.shape[1:], x)
+        return Moves.windows(x.shape[1:], self.kernel, self.p, x)
+
+    def budget(self, x: Tensor, moves: Moves) -> Tensor:
+        """Return ε·Σx [N], or what moves all mass as far as possible if that is less."""
+        mass = self.center(x).flatten(1).sum(1)
+        return mass * self.radius(x).flatten().clamp(max=2 * float(moves.cost.max()) + 1)
+
+    def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return sup νᵀ(x′ − x) over the ball, by its dual (``threat.support``)."""
+        moves = self.moves(x)
+        mass, budget = self.center(x).flatten(1), self.budget(x, moves)
+        rows = nu.shape[1]
+        flat = nu.flatten(2).expand(len(x), -1, -1).flatten(0, 1)
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(rows)
+        layers = len(moves.cost.unique()) if moves.cost.shape[1] == 1 else len(moves.cost)
+        size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
+        budget = budget.expand(len(x))
+        parts = [
+            _deviation(moves, *part)
+            for part in zip(
+                flat.split(size),
+                mass[owner].split(size),
+                budget[owner].split(size),
+                strict=True,
+            )
+        ]
+        total = torch.cat(parts).reshape(len(x), rows) if parts else mass.new_zeros(len(x), rows)
+        return total if self.domain is None else torch.minimum(total, self._by_domain(x, nu))
+
+    def _by_domain(self, x: Tensor, nu: Tensor) -> Tensor:
+        """Return sup νᵀ(x′ − x) over the box around the set."""
+        room = self.room(x, nu)
+        return (nu.abs() * room).flatten(2).sum(2)
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return the smallest box around the set: each pixel drained, or filled from around it."""
+        moves, center = self.moves(x), self.center(x)
+        mass, budget = center.flatten(1), self.budget(x, moves).expand(len(x))
+        around, price = moves.arrivals(mass)
+        price, order = price.sort(dim=0)
+        around = around.gather(1, order.expand_as(around))
+        left, upper = budget[:, None].expand_as(mass), torch.zeros_like(mass)
+        for amount, cost in zip(around.unbind(1), price.unbind(0), strict=True):
+            got = torch.where(cost > 0, torch.minimum(amount, left / cost), amount)
+            left, upper = left - got * cost, upper + got
+        there = moves.target[1:] < mass.shape[1]
+        exits = moves.cost[1:].expand_as(there).masked_fill(~there, torch.inf)
+        least = exits.amin(0) if len(exits) else torch.full_like(mass[0], torch.inf)
+        lower = (mass - torch.where(least > 0, budget[:, None] / least, torch.inf)).clamp(min=0)
+        return Interval(lower, upper).map(lambda end: self.clamp(end.reshape(x.shape)))
+
+    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return the point of the ball at which directionᵀx′ is largest (thesis, section 5.1.6).
+
+        With a domain, mass that finds no room on its best way stays where it is.
+        """
+        moves = self.moves(x)
+        mass, budget = self.center(x).flatten(1), self.budget(x, moves)
+        best = solve(moves, direction.flatten(1), mass, budget.expand(len(x)), False)
+        return self._land(x, moves, _plan(moves, mass, best))
+
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return a point of the ball near ``point``: the projected Sinkhorn iteration.
+
+        Points inside are kept. Others come as close as entropy allows (``threat.sinkhorn``).
+        """
+        inside = self.contains(x, point)
+        if bool(inside.all()):
+            return point
+        moves = self.moves(x)
+        plan = projected_sinkhorn(
+            moves, self.center(x).flatten(1), point.flatten(1), self.budget(x, moves)
+        )
+        near = self._land(x, moves, plan)
+        return torch.where(inside.reshape(-1, *[1] * (x.dim() - 1)), point, near)
+
+    def steepest(
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        point: Tensor | None = None,
+    ) -> Tensor:
+        """Return the step from ``point`` to the maximizer: any part of it stays in the ball."""
+        return self.maximizer(x, gradient) - (x if point is None else point)
+
+    def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a random point between x and the maximizer of a random function."""
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        share = torch.rand(len(x), dtype=x.dtype, device=x.device, generator=generator)
+        center = self.center(x)
+        far = self.maximizer(x, noise)
+        return center + share.reshape(-1, *[1] * (x.dim() - 1)) * (far - center)
+
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the cost of the cheapest plan from x to x′, per unit of mass: a linear program.
+
+        Exact, by scipy on the CPU, one example at a time. Infinite if no plan leads there.
+        """
+        moves = self.moves(x)
+        costs = [
+            least_cost(moves, *pair)
+            for pair in zip(self.center(x).flatten(1), point.flatten(1), strict=True)
+        ]
+        return x.new_tensor(costs)
+
+    def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
+        """Return [N] bool: whether each point lies in the ball and the domain."""
+        eps = self.radius(x).flatten()
+        lo, hi = self.domain_of(x)
+        slack = tolerance * x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+        inside = ((point >= lo - slack) & (point <= hi + slack)).flatten(1).all(1)
+        return inside & (self.distance(x, point) <= eps + tolerance * (1 + eps))
+
+    def _land(self, x: Tensor, moves: Moves, plan: Tensor) -> Tensor:
+        """Return where a plan [N, J, D] leads, kept within the domain."""
+        center = self.center(x)
+        mass = center.flatten(1)
+        lo, hi = self.domain_of(x)
+        lo, hi = (end.expand_as(x).flatten(1).to(plan) for end in (lo, hi))
+        for _ in range(ROUNDS if self.domain is not None else 0):
+            arrived = moves.land(plan)
+            if not bool((arrived > hi).any()):
+                break
+            stayed = plan[:, 0]
+            room = (hi - stayed).clamp(min=0)
+            share = (room / (arrived - stayed).clamp(min=torch.finfo(plan.dtype).tiny)).clamp(max=1)
+            sent = plan[:, 1:] * moves.reach(share, 0.0)[:, 1:]
+            plan = torch.cat([(mass - sent.sum(1)).clamp(min=0).unsqueeze(1), sent], dim=1)
+        step = moves.land(plan) - mass
+        room = torch.where(step > 0, hi - mass, mass - lo)
+        share = torch.where(step.abs() > room, room / step.abs(), 1).amin(1, keepdim=True)
+        end = (mass + share.clamp(0, 1) * step).clamp(min=0)
+        return self.clamp(end.to(x.dtype).reshape(x.shape))
+
+
+def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
+    """Return the bound for R rows, [R], differentiable at the price and the plans found."""
+    best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
+    if not torch.is_grad_enabled():
+        return best.value
+    sent = mass.gather(1, best.source)
+    padded = torch.nn.functional.pad(nu, (0, 1))
+    total = best.price * budget
+    for taken, share in ((best.high, best.share), (best.low, 1 - best.share)):
+        target, cost = _along(moves, best.source, taken)
+        gain = padded.gather(1, target) - nu.gather(1, best.source) - best.price[:, None] * cost
+        total = total + share * (sent * gain * (taken > 0)).sum(1)
+    return total + (best.value - total).detach()
+
+
+def _along(moves: Moves, source: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the moves taken [R, K] from their sources lead, and their costs."""
+    cost = moves.cost[taken, source if moves.cost.shape[1] > 1 else 0]
+    return moves.target[taken, source], cost
+
+
+def _plan(moves: Moves, mass: Tensor, best: Best) -> Tensor:
+    """Return the optimal plan [N, J, D] for one row per example."""
+    sent = mass.gather(1, best.source) * (
+        best.source.diff(dim=1, prepend=best.source[:, :1] - 1) > 0
+    )
+    place = [taken * mass.shape[1] + best.source for taken in (best.high, best.low)]
+    plan = mass.new_zeros(len(mass), moves.target.numel())
+    for where, taken, share in (
+        (place[0], best.high, best.share),
+        (place[1], best.low, 1 - best.share),
+    ):
+        plan.scatter_add_(1, where, sent * share[:, None] * (taken > 0))
+    plan = plan.unflatten(1, moves.target.shape)
+    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
+    return plan
+
+
+def _checked_cost(cost: Tensor) -> Tensor:
+    cost = torch.as_tensor(cost)
+    if cost.dim() != 2 or cost.shape[0] != cost.shape[1]:
+        raise InputError(f"cost has shape {list(cost.shape)}: give [n, n] for n pixels a channel")
+    if bool(cost.isnan().any() | (cost < 0).any() | (cost.diagonal() != 0).any()):
+        raise InputError("cost must be at least 0, with 0 on the diagonal: mass may stay")
+    return cost
