@@ -66,7 +66,7 @@ def ascend(
             for start in range(restarts):
                 fresh = start > 0
                 begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin
-                _climb(aimed, rule, begin, best, steps, early_stop, tries_vertex=not fresh)
+                _climb(aimed, rule, begin, best, steps, early_stop, leaps=not fresh)
         return _checked(problem, origin, best.found)
 
 
@@ -103,7 +103,7 @@ def _climb(
     best: _Best,
     steps: int,
     early_stop: bool,
-    tries_vertex: bool,
+    leaps: bool,
 ) -> None:
     """Follow one path from ``begin``; examples that succeeded are left behind if so asked."""
     index, point, memory = best.all, begin, Memory()
@@ -113,13 +113,14 @@ def _climb(
             return
         problem, point = problem.select(index), begin[index]
     for i in range(steps + 1):
-        vertex = tries_vertex and i == 0 and rule.gradients
-        here = problem.read(point, gradient=vertex or (rule.gradients and i < steps))
+        leap = leaps and i == 0 and rule.gradients
+        here = problem.read(point, gradient=leap or (rule.gradients and i < steps))
         best.update(index, here)
         if i == 0:
             problem = replace(problem, classes=here.margins.shape[1])
-        if vertex:
-            best.update(index, problem.read(problem.vertex(here.gradient), gradient=False))
+        if leap:
+            point = problem.threat.maximizer(problem.x, unit(here.gradient))
+            best.update(index, problem.read(point, gradient=False))
         if i == steps:
             return
         if early_stop and bool(best.found.success[index].any()):

@@ -154,18 +154,6 @@ class Problem:
             judged = self._judge(z, value)
         return Reading(point.detach(), *judged, value.detach(), slope)
 
-    def vertex(self, gradient: Tensor) -> Tensor:
-        """Return the point of each set where a linear function is largest.
-
-        It is the gradient of the support function: ∇σ_B(ν) = argmax {νᵀx′ : x′ ∈ B(x)}.
-        """
-        nu = unit(gradient).unsqueeze(1).requires_grad_()
-        with torch.enable_grad():
-            support = self.threat.support(self.x, nu)
-        (found,) = torch.autograd.grad(support, nu, torch.ones_like(support))
-        found = found.squeeze(1)
-        return self.threat.project(self.x, torch.where(found.isfinite(), found, self.x))
-
     def _logits(self, output: Any) -> Tensor:
         """Return [N, K], once sure that the labels fit."""
         z = output if self.logits is None else self.logits(output)

@@ -45,7 +45,11 @@ class Squares(Rule):
         share = self.share / 2 ** sum(10_000 * index > halving * steps for halving in HALVINGS)
         h = min(max(round((share * height * width) ** 0.5), 1), height)
         w = min(max(round(share * height * width / h), 1), width)
-            found = propose(problem, memory["best"], (h, w), index == 0)
+            if isinstance(problem.threat, L2Ball):
+            radius = problem.threat.radius(problem.x).reshape(-1, 1, 1, 1)
+            found = _disc(problem, memory["best"], (h, w), radius, index == 0)
+        else:
+            found = _box(problem, memory["best"], (h, w), index == 0)
         return problem.threat.project(problem.x, found.reshape(here.x.shape))
 
 
@@ -75,14 +79,16 @@ def _box(problem: Problem, best: Tensor, size: tuple[int, int], first: bool) -> 
     return torch.where(inside, ends, best)
 
 
-def _disc(problem: Problem, best: Tensor, size: tuple[int, int], first: bool) -> Tensor:
+def _disc(
+    problem: Problem, best: Tensor, size: tuple[int, int], radius: Tensor, first: bool
+) -> Tensor:
     """Move the length of one window into another, and what is left of ε² (Algorithm 3).
 
     The pattern put into a window is two heaps of opposite sign. At first, they tile the picture.
     """
     x, best = picture(problem.x), picture(best)
     n, channels, height, width = x.shape
-    budget = problem.threat.radius(problem.x).reshape(-1, 1, 1, 1).square()
+    budget = radius.square()
     if first:
         side = (max(height // 5, 1), max(width // 5, 1))
         tile = heaps(*side, x).repeat(-(-height // side[0]), -(-width // side[1]))[:height, :width]
