@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.attack.problem import Attack, Problem, Reading
+from autodual.attack.problem import Attack, Problem, Reading, unit
 from autodual.errors import InputError
 
 Memory = dict[str, Tensor]

@@ -45,7 +45,7 @@ class Squares(Rule):
         share = self.share / 2 ** sum(10_000 * index > halving * steps for halving in HALVINGS)
         h = min(max(round((share * height * width) ** 0.5), 1), height)
         w = min(max(round(share * height * width / h), 1), width)
-            if isinstance(problem.threat, L2Ball):
+        if isinstance(problem.threat, L2Ball):
             radius = problem.threat.radius(problem.x).reshape(-1, 1, 1, 1)
             found = _disc(problem, memory["best"], (h, w), radius, index == 0)
         else:
