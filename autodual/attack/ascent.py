@@ -60,9 +60,9 @@ def ascend(
         problem = replace(problem, x=problem.x.detach().clone())
         problem.threat.check(problem.x)
         origin = problem.threat.project(problem.x, problem.x)
-        best = _Best(len(problem.x), problem.x.device)
+        best, fixed = _Best(len(problem.x), problem.x.device), problem.fixed()
         for aim in aims:
-            aimed = problem if aim is None else replace(problem, targets=aim)
+            aimed = fixed if aim is None else replace(fixed, targets=aim)
             for start in range(restarts):
                 fresh = start > 0
                 begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin

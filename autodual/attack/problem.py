@@ -11,7 +11,8 @@ from torch import Tensor
 
 from autodual.attack.losses import Loss, best_other, pick
 from autodual.errors import InputError
-from autodual.threat import ThreatModel, as_threat
+from autodual.interval import Interval
+from autodual.threat import Box, ThreatModel, as_threat
 
 Model = Callable[[Tensor], Any]
 Success = Callable[[Any, Tensor], Tensor]
@@ -100,6 +101,26 @@ class Reading(Finding):
         )
 
 
+class FixedBox(Box):
+    """A box worked out for one batch: its ends and radius are there to read, not to compute."""
+
+    def __init__(self, box: Interval) -> None:
+        self.box, self.half, self.domain = box, box.radius, None
+        self.lower, self.upper = box.lower, box.upper
+
+    def select(self, x: Tensor, index: Tensor) -> FixedBox:
+        """Return the boxes of the examples at ``index``."""
+        return FixedBox(self.box.map(lambda end: end[index]))
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return the box."""
+        return self.box
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return its radius."""
+        return self.half
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A model under attack.
@@ -137,6 +158,12 @@ class Problem:
             y=self.y[index],
             targets=None if self.targets is None else self.targets[index],
         )
+
+    def fixed(self) -> Problem:
+        """Return the problem with each box worked out once, for it stays where it is."""
+        if self.threat.weights(self.x) is None:
+            return self
+        return replace(self, threat=FixedBox(self.threat.interval(self.x)))
 
     def read(self, point: Tensor, gradient: bool) -> Reading:
         """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient."""
@@ -266,4 +293,5 @@ def _gradient(value: Tensor, point: Tensor) -> Tensor:
             "the model's output has no gradient in x: there is nothing to climb. "
             "ad.attack.square needs none."
         )
-    return found[0].nan_to_num(nan=0.0)
+    gradient = found[0]
+    return gradient if bool(gradient.sum().isfinite()) else gradient.nan_to_num(nan=0.0)

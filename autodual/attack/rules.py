@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from autodual.attack.ascent import Memory, Rule
-from autodual.attack.problem import Problem, Reading, unit, wide
+from autodual.attack.problem import FixedBox, Problem, Reading, unit, wide
 
 
 def ahead(problem: Problem, point: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
     """Return P(x′ + rate · v), with v the set's steepest step and P its projection."""
-    step = problem.threat.steepest(problem.x, unit(gradient), problem.generator, point)
-    return problem.threat.project(problem.x, point + rate * step)
+    slope = (
+        gradient if isinstance(problem.threat, FixedBox) else unit(gradient)
+    )  # a sign has no scale
+    step = problem.threat.steepest(problem.x, slope, problem.generator, point)
+    if isinstance(rate, float):
+        moved = torch.add(point, step, alpha=rate)
+    else:
+        moved = torch.addcmul(point, step, rate)
+    return problem.threat.project(problem.x, moved)
 
 
 @dataclass(frozen=True)
