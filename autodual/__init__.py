@@ -13,7 +13,7 @@ from autodual.certify import Certified, certify
 from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval
 from autodual.loss import robust_loss
-from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Wasserstein
+from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "LinfBall",
     "Normal",
     "ThreatModel",
+    "Union",
     "Wasserstein",
     "attack",
     "certify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -95,6 +96,7 @@ class Certified(nn.Module):
             return Estimate(*said, caveats)
         estimator = self.options.estimator
         delta = estimator.delta if isinstance(estimator, Geometric) else 0.0
+        delta *= len(self.threat.members)
         return Certificate(*said, delta)
 
     def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
@@ -133,16 +135,22 @@ class Certified(nn.Module):
         """Return bounds on every output, two tensors shaped like the model's output."""
         bound, values, _ = self._prepare(x)
         self._refuse_caveats(bound)
-        return bound(values, self.threat).interval(bound.plan.graph.output)
+        output = bound.plan.graph.output
+        boxes = [bound(values, member).interval(output) for member in self.threat.members]
+        return reduce(Interval.hull, boxes)
 
     def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
         """Return the ingredients of the bound: intervals, lines, dual networks.
 
         ``slopes`` replaces the slope of any nonlinear op, by the value it computes; every
         choice is sound.
+
+        Raises:
+            InputError: the set is a union; relax the network over each of its members.
         """
+        threat = self._convex()
         bound, values, _ = self._prepare(x)
-        return bound(values, self.threat, slopes)
+        return bound(values, threat, slopes)
 
     @torch.no_grad()
     def radius(self, x: Tensor | Inputs, y: Tensor | None = None, steps: int = 20) -> Tensor:
@@ -193,12 +201,13 @@ class Certified(nn.Module):
             x: the inputs.
             measure: add the time each node took in a second run, as measured.
         """
+        threat = self._convex()
         bound, values, tensor = self._prepare(x)
-        record = bound.run(values, self.threat)
+        record = bound.run(values, threat)
         if measure:
-            record = bound.run(values, self.threat)
+            record = bound.run(values, threat)
         device = tensor.device.type
-        return explain(bound.plan, record, self.threat, len(tensor), device, measure)
+        return explain(bound.plan, record, threat, len(tensor), device, measure)
 
     @property
     def plan(self) -> Plan:
@@ -227,11 +236,21 @@ class Certified(nn.Module):
         """Return whether the host may look at values: not where a GPU should train unhindered."""
         return self.options.select or not x.is_cuda or not torch.is_grad_enabled()
 
+    def _convex(self) -> ThreatModel:
+        """Return the set, if it is one and not a union."""
+        if len(self.threat.members) > 1:
+            raise InputError(
+                f"{self.threat} is bounded member by member: take one at a time, "
+                "net.at(net.threat.members[0])"
+            )
+        return self.threat.members[0]
+
     def _lower(self, bound: BoundModule, values: Mapping[Value, Tensor], spec: Tensor) -> Tensor:
-        if not self.options.compile:
-            return bound.lower(values, self.threat, spec)
-        compiled = self._compiled.setdefault(id(bound), CompiledBound(bound))
-        return compiled.lower(values, self.threat, spec)
+        """Return lower bounds on C z over every member of the set."""
+        lower = bound.lower
+        if self.options.compile:
+            lower = self._compiled.setdefault(id(bound), CompiledBound(bound)).lower
+        return reduce(torch.minimum, (lower(values, m, spec) for m in self.threat.members))
 
     def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
         result = self(x, y)

@@ -35,3 +35,9 @@ class Interval:
         return Interval(
             torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         )
+
+    def hull(self, other: Interval) -> Interval:
+        """Return the smallest interval that contains both."""
+        return Interval(
+            torch.minimum(self.lower, other.lower), torch.maximum(self.upper, other.upper)
+        )

@@ -6,6 +6,7 @@ the unbroken code must pass, or the canary proves nothing.
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from tests.nets import random_mlp
 from tests.test_capture import Frozen, Residual, make, picture
 from tests.test_engine import assert_same, picture_net, result
 from tests.test_soundness import check_bound
+from tests.test_threat import BALLS, nearest
+from tests.test_wasserstein import best, cheapest, draw, reach
 
 
 def rule_checks(op, mutate):
@@ -347,9 +350,87 @@ ROWS = {
 }
 
 
+def set_checks():
+    """Sets against linear programs, closed forms and each other, in short."""
+    x, nu, _ = draw(1, (1, 3, 3))
+    ball, moves = ad.Wasserstein(0.2), reach((1, 3, 3), 5, 1)
+    support, box = ball.support(x, nu), ball.interval(x)
+    for i in range(2):
+        flat, budget = x[i].flatten().numpy(), 0.2 * float(x[i].sum())
+        for s in range(2):
+            value = best(moves, flat, nu[i, s].flatten().numpy(), budget)
+            assert abs(float(support[i, s]) - value) < 1e-8
+        for k in range(9):
+            unit = np.eye(9)[k]
+            assert abs(float(box.upper[i].flatten()[k]) - best(moves, flat, unit, budget)) < 1e-8
+            low = -best(moves, flat, -unit, budget)
+            assert abs(float(box.lower[i].flatten()[k]) - low) < 1e-8
+    for point in (ball.maximizer(x, nu[:, 0]), ball.project(x, x + nu[:, 0]),
+                  ball.sinkhorn(x, x + nu[:, 0], 1e3, 5)):  # fmt: skip
+        for i in range(2):
+            far = cheapest(moves, x[i].flatten().numpy(), point[i].flatten().numpy())
+            assert far <= 0.2 + 1e-8
+    flat, wild = x.flatten(1), (x + nu[:, 0]).flatten(1)
+    for kind in ("l1", "l2"):
+        found = BALLS[kind](0.5, (0.0, 1.0)).project(flat, wild)
+        for i in range(2):
+            value = nearest(kind, 0.5, flat[i].numpy(), wild[i].numpy(), np.zeros(9), np.ones(9))
+            assert abs(found[i].numpy() - value).max() < 1e-8
+    model = random_mlp(1, (9, 5, 3))
+    union = ad.Union(ad.LinfBall(0.01), ad.L2Ball(0.4))
+    y = torch.tensor([0, 1])
+    least = [ad.certify(model, member)(flat, y).margins for member in (ad.L2Ball(0.4),)]
+    assert bool((ad.certify(model, union)(flat, y).margins <= least[0] + 1e-12).all())
+
+
+SETS = {
+    "budget dropped": patch_method(
+        "autodual.threat.wasserstein.Wasserstein.budget",
+        lambda f: lambda self, x, moves: 0 * f(self, x, moves),
+    ),
+    "rows with the wrong sign": patch_method(
+        "autodual.threat.wasserstein._deviation",
+        lambda f: lambda moves, nu, mass, budget: f(moves, -nu, mass, budget),
+    ),
+    "mass only from where ν is not 0": patch_method(
+        "autodual.threat.transport.Moves.near", lambda f: lambda self, mask: mask
+    ),
+    "mass that lands a pixel off": patch_method(
+        "autodual.threat.transport.Moves.land", lambda f: lambda self, plan: f(self, plan).roll(1)
+    ),
+    "arrivals forgotten": patch_method(
+        "autodual.threat.transport.Moves.arrivals",
+        lambda f: lambda self, x: tuple(0.5 * part for part in f(self, x)),
+    ),
+    "ℓ1 threshold too small": patch_method(
+        "autodual.threat.l1._shorten",
+        lambda f: lambda size, room, eps: f(size, room, 1.01 * eps),
+    ),
+    "ℓ2 step shrunk before it is cut": patch_method(
+        "autodual.threat.l2._shorten",
+        lambda f: lambda size, room, eps: torch.minimum(f(size, room + 9, eps), room),
+    ),
+    "union of its first member": patch_method(
+        "autodual.threat.union.Union.members",
+        lambda f: property(lambda self: self._members[:1]),
+    ),
+}
+
+
 def test_the_network_checks_pass_on_the_real_engine():
     net_checks()
     engine_checks()
+    set_checks()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_broken_sets_are_caught(name, monkeypatch):
+    path, change = SETS[name]
+    owner, _, attribute = path.rpartition(".")
+    target = _resolve(owner)
+    monkeypatch.setattr(target, attribute, change(getattr(target, attribute)))
+    with pytest.raises((AssertionError, ad.errors.AutodualError)):
+        set_checks()
 
 
 @pytest.mark.parametrize("name", [*ENGINE, *ROWS])

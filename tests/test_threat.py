@@ -138,3 +138,187 @@ def test_pgd_reaches_the_closed_form_on_linear_models():
         found = ad.attack.pgd(model, x, y, threat, steps=50).margins
         bound = ad.certify(model, threat)(x, y).margins
         torch.testing.assert_close(found, bound, rtol=1e-5, atol=1e-5)
+
+
+def nearest(kind, eps, center, point, low, high):
+    """The Euclidean projection onto ball ∩ box: bisection on the multiplier of the norm."""
+    step = point - center
+    room = np.where(step > 0, high - center, center - low)
+
+    def moved(multiplier):
+        size = np.abs(step)
+        if kind == "linf":
+            return np.minimum(size, np.minimum(room, eps))
+        shrunk = size - multiplier if kind == "l1" else size / (1 + multiplier)
+        return np.clip(shrunk, 0, room)
+
+    least, most = 0.0, 1e12
+    if kind == "linf" or np.linalg.norm(moved(0.0), ord=NORM[kind]) <= eps:
+        return center + np.sign(step) * moved(0.0)
+    for _ in range(200):
+        middle = (least + most) / 2
+        inside = np.linalg.norm(moved(middle), ord=NORM[kind]) <= eps
+        least, most = (least, middle) if inside else (middle, most)
+    return center + np.sign(step) * moved(most)
+
+
+@pytest.mark.parametrize("kind", BALLS)
+@given(seed=seeds, eps=st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0]), cut=st.booleans())
+@settings(max_examples=30)
+def test_projection_is_the_nearest_point(kind, seed, eps, cut):
+    x, _, generator = draw(seed, d=9)
+    point = x + torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    threat = BALLS[kind](eps, (0.0, 1.0) if cut else None)
+    found = threat.project(x, point)
+    low, high = (np.zeros(9), np.ones(9)) if cut else (np.full(9, -1e3), np.full(9, 1e3))
+    for i in range(2):
+        best = nearest(kind, eps, x[i].numpy(), point[i].numpy(), low, high)
+        np.testing.assert_allclose(found[i].numpy(), best, atol=1e-8)
+    torch.testing.assert_close(threat.project(x, found), found, rtol=0, atol=1e-12)
+    assert bool(threat.contains(x, found, 1e-12).all())
+
+
+def test_projection_against_a_quadratic_program():
+    """The bisection above is itself checked once by a general solver."""
+    x, _, generator = draw(3, n=1, d=4)
+    point = x + torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    for kind, order in (("l1", 1), ("l2", 2)):
+        result = minimize(
+            lambda z: ((z - point[0].numpy()) ** 2).sum(),
+            x[0].numpy(),
+            bounds=[(0, 1)] * 4,
+            constraints={
+                "type": "ineq",
+                "fun": lambda z, order=order: 0.3 - np.linalg.norm(z - x[0].numpy(), ord=order),
+            },
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        found = BALLS[kind](0.3, (0.0, 1.0)).project(x, point)
+        np.testing.assert_allclose(found[0].numpy(), result.x, atol=1e-4)
+
+
+SETS = {
+    "linf": ad.LinfBall, "l2": ad.L2Ball, "l1": ad.L1Ball, "wasserstein": ad.Wasserstein,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SETS)
+@given(
+    seed=seeds,
+    eps=st.sampled_from([0.0, 1e-30, 0.01, 1.0, 1e6, 1e30, 1e300]),
+    cut=st.booleans(),
+    shape=st.sampled_from([(1,), (5,), (2, 3), (1, 4, 3), (2, 2, 1), (1, 1, 1)]),
+    kind_of_image=st.sampled_from(["random", "blank", "ones", "one pixel"]),
+)
+@settings(max_examples=25)
+def test_no_point_lies_outside_whatever_the_radius(kind, seed, eps, cut, shape, kind_of_image):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, *shape, generator=generator)
+    if kind_of_image in ("blank", "one pixel"):
+        x = torch.zeros_like(x)
+    if kind_of_image == "one pixel":
+        x.flatten(1)[:, seed % x[0].numel()] = 1.0
+    if kind_of_image == "ones":
+        x = torch.ones_like(x)
+    threat = SETS[kind](eps, domain=(0.0, 1.0) if cut else None)
+    if eps > 1e38:
+        with pytest.raises(ad.errors.InputError, match="can hold"):
+            threat.check(x)
+        return
+    threat.check(x)
+    gradient = torch.randn(x.shape, generator=generator)
+    wild = x + 10.0 ** torch.randint(-3, 12, (1,), generator=generator) * gradient
+    points = [
+        threat.random_start(x, generator),
+        threat.project(x, wild),
+        threat.project(x, x + 0.1 * threat.steepest(x, gradient, generator=generator, point=x)),
+        threat.project(x, x),
+        threat.maximizer(x, gradient),
+    ]
+    for point in points:
+        assert bool(torch.isfinite(point).all())
+        assert bool(threat.contains(x, point).all())
+        if cut:
+            assert float(point.min()) >= 0
+            assert float(point.max()) <= 1
+    torch.testing.assert_close(points[3], x)
+    support = threat.support(x, gradient.unsqueeze(1)).squeeze(1)
+    reached = (gradient * points[4]).flatten(1).sum(1)
+    assert not bool(support.isnan().any())
+    assert not bool((reached > support + 1e-4 * (1 + support.abs())).any())
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+def test_the_maximizer_reaches_the_support(kind):
+    x, nu, _ = draw(8)
+    for domain in (None, (0.0, 1.0)):
+        threat = BALLS[kind](0.4, domain)
+        best = threat.maximizer(x, nu[:, 0])
+        assert bool(threat.contains(x, best, 1e-9).all())
+        torch.testing.assert_close((best * nu[:, 0]).sum(1), threat.support(x, nu[:, :1])[:, 0])
+
+
+def test_random_starts_fill_the_ball():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((2000, 6), 0.5)
+    for kind in ("l2", "l1"):
+        far = BALLS[kind](0.1).distance(x, BALLS[kind](0.1).random_start(x, generator))
+        share = (far < 0.1 * 0.5 ** (1 / 6)).double().mean()  # half of the volume
+        assert 0.45 < share < 0.55
+
+
+def test_l1_steps_leave_saturated_pixels_out():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.full((3, 1, 28, 28), 0.5)
+    point = x.clone()
+    point[:, :, :14] = 1.0
+    gradient = torch.rand(x.shape, generator=generator) + 0.1
+    step = ad.L1Ball(2.0, (0.0, 1.0)).steepest(x, gradient, generator=generator, point=point)
+    assert not bool(step[:, :, :14].any())
+    changed = (step != 0).flatten(1).sum(1)
+    assert bool(((changed >= 5) & (changed <= 20)).all())
+    torch.testing.assert_close(step.abs().flatten(1).sum(1), torch.full((3,), 2.0))
+    assert float(step[0][step[0] > 0].min()) == pytest.approx(2.0 / float(changed[0]))
+
+
+def test_the_domain_may_be_tensors():
+    x, nu, _ = draw(6)
+    ends = torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    for kind in BALLS:
+        same = BALLS[kind](0.4, ends).support(x, nu)
+        torch.testing.assert_close(same, BALLS[kind](0.4, (0, 1)).support(x, nu))
+
+
+def test_a_union_is_verified_against_every_member():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)
+    ).double()  # fmt: skip
+    x, nu, generator = draw(7)
+    members = ad.LinfBall(0.1, (0, 1)), ad.L2Ball(0.3), ad.Wasserstein(0.1)
+    union = ad.Union(members[0], ad.Union(*members[1:]))
+    assert len(union.members) == 3
+    y = model(x).argmax(1)
+    net = ad.certify(model, union)
+    each = torch.stack([net.at(member)(x, y).margins for member in members])
+    torch.testing.assert_close(net(x, y).margins, each.amin(0))
+    supports = torch.stack([member.support(x, nu) for member in members])
+    torch.testing.assert_close(union.support(x, nu), supports.amax(0))
+    outputs = net.bounds(x)
+    for _ in range(5):
+        point = union.random_start(x, generator)
+        assert bool(union.contains(x, point).all())
+        assert bool((union.distance(x, point) <= 1 + 1e-5).all())
+        assert bool((model(point) >= outputs.lower - 1e-9).all())
+        assert bool((model(point) <= outputs.upper + 1e-9).all())
+        assert bool(union.contains(x, union.project(x, point + nu[:, 0])).all())
+    outside = x + 5
+    assert not bool(union.contains(x, outside).any())
+    assert bool((union.distance(x, outside) > 1).all())
+    chance = ad.certify(model, ad.Union(ad.LinfBall(0.1), ad.LinfBall(0.2)),
+                        estimator=ad.Geometric(20, 1, 0.01))(x, y)  # fmt: skip
+    assert chance.delta == pytest.approx(0.02)
+    with pytest.raises(ad.errors.InputError, match="member by member"):
+        net.explain(x)
+    with pytest.raises(ad.errors.InputError, match="needs sets"):
+        ad.Union(0.1)

@@ -9,9 +9,11 @@ from autodual.attack.problem import Attack
 from autodual.attack.search import search
 from autodual.attack.square import square
 from autodual.attack.union import msd, worst_of
+from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
 __all__ = [
     "Attack",
+    "WassersteinAttack",
     "apgd",
     "fgsm",
     "losses",
@@ -20,5 +22,6 @@ __all__ = [
     "pgd",
     "search",
     "square",
+    "wasserstein",
     "worst_of",
 ]

@@ -137,7 +137,7 @@ def _checked(problem: Problem, origin: Tensor, found: Reading) -> Attack:
     inside = problem.threat.contains(problem.x, found.x)
     rejected = int((~inside).sum())
     if rejected == 0:
-        return Attack(found.x, found.margins, found.success, found.score)
+        return Attack(found.x, found.margins, found.success, found.score, rejected)
     warnings.warn(
         f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
         "Its project() is at fault, or numbers overflow.",

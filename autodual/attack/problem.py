@@ -61,7 +61,7 @@ class Attack(Finding):
         rejected: how many points found lay outside their set; x stands in their place.
     """
 
-    rejected: int = 0
+    rejected: int
 
     def __str__(self) -> str:
         return f"{int(self.success.sum())} of {len(self)} attacks succeed"

@@ -6,6 +6,7 @@ from autodual.threat.base import Ball, ThreatModel
 from autodual.threat.box import Box, LinfBall
 from autodual.threat.l1 import L1Ball
 from autodual.threat.l2 import L2Ball
+from autodual.threat.union import Union
 from autodual.threat.wasserstein import Wasserstein
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "ThreatModel",
+    "Union",
     "Wasserstein",
     "as_threat",
 ]

@@ -23,6 +23,9 @@ LAST = 5
 ENTROPY = 1000.0
 """λ of equation 5.4 for images of mass 1: the larger, the closer and the slower."""
 
+ITERATIONS = 50
+"""Rounds of steps; the thesis counts 30 to 40."""
+
 
 @torch.no_grad()
 def projected_sinkhorn(
@@ -30,8 +33,8 @@ def projected_sinkhorn(
     x: Tensor,
     point: Tensor,
     budget: Tensor,
-    lam: float = ENTROPY,
-    iterations: int = 50,
+    lam: float,
+    iterations: int,
 ) -> Tensor:
     """Return a plan [N, J, D] within the budget that leads from x close to ``point``.
 

@@ -11,9 +11,12 @@ constant, prices and plans give the gradient (envelope theorem).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.threat.transport import Moves
@@ -34,112 +37,120 @@ class Best:
 
     Attributes:
         value: [R], the bound at ``price`` [R].
-        source: [R, K], coordinates that may send mass.
-        high, low: [R, K], the move each takes where the budget is spent too fast, or not fully.
-        share: [R], the share of the mass that takes ``high``.
+        source, sent: [R, K], coordinates that may send mass, and their mass.
+        share: [R], the share of the mass that follows the dearer plan.
+        plans: finds the dearer and the cheaper plan: the move each source takes, [R, K] twice.
     """
 
     value: Tensor
     price: Tensor
     source: Tensor
-    high: Tensor
-    low: Tensor
+    sent: Tensor
     share: Tensor
+    plans: Callable[[], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
 def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: bool) -> Best:
     """Find price and plans for rows nu [R, D], masses [R, D] and budgets [R].
 
-    Coordinates without mass are left out unless ``all_sources``.
+    Coordinates without mass are left out unless ``all_sources``, and those in whose reach ν is 0.
     """
-    gain, move, cost = _classes(moves, nu)
-    active = (gain > 0).any(0)
+    active = moves.near(nu != 0)
     if not all_sources:
         active &= mass > 0
-    rank = active.cumsum(1)
-    width = max(1, int(rank[:, -1].max())) if len(nu) else 1
-    source = nu.new_zeros(len(nu), width, dtype=torch.long)
+    count = active.sum(1)
     row, column = active.nonzero(as_tuple=True)
-    source[row, rank[row, column] - 1] = column
-    real = torch.arange(width, device=nu.device) < rank[:, -1:]
-    mass = torch.where(real, mass.gather(1, source), 0)
-    gain = torch.stack([torch.where(real, g.gather(1, source), -torch.inf) for g in gain])
-    cost = cost[:, source] if cost.shape[1] > 1 else cost.unsqueeze(2)
-    value, price, high, low, share = _refine(gain, cost, mass, budget)
+    rank = torch.arange(len(row), device=nu.device) - (count.cumsum(0) - count)[row]
+    width = int(count.amax()) if len(nu) > 0 else 0
+    source = nu.new_zeros(len(nu), max(1, width), dtype=torch.long)
+    source[row, rank] = column
+    real = torch.arange(source.shape[1], device=nu.device) < count.unsqueeze(1)
+    sent = torch.where(real, mass.gather(1, source), 0)
+    classes = _classes(moves)
+    padded = F.pad(nu, (0, 1), value=-torch.inf)
+    own = torch.where(real, nu.gather(1, source), torch.inf)
 
-    def taken(layer: Tensor) -> Tensor:
-        moved = move[
-            (layer - 1).clamp(min=0), torch.arange(len(nu), device=nu.device)[:, None], source
+    def gain(j: int) -> Tensor:
+        return padded.gather(1, moves.target[j][source]) - own
+
+    gains = [reduce(torch.maximum, map(gain, group)) for group in classes]
+    costs = [_at(moves.cost[group[0]], source) for group in classes]
+    value, price, ends, share = _refine(gains, costs, sent, budget)
+
+    def plans() -> tuple[Tensor, Tensor]:
+        moved = [
+            (gain(j), cost, j) for group, cost in zip(classes, costs, strict=True) for j in group
         ]
-        return torch.where(layer > 0, moved, 0)
+        return _plan(moved, ends[0], source), _plan(moved, ends[1], source)
 
-    return Best(value, price, source, taken(high), taken(low), share)
+    return Best(value, price, source, sent, share, plans)
 
 
-def _classes(moves: Moves, nu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Join moves of one cost: best gain [L, R, D], the move it takes, and the cost [L, D or 1]."""
-    joined = moves.cost.shape[1] == 1
-    gains: list[Tensor] = []
-    taken: list[Tensor] = []
-    costs: list[Tensor] = []
-    padded = torch.nn.functional.pad(nu, (0, 1), value=-torch.inf)
-    for j in range(1, len(moves.cost)):
-        gain = padded.index_select(1, moves.target[j]) - nu
-        if joined and costs and bool(moves.cost[j] == costs[-1]):
-            taken[-1] = torch.where(gain > gains[-1], j, taken[-1])
-            gains[-1] = torch.maximum(gain, gains[-1])
-        else:
-            gains.append(gain)
-            taken.append(torch.full_like(gain, j, dtype=torch.int16))
-            costs.append(moves.cost[j])
-    if not gains:
-        return (
-            nu.new_full((1, *nu.shape), -torch.inf),
-            torch.zeros_like(nu).long()[None],
-            nu.new_ones(1, 1),
-        )
-    return torch.stack(gains), torch.stack(taken).long(), torch.stack(costs)
+def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor) -> Tensor:
+    """Return the best move of each source at a price [R]; 0, to stay, if there is no better one."""
+    best, found = torch.zeros_like(moved[0][0]), torch.zeros_like(source)
+    for gain, cost, j in moved:
+        value = gain - price.unsqueeze(1) * cost
+        found = torch.where(value > best, j, found)
+        best = torch.maximum(value, best)
+    return found
+
+
+def _classes(moves: Moves) -> list[list[int]]:
+    """Group the moves, but for that to stay, by their cost if all coordinates share it."""
+    if moves.cost.shape[1] > 1:
+        return [[j] for j in range(1, len(moves.cost))]
+    by_cost: dict[float, list[int]] = {}
+    for j, cost in enumerate(moves.cost.squeeze(1).tolist()):
+        if j > 0:
+            by_cost.setdefault(cost, []).append(j)
+    return list(by_cost.values())
+
+
+def _at(cost: Tensor, source: Tensor) -> Tensor:
+    """Return the cost [1 or D] of a move at its sources."""
+    return cost if len(cost) == 1 else cost[source]
 
 
 def _refine(
-    gain: Tensor, cost: Tensor, mass: Tensor, budget: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
     """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row.
 
     F is convex and piecewise linear. The next price is where the tangents at the ends of the
     bracket meet; where they meet on F itself, F is least.
+
+    Returns:
+        The least value found, its price, the prices at the bracket's two ends, and the share of
+        the plan at the lower one that makes a mixture spend b.
     """
 
-    def evaluate(price: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(price: Tensor) -> tuple[Tensor, Tensor]:
         best, spent = torch.zeros_like(mass), torch.zeros_like(mass)
-        layer = torch.zeros_like(mass, dtype=torch.long)
-        for k in range(len(gain)):
-            value = gain[k] - price.unsqueeze(1) * cost[k]
-            better = value > best
-            best = torch.where(better, value, best)
-            spent = torch.where(better, cost[k], spent)
-            layer = torch.where(better, k + 1, layer)
-        return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1), layer
+        for gain, cost in zip(gains, costs, strict=True):
+            value = gain - price.unsqueeze(1) * cost
+            spent = torch.where(value > best, cost, spent)
+            best = torch.maximum(value, best)
+        return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1)
 
-    left = torch.zeros_like(budget)
-    right = torch.where(cost > 0, gain / cost, 0).clamp(min=0).amax((0, 2)) * (1 + MARGIN)
-    f_left, s_left, high = evaluate(left)
-    f_right, s_right, low = evaluate(right)
-    free = s_left >= 0  # the budget pays for the best plan there is
-    best, at = torch.where(free | (f_left < f_right), f_left, f_right), right
-    at = torch.where(free | (f_left < f_right), left, right)
-    done = free
+    left, right = torch.zeros_like(budget), torch.zeros_like(budget)
+    for gain, cost in zip(gains, costs, strict=True):
+        right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(1))
+    right = right * (1 + MARGIN)
+    (f_left, s_left), (f_right, s_right) = evaluate(left), evaluate(right)
+    done = s_left >= 0  # the budget pays for the best plan there is
+    right = torch.where(done, left, right)
+    f_right, s_right = torch.where(done, f_left, f_right), torch.where(done, s_left, s_right)
+    best, at = torch.minimum(f_left, f_right), torch.where(f_left < f_right, left, right)
     for step in range(STEPS):
         if bool(done.all()):
             break
         meet = left + (f_right - f_left + s_right * (left - right)) / (s_left - s_right)
-        middle = (left + right) / 2
-        price = (meet if step % 4 < 3 else middle).clamp(left, right)
+        price = (meet if step % 4 < 3 else (left + right) / 2).clamp(left, right)
         price = torch.where(done, at, price)
-        value, slope, layer = evaluate(price)
-        better = value < best
-        best, at = torch.where(better, value, best), torch.where(better, price, at)
+        value, slope = evaluate(price)
+        at, best = torch.where(value < best, price, at), torch.minimum(value, best)
         floor = torch.maximum(f_left + s_left * (price - left), f_right + s_right * (price - right))
         met = (value - floor <= value.abs() * torch.finfo(value.dtype).eps) & (price == meet)
         done = done | met | (price <= left) | (price >= right)
@@ -152,8 +163,5 @@ def _refine(
             torch.where(down, new, old)
             for new, old in ((price, right), (value, f_right), (slope, s_right))
         )
-        high = torch.where(up.unsqueeze(1), layer, high)
-        low = torch.where(down.unsqueeze(1), layer, low)
-    low = torch.where(free.unsqueeze(1), high, low)
-    share = torch.where(free, 0, s_right / (s_right - s_left).clamp(min=TINY))
-    return best, at, high, low, share.clamp(0, 1)
+    share = torch.where(s_left < 0, s_right / (s_right - s_left).clamp(min=TINY), 0)
+    return best, at, (left, right), share.clamp(0, 1)

@@ -26,10 +26,12 @@ class Moves:
     Attributes:
         target: [J, D], the coordinate that move j leads to; D where there is no such move.
         cost: [J, D] or [J, 1] if it is the same for all; finite, 0 where there is no move.
+        shifts: how far moves lead in the list of coordinates; None if anywhere.
     """
 
     target: Tensor
     cost: Tensor
+    shifts: tuple[int, ...] | None = None
 
     @classmethod
     def windows(cls, shape: torch.Size, kernel: int, p: float, like: Tensor) -> Moves:
@@ -52,7 +54,8 @@ class Moves:
         there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         target = torch.where(there, row * width + column, -1).flatten(1)
         cost = size[order].to(like).pow(p / 2)
-        return cls(_in_channels(target, channels), cost.unsqueeze(1))
+        shifts = tuple((down * width + right).flatten()[1:].tolist())
+        return cls(_in_channels(target, channels), cost.unsqueeze(1), shifts)
 
     @classmethod
     def matrix(cls, cost: Tensor, shape: torch.Size, like: Tensor) -> Moves:
@@ -72,6 +75,18 @@ class Moves:
         """Return the value at every move's target, [N, J, D], for values [N, D]."""
         padded = torch.nn.functional.pad(values, (0, 1), value=missing)
         return padded.index_select(1, self.target.flatten()).unflatten(1, self.target.shape)
+
+    def near(self, mask: Tensor) -> Tensor:
+        """Return where some move leads to a coordinate in the mask [N, D], or a little more."""
+        if self.shifts is None:
+            return torch.ones_like(mask)
+        near = mask.clone()
+        for shift in self.shifts:
+            if 0 < shift < mask.shape[1]:
+                near[:, :-shift] |= mask[:, shift:]
+            elif 0 < -shift < mask.shape[1]:
+                near[:, -shift:] |= mask[:, :shift]
+        return near
 
     def land(self, plan: Tensor) -> Tensor:
         """Return the image that a plan [N, J, D] ends in, [N, D]."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
-from autodual.threat.sinkhorn import projected_sinkhorn
+from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import Best, solve
 from autodual.threat.transport import Moves, least_cost
 
 ROWS_BYTES = 2**26
 """How many bytes one table of a chunk's rows may take."""
+
+NEAREST = 30
+"""Steps of a projection."""
+
+FAR = 1e6
+"""How far a point may lie, in units of the largest pixel, and be told from one even farther."""
 
 ROUNDS = 20
 """How often mass that finds no room is sent back, at most; what is left shortens the step."""
@@ -157,20 +164,28 @@ class Wasserstein(Ball):
         best = solve(moves, direction.flatten(1), mass, budget.expand(len(x)), False)
         return self._land(x, moves, _plan(moves, mass, best))
 
-    def project(self, x: Tensor, point: Tensor) -> Tensor:
-        """Return a point of the ball near ``point``: the projected Sinkhorn iteration.
+    def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
+        """Return the nearest point of the ball, by Frank–Wolfe; points inside are kept.
 
-        Points inside are kept. Others come as close as entropy allows (``threat.sinkhorn``).
+        Each step goes towards the maximizer of the distance's slope, so that every point on the
+        way lies in the ball; it ends early where no step comes closer. With a domain the
+        maximizer is not exact, and the end a point near ``point``.
+
+        Args:
+            x, point: [N, *].
+            steps: how many at most; the distance to the nearest point falls like 1/steps.
         """
-        inside = self.contains(x, point)
-        if bool(inside.all()):
-            return point
-        moves = self.moves(x)
-        plan = projected_sinkhorn(
-            moves, self.center(x).flatten(1), point.flatten(1), self.budget(x, moves)
-        )
-        near = self._land(x, moves, plan)
-        return torch.where(inside.reshape(-1, *[1] * (x.dim() - 1)), point, near)
+        inside = _spread(self.contains(x, point), x)
+        far = FAR * (1 + x.abs().max())
+        near, aim = self.center(x), point.clamp(-far, far)
+        for _ in range(0 if bool(inside.all()) else steps):
+            step = self.maximizer(x, aim - near) - near
+            gain, curve = ((v * step).flatten(1).sum(1) for v in (aim - near, step))
+            size = (gain / curve.clamp(min=torch.finfo(x.dtype).tiny)).clamp(0, 1)
+            if not bool((gain > 0).any()):
+                break
+            near = near + _spread(size, x) * step
+        return torch.where(inside, point, near)
 
     def steepest(
         self,
@@ -187,8 +202,7 @@ class Wasserstein(Ball):
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         share = torch.rand(len(x), dtype=x.dtype, device=x.device, generator=generator)
         center = self.center(x)
-        far = self.maximizer(x, noise)
-        return center + share.reshape(-1, *[1] * (x.dim() - 1)) * (far - center)
+        return center + _spread(share, x) * (self.maximizer(x, noise) - center)
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the cost of the cheapest plan from x to x′, per unit of mass: a linear program.
@@ -209,6 +223,23 @@ class Wasserstein(Ball):
         slack = tolerance * x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
         inside = ((point >= lo - slack) & (point <= hi + slack)).flatten(1).all(1)
         return inside & (self.distance(x, point) <= eps + tolerance * (1 + eps))
+
+    def sinkhorn(
+        self, x: Tensor, point: Tensor, lam: float = ENTROPY, iterations: int = ITERATIONS
+    ) -> Tensor:
+        """Return a point of the ball near ``point`` by the thesis's Algorithm 8.
+
+        Blurred by entropy: points inside are moved, the less the larger λ is.
+
+        Args:
+            x, point: [N, *].
+            lam: λ of equation 5.4, for images of mass 1.
+            iterations: rounds of steps.
+        """
+        moves = self.moves(x)
+        mass, budget = self.center(x).flatten(1), self.budget(x, moves).expand(len(x))
+        plan = projected_sinkhorn(moves, mass, point.flatten(1), budget, lam, iterations)
+        return self._land(x, moves, plan)
 
     def _land(self, x: Tensor, moves: Moves, plan: Tensor) -> Tensor:
         """Return where a plan [N, J, D] leads, kept within the domain."""
@@ -235,36 +266,31 @@ class Wasserstein(Ball):
 def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
     """Return the bound for R rows, [R], differentiable at the price and the plans found."""
     best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
+    value = best.value + (0 * nu.detach()).sum(1)  # NaN where ν is not finite
     if not torch.is_grad_enabled():
-        return best.value
+        return value
     sent = mass.gather(1, best.source)
-    padded = torch.nn.functional.pad(nu, (0, 1))
+    padded = F.pad(nu, (0, 1))
+    own = nu.gather(1, best.source)
     total = best.price * budget
-    for taken, share in ((best.high, best.share), (best.low, 1 - best.share)):
-        target, cost = _along(moves, best.source, taken)
-        gain = padded.gather(1, target) - nu.gather(1, best.source) - best.price[:, None] * cost
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
+        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
         total = total + share * (sent * gain * (taken > 0)).sum(1)
-    return total + (best.value - total).detach()
+    return total + (value - total).detach()
 
 
-def _along(moves: Moves, source: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the moves taken [R, K] from their sources lead, and their costs."""
-    cost = moves.cost[taken, source if moves.cost.shape[1] > 1 else 0]
-    return moves.target[taken, source], cost
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """Return one value [N] per example, shaped to broadcast with x [N, *]."""
+    return values.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _plan(moves: Moves, mass: Tensor, best: Best) -> Tensor:
     """Return the optimal plan [N, J, D] for one row per example."""
-    sent = mass.gather(1, best.source) * (
-        best.source.diff(dim=1, prepend=best.source[:, :1] - 1) > 0
-    )
-    place = [taken * mass.shape[1] + best.source for taken in (best.high, best.low)]
     plan = mass.new_zeros(len(mass), moves.target.numel())
-    for where, taken, share in (
-        (place[0], best.high, best.share),
-        (place[1], best.low, 1 - best.share),
-    ):
-        plan.scatter_add_(1, where, sent * share[:, None] * (taken > 0))
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        place = taken * mass.shape[1] + best.source
+        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
     plan = plan.unflatten(1, moves.target.shape)
     plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
     return plan
