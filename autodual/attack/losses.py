@@ -1,12 +1,14 @@
 """What gradient attacks climb: one number per example, larger where the model is more wrong.
 
 Each takes logits z [N, K], labels y [N] and, for targeted attacks, the classes t [N] to reach;
-it returns [N]. A loss of your own takes the model's output instead of z, whatever that is.
+it returns [N]. A loss of your own takes the model's output instead, whatever that is; decorate
+it with ``of_logits`` if it is to take what ``logits=`` makes of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import update_wrapper
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,19 @@ Loss = Callable[..., Tensor]
 """loss(output, y), and loss(output, y, targets) in a targeted attack."""
 
 
+class of_logits:  # noqa: N801, it reads as what it does
+    """Mark a loss that takes logits, not a model's whole output."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        update_wrapper(self, loss)
+
+    def __call__(self, z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the loss."""
+        return self.loss(z, y) if targets is None else self.loss(z, y, targets)
+
+
+@of_logits
 def cross_entropy(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return −log softmax(z)_y, or log softmax(z)_t."""
     if targets is None:
@@ -25,6 +40,7 @@ def cross_entropy(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor
     return -F.cross_entropy(z, targets, reduction="none")
 
 
+@of_logits
 def margin(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return max_{k≠y} z_k − z_y, or z_t − z_y. Positive where the model is wrong."""
     if targets is None:
@@ -32,6 +48,7 @@ def margin(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     return pick(z, targets) - pick(z, y)
 
 
+@of_logits
 def dlr(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return the difference of logits ratio (Croce and Hein 2020, equations 6 and 7).
 

@@ -62,7 +62,8 @@ def pgd(
         targets: classes [N] to reach. Success is then the target, not just any other class.
         early_stop: leave an example at its first success. Same successes, less time; the point
             is then the first found, not the worst.
-        logits: takes the model's output to logits [N, K].
+        logits: takes the model's output to logits [N, K], for margins, success and the losses of
+            ``ad.attack.losses``.
         success: decides success(output, y), [N] bool, instead of the logits; the worst point is
             then the one with the largest loss.
         generator: randomness of the starts and of random steps, the caller's to seed.

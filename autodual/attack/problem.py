@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.attack.losses import Loss, best_other, pick
+from autodual.attack.losses import Loss, best_other, of_logits, pick
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat import Box, ThreatModel, as_threat
@@ -172,13 +172,14 @@ class Problem:
             point.requires_grad_()
         with torch.set_grad_enabled(gradient):
             output = self.model(point)
-            z = output if self.success is not None else self._logits(output)
+            scored = self.success is None or self.logits is not None
+            z = self._logits(output) if scored else output
             aims = (self.y,) if self.targets is None else (self.y, self.targets)
-            value = self.loss(output, *aims)
+            value = self.loss(z if isinstance(self.loss, of_logits) else output, *aims)
         _check_loss(value, len(point))
         slope = _gradient(value, point) if gradient else point.new_zeros(()).expand_as(point)
         with torch.no_grad():
-            judged = self._judge(z, value)
+            judged = self._judge(output, z, value)
         return Reading(point.detach(), *judged, value.detach(), slope)
 
     def _logits(self, output: Any) -> Tensor:
@@ -196,11 +197,11 @@ class Problem:
                 _check_labels(labels, z.shape[1])
         return z
 
-    def _judge(self, z: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _judge(self, output: Any, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return margins, success and score."""
         count = len(self.x)
         if self.success is not None:
-            won = self.success(z, self.y)
+            won = self.success(output, self.y)
             if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
                 raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
             score, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
