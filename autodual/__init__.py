@@ -13,6 +13,7 @@ from autodual.certify import Certified, certify
 from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval
 from autodual.loss import robust_loss
+from autodual.selfcheck import SelfCheck, self_check
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "Normal",
+    "SelfCheck",
     "ThreatModel",
     "Union",
     "Wasserstein",
@@ -38,4 +40,5 @@ __all__ = [
     "certify",
     "errors",
     "robust_loss",
+    "self_check",
 ]

@@ -45,3 +45,7 @@ class UnsoundError(AutodualError):
 
 class NotTracedError(AutodualError):
     """A graph or plan was asked for before any input said what shape it has."""
+
+
+class CrossingError(AutodualError):
+    """An attack found a point below a bound: the bound is wrong, and no certificate counts."""

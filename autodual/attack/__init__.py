@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from autodual.attack.pgd import Attack, pgd
+from autodual.attack import losses
+from autodual.attack.apgd import apgd, multi_targeted
+from autodual.attack.pgd import fgsm, pgd
+from autodual.attack.problem import Attack
+from autodual.attack.search import search
+from autodual.attack.square import square
+from autodual.attack.union import msd, worst_of
 from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
-__all__ = ["Attack", "WassersteinAttack", "pgd", "wasserstein"]
+__all__ = [
+    "Attack",
+    "WassersteinAttack",
+    "apgd",
+    "fgsm",
+    "losses",
+    "msd",
+    "multi_targeted",
+    "pgd",
+    "search",
+    "square",
+    "wasserstein",
+    "worst_of",
+]

@@ -1,35 +1,31 @@
-"""Projected gradient descent."""
+"""Projected gradient descent, and its single step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from autodual.attack import losses
+from autodual.attack.ascent import Rule, ascend
+from autodual.attack.losses import Loss
+from autodual.attack.problem import Attack, Model, Success, pose
+from autodual.attack.rules import Momentum, Plain, Steepest
 from autodual.errors import InputError
-from autodual.threat import ThreatModel, as_threat
+from autodual.threat import ThreatModel
 
-
-@dataclass(frozen=True, eq=False)
-class Attack:
-    """What an attack found.
-
-    Attributes:
-        x: [N, *], the worst point found in each example's set.
-        margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
-        success: [N] bool, the model gives this point another class than y.
-    """
-
-    x: Tensor
-    margins: Tensor
-    success: Tensor
+ASCENTS: dict[str, Callable[[float], Rule]] = {
+    "steepest": Steepest,
+    "momentum": Momentum,
+    "plain": Plain,
+}
+"""The ways ``pgd`` can climb, by name."""
 
 
 def pgd(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | ThreatModel,
@@ -37,63 +33,68 @@ def pgd(
     steps: int = 40,
     restarts: int = 1,
     step_size: float | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ascent: str = "steepest",
+    loss: Loss = losses.cross_entropy,
+    targets: Tensor | None = None,
+    early_stop: bool = False,
+    logits: Callable[[Any], Tensor] | None = None,
+    success: Success | None = None,
     generator: torch.Generator | None = None,
 ) -> Attack:
-    """Climb the loss inside the set: steepest ascent for its norm, then projection.
+    """Climb the loss inside the set: a step up, then projection (thesis, equation 2.6).
 
-    The first start is x itself, the others are random; the best point on all paths is kept.
+    The first start is x itself, and FGSM's point is tried from there; the others are random. The
+    worst point on all paths is kept, and checked to lie in its set.
 
     Args:
-        model: returns logits [N, K]; its mode and gradients are left alone.
+        model: returns logits [N, K], or anything that ``loss`` takes; its mode and gradients are
+            left alone. Attack a certified model as ``net.model``.
         x, y: inputs [N, *] and labels [N].
         eps: a number, read as ``LinfBall(eps)``, or a threat model.
         steps: steps per start.
         restarts: number of starts.
-        step_size: fraction of the set's radius per step; 2.5/steps by default.
-        loss: loss(logits, y), one number per example or reduced to a sum or mean.
-        generator: randomness of the starts, the caller's to seed.
+        step_size: fraction of the set's radius per step, 2.5/steps by default; for plain ascent
+            what multiplies the gradient, 1 by default.
+        ascent: ``"steepest"`` for the set's norm, ``"momentum"`` for steepest ascent along a
+            running sum of gradients, ``"plain"`` for the gradient itself.
+        loss: loss(output, y), one number per example or reduced to a sum or mean; with targets
+            loss(output, y, targets), larger where the target is nearer.
+        targets: classes [N] to reach. Success is then the target, not just any other class.
+        early_stop: leave an example at its first success. Same successes, less time; the point
+            is then the first found, not the worst.
+        logits: takes the model's output to logits [N, K], for margins, success and the losses of
+            ``ad.attack.losses``.
+        success: decides success(output, y), [N] bool, instead of the logits; the worst point is
+            then the one with the largest loss.
+        generator: randomness of the starts and of random steps, the caller's to seed.
 
     Raises:
-        InputError: x is empty, steps or restarts is not positive, or there is no gradient.
+        InputError: an argument is unusable, see the message; there is no gradient.
+        DomainError: x lies outside the set's domain.
     """
-    if x.numel() == 0 or steps < 1 or restarts < 1:
-        raise InputError("an attack needs a non-empty batch, and steps and restarts of at least 1")
-    threat = as_threat(eps)
-    threat.check(x)
-    rate = 2.5 / steps if step_size is None else step_size
-    x = x.detach()
-    best, gap, margins = x.clone(), *_margins(model, x, y)
-    for start in range(restarts):
-        begin = x if start == 0 else threat.random_start(x, generator)
-        point = threat.project(x, begin)
-        for _ in range(steps):
-            slope = _gradient(model, point, y, loss)
-            point = threat.project(x, point + rate * threat.steepest(x, slope)).detach()
-            new_gap, new_margins = _margins(model, point, y)
-            better = new_gap < gap
-            best = torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), point, best)
-            margins = torch.where(better.unsqueeze(1), new_margins, margins)
-            gap = torch.where(better, new_gap, gap)
-    return Attack(best, margins, gap <= 0)
+    problem = pose(model, x, y, eps, loss, targets, logits, success, generator)
+    if steps < 1 or ascent not in ASCENTS:
+        raise InputError(f"pgd has steps ≥ 1 and ascent {' or '.join(ASCENTS)}")
+    default = 1.0 if ascent == "plain" else 2.5 / steps
+    rule = ASCENTS[ascent](default if step_size is None else step_size)
+    return ascend(problem, rule, steps=steps, restarts=restarts, early_stop=early_stop)
 
 
-def _gradient(
-    model: nn.Module, point: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    point = point.requires_grad_()
-    with torch.enable_grad():
-        value = loss(model(point), y).sum()
-    (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
-    if gradient is None:
-        raise InputError("the model's output has no gradient in x: PGD has nothing to climb")
-    return gradient
+def fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor | ThreatModel,
+    *,
+    loss: Loss = losses.cross_entropy,
+    targets: Tensor | None = None,
+    logits: Callable[[Any], Tensor] | None = None,
+    success: Success | None = None,
+) -> Attack:
+    """Go to the point of the set where the linearised loss is largest (Goodfellow et al. 2015).
 
-
-@torch.no_grad()
-def _margins(model: nn.Module, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest margin [N] over the other classes, and all margins [N, K]."""
-    logits = model(point)
-    margins = logits.gather(1, y.unsqueeze(1)) - logits
-    others = margins.scatter(1, y.unsqueeze(1), torch.inf)
-    return others.amin(1), margins
+    For ``LinfBall`` that is x + ε·sign(∇), within the domain. On a linear model no attack does
+    better. The arguments are ``pgd``'s; where x itself is worse, it is kept.
+    """
+    problem = pose(model, x, y, eps, loss, targets, logits, success, None)
+    return ascend(problem, Steepest(1.0), steps=0)

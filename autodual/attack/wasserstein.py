@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autodual.attack.pgd import Attack
+from autodual.attack.problem import Attack
 from autodual.errors import InputError
 from autodual.threat import Wasserstein
 
@@ -21,7 +21,7 @@ class WassersteinAttack(Attack):
     """What an attack found, and the radius it was given.
 
     Attributes:
-        x, margins, success: as for ``Attack``.
+        x, margins, success, score, rejected: as for ``Attack``.
         eps: [N], the ε of the ball each point was sought in.
     """
 
@@ -96,8 +96,9 @@ def wasserstein(
             radius = torch.where(least > 0, radius * growth, radius)
     inside = ball.with_eps(sought).contains(x, best)
     best = torch.where(inside.reshape(-1, *[1] * (x.dim() - 1)), best, x)
-    margins = _margins(model, best, y)
-    return WassersteinAttack(best, margins, _smallest(margins, y) <= 0, sought)
+    margins, rejected = _margins(model, best, y), int((~inside).sum())
+    score = -_smallest(margins, y)
+    return WassersteinAttack(best, margins, score >= 0, score, rejected, sought)
 
 
 def _gradient(

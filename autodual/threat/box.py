@@ -40,7 +40,7 @@ class _Boxlike(ThreatModel):
         point: Tensor | None = None,
     ) -> Tensor:
         """Return the gradient's sign, as far as the box is wide."""
-        return gradient.sign() * self.interval(x).radius
+        return gradient.sign() * self.weights(x)
 
 
 class LinfBall(_Boxlike, Ball):

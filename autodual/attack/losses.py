@@ -1,0 +1,80 @@
+"""What gradient attacks climb: one number per example, larger where the model is more wrong.
+
+Each takes logits z [N, K], labels y [N] and, for targeted attacks, the classes t [N] to reach;
+it returns [N]. A loss of your own takes the model's output instead, whatever that is; decorate
+it with ``of_logits`` if it is to take what ``logits=`` makes of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autodual.errors import InputError
+
+Loss = Callable[..., Tensor]
+"""loss(output, y), and loss(output, y, targets) in a targeted attack."""
+
+
+class of_logits:  # noqa: N801, it reads as what it does
+    """Mark a loss that takes logits, not a model's whole output."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        update_wrapper(self, loss)
+
+    def __call__(self, z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the loss."""
+        return self.loss(z, y) if targets is None else self.loss(z, y, targets)
+
+
+@of_logits
+def cross_entropy(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return −log softmax(z)_y, or log softmax(z)_t."""
+    if targets is None:
+        return F.cross_entropy(z, y, reduction="none")
+    return -F.cross_entropy(z, targets, reduction="none")
+
+
+@of_logits
+def margin(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return max_{k≠y} z_k − z_y, or z_t − z_y. Positive where the model is wrong."""
+    if targets is None:
+        return best_other(z, y) - pick(z, y)
+    return pick(z, targets) - pick(z, y)
+
+
+@of_logits
+def dlr(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return the difference of logits ratio (Croce and Hein 2020, equations 6 and 7).
+
+    With z_(1) ≥ z_(2) ≥ …: (max_{k≠y} z_k − z_y) / (z_(1) − z_(3)), and targeted
+    (z_t − z_y) / (z_(1) − (z_(3) + z_(4))/2). Scaling or shifting the logits changes nothing, so
+    it does not vanish where a model is very sure.
+
+    Raises:
+        InputError: fewer than 3 classes, or 4 for a target.
+    """
+    needed = 3 if targets is None else 4
+    if z.shape[1] < needed:
+        raise InputError(
+            f"the difference of logits ratio needs {needed} classes and the model has "
+            f"{z.shape[1]}; use ad.attack.losses.margin"
+        )
+    top = z.topk(needed, dim=1).values
+    low = top[:, 2] if targets is None else (top[:, 2] + top[:, 3]) / 2
+    return margin(z, y, targets) / (top[:, 0] - low).clamp(min=1e-12)
+
+
+def pick(z: Tensor, classes: Tensor) -> Tensor:
+    """Return [N]: z at each example's class."""
+    return z.gather(1, classes.unsqueeze(1)).squeeze(1)
+
+
+def best_other(z: Tensor, classes: Tensor) -> Tensor:
+    """Return [N]: the largest z of any other class."""
+    return z.scatter(1, classes.unsqueeze(1), -torch.inf).amax(1)

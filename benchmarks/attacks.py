@@ -1,0 +1,148 @@
+"""How many errors attacks find, and how fast, beside numbers in print and beside peers.
+
+python benchmarks/attacks.py --data PATH              errors on all 10,000 MNIST test images
+python benchmarks/attacks.py --data PATH --peers      beside foolbox and torchattacks, taking turns
+
+The peers need ``pip install foolbox torchattacks``; those that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from networks import mnist_test, rvb, wk_mnist
+from rich.progress import track
+from timing import alternate
+from torch import Tensor, nn
+
+import autodual as ad
+from autodual import attack
+from autodual.attack import losses
+
+STEPS = 40
+NETS = {
+    "wk_mnist": (0.1, "PGD 4.11 %, exact 4.38 %"),
+    "LPD_MLP_B_0.1": (0.1, "PGD 13.39 %, exact 14.45 %"),
+    "LPD_MLP_B_0.2": (0.2, "PGD 33.85 %, exact 36.33 %"),
+    "LPD_MLP_B_0.3": (0.3, "PGD 57.29 %, exact 59.85 %"),
+}
+"""ε, and the errors in print within [0, 1] on all 10,000 images."""
+
+
+def network(data: Path, name: str) -> nn.Module:
+    return wk_mnist(data) if name == "wk_mnist" else rvb(data, name)
+
+
+def errors(data: Path, name: str, images: int, batch: int, seed: int) -> None:
+    """Print the errors that each attack adds to those before it; the last line is their union."""
+    model, (eps, printed) = network(data, name), NETS[name]
+    x, y = mnist_test(data)
+    x, y = x[:images], y[:images]
+    generator = torch.Generator().manual_seed(seed)
+    options = {"early_stop": True, "generator": generator}
+    attacks: dict[str, Callable[..., attack.Attack]] = {
+        "PGD, 40 steps, 5 starts": partial(attack.pgd, steps=40, restarts=5, **options),
+        "APGD, cross-entropy": partial(attack.apgd, **options),
+        "APGD, logit ratio": partial(attack.apgd, loss=losses.dlr, **options),
+        "APGD, every class": partial(attack.multi_targeted, steps=30, **options),
+    }
+    ball = ad.LinfBall(eps, domain=(0, 1))
+    with torch.no_grad():
+        broken = model(x).argmax(1) != y
+    print(f"{name}, ε = {eps} in [0, 1]; in print, all 10,000: {printed}")
+    print(f"clean: {int(broken.sum())} of {len(x)} wrong = {100 * broken.double().mean():.2f} %")
+    for kind, run in attacks.items():
+        start, begun, open_ = time.perf_counter(), int(broken.sum()), (~broken).nonzero().squeeze(1)
+        for part in track(open_.split(batch), description=kind):
+            broken[part] = run(model, x[part], y[part], ball).success
+        seconds, wrong = time.perf_counter() - start, int(broken.sum())
+        print(
+            f"{kind}: {wrong - begun} more, {wrong} of {len(x)} wrong = "
+            f"{100 * wrong / len(x):.2f} %, {seconds:.1f} s",
+            flush=True,
+        )
+
+
+Job = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, early_stop: bool = False) -> Tensor:
+    ball = ad.LinfBall(eps, domain=(0, 1))
+    return attack.pgd(model, x, y, ball, steps=STEPS, early_stop=early_stop).x
+
+
+def foolbox_job() -> Job:
+    import foolbox
+
+    pgd = foolbox.attacks.LinfPGD(rel_stepsize=2.5 / STEPS, steps=STEPS, random_start=False)
+
+    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        return pgd(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=eps)[1]
+
+    return job
+
+
+def torchattacks_job() -> Job:
+    import torchattacks
+
+    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        alpha = 2.5 * eps / STEPS
+        return torchattacks.PGD(model, eps, alpha, STEPS, random_start=False)(x, y)
+
+    return job
+
+
+def peers(data: Path, name: str, images: int, batch: int, runs: int) -> None:
+    """Print how often PGD succeeds and how long it takes, all with the same steps from x."""
+    model, (eps, _) = network(data, name), NETS[name]
+    x, y = mnist_test(data)
+    x, y = x[:images], y[:images]
+    jobs: dict[str, Job] = {
+        "autodual": ours,
+        "autodual, early stop": partial(ours, early_stop=True),
+    }
+    for peer, make in {"foolbox": foolbox_job, "torchattacks": torchattacks_job}.items():
+        try:
+            jobs[peer] = make()
+        except ImportError:
+            print(f"{peer} is not installed")
+    wrong: dict[str, int] = {}
+
+    def whole(kind: str) -> None:
+        parts = zip(x.split(batch), y.split(batch), strict=True)
+        found = torch.cat([jobs[kind](model, *part, eps).detach() for part in parts])
+        wrong[kind] = int((model(found).argmax(1) != y).sum())
+
+    seconds = alternate({kind: partial(whole, kind) for kind in jobs}, runs)
+    print(f"{name}, ε = {eps}, {STEPS} steps from x, {images} images in batches of {batch}")
+    for kind, each in seconds.items():
+        print(
+            f"  {kind:22}{wrong[kind]:5d} wrong  {1e3 * each / images:7.3f} ms per image  "
+            f"× {each / seconds['autodual']:.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with nets/ and mnist/")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", action="store_true", help="time beside foolbox and torchattacks")
+    args = parser.parse_args()
+    for name in args.nets:
+        if args.peers:
+            peers(args.data, name, args.images or 1000, args.batch, args.runs)
+        else:
+            errors(args.data, name, args.images or 10_000, args.batch, args.seed)
+
+
+if __name__ == "__main__":
+    main()
