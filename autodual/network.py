@@ -36,7 +36,7 @@ class DualNetwork:
 
     Attributes:
         lines: per elementwise op its two lines or planes, [N, *size(1)]; None where rows stop.
-        radius: per nonlinear op its r, [N, *size(1)].
+        radius: per nonlinear op its r, [N, *size(1)]; where rows stop, once asked for.
         constants: all that does not depend on the perturbation, and the centers of what
             products multiply.
     """
@@ -51,6 +51,7 @@ class DualNetwork:
         self._affine: dict[Value, tuple[Step, Call]] = {}
         self.lines: dict[Value, Planes | None] = {}
         self.radius: dict[Value, Tensor] = {}
+        self._boxes: dict[Value, Interval] = {}
 
     def add_affine(self, step: Step, call: Call) -> None:
         """Extend by an affine op: exact."""
@@ -74,16 +75,26 @@ class DualNetwork:
 
     def add_box(self, step: Step, box: Interval) -> None:
         """Extend by a nonlinear op of which only an interval is kept: rows stop there."""
-        self._reference[step.out] = box.center
-        self.radius[step.out] = step.out.per_example(box.radius, self.batch)
+        self._boxes[step.out] = box
         self.lines[step.out] = None
 
     def reference(self, value: Value) -> Tensor:
-        """Return z⁰ at a value, in the model's layout; affine ops run when first asked for."""
-        if value not in self._reference:
+        """Return z⁰ at a value, in the model's layout; found when first asked for."""
+        if value in self._reference:
+            return self._reference[value]
+        if value in self._boxes:
+            found = self._boxes[value].center
+        else:
             step, call = self._affine[value]
-            self._reference[value] = call(*map(self.reference, step.variables))
-        return self._reference[value]
+            found = call(*map(self.reference, step.variables))
+        self._reference[value] = found
+        return found
+
+    def radius_at(self, value: Value) -> Tensor | None:
+        """Return r where a nonlinear op computes the value, else None."""
+        if value in self._boxes and value not in self.radius:
+            self.radius[value] = value.per_example(self._boxes[value].radius, self.batch)
+        return self.radius.get(value)
 
     def at(self, value: Value) -> Tensor:
         """Return z⁰ at a value, [N, *size(1)]."""
@@ -112,8 +123,9 @@ class DualNetwork:
             out = nu.pop(step.out, None)
             if out is None:
                 continue
-            if step.out in self.radius:
-                total = total + out.weigh(self.radius[step.out], memo)
+            radius = self.radius_at(step.out)
+            if radius is not None:
+                total = total + out.weigh(radius, memo)
             for value, pulled in zip(step.variables, self._pull(step, out, memo), strict=False):
                 nu[value] = add(nu[value], pulled) if value in nu else pulled
                 if self.observe is not None:
@@ -171,8 +183,9 @@ class DualNetwork:
             for side in () if step.out in self.lines else step.sides:
                 constant = [v for v in side.node.inputs if v not in side.variables]
                 found += [self.constants.env[v] for v in constant]
-            if step.out in self.radius:
-                found.append(self.radius[step.out])
+            radius = self.radius_at(step.out)
+            if radius is not None:
+                found.append(radius)
         return list({id(tensor): tensor for tensor in found}.values())
 
     def replace(self, others: Mapping[int, Tensor]) -> DualNetwork:
