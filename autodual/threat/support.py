@@ -97,6 +97,18 @@ def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor
     return found
 
 
+def best_plan(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
+    """Return the plan [N, J, D] that reaches the support of one row per example, nu [N, D]."""
+    best = solve(moves, nu, mass, budget, False)
+    plan = mass.new_zeros(len(mass), moves.target.numel())
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        place = taken * mass.shape[1] + best.source
+        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
+    plan = plan.unflatten(1, moves.target.shape)
+    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
+    return plan
+
+
 def _classes(moves: Moves) -> list[list[int]]:
     """Group the moves, but for that to stay, by their cost if all coordinates share it."""
     if moves.cost.shape[1] > 1:

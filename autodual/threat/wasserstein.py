@@ -11,7 +11,7 @@ from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
 from autodual.threat.nearest import nearest
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
-from autodual.threat.support import Best, solve
+from autodual.threat.support import best_plan, solve
 from autodual.threat.transport import Moves, least_cost
 
 ROWS_BYTES = 2**26
@@ -22,6 +22,14 @@ NEAREST = 30
 
 FAR = 1e6
 """How far a point may lie, in units of the largest pixel, and be told from one even farther."""
+
+PRICES = 15
+"""How many plans a maximizer within a domain is the mean of."""
+
+RATE = 0.5
+"""How fast prices of pixels rise, in units of the direction's range."""
+
+TINY = 1e-30
 
 ROUNDS = 20
 """How often mass that finds no room is sent back, at most; what is left shortens the step."""
@@ -155,15 +163,27 @@ class Wasserstein(Ball):
         lower = (mass - torch.where(least > 0, budget[:, None] / least, torch.inf)).clamp(min=0)
         return Interval(lower, upper).map(lambda end: self.clamp(end.reshape(x.shape)))
 
-    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
+    def maximizer(self, x: Tensor, direction: Tensor, prices: int = PRICES) -> Tensor:
         """Return the point of the ball at which directionᵀx′ is largest (thesis, section 5.1.6).
 
-        With a domain, mass that finds no room on its best way stays where it is.
+        With a domain the point is only close to that: pixels that would overflow get a price,
+        which rises and falls over so many plans, and mass that finds no room on the way of their
+        mean stays where it is.
         """
         moves = self.moves(x)
-        mass, budget = self.center(x).flatten(1), self.budget(x, moves)
-        best = solve(moves, direction.flatten(1), mass, budget.expand(len(x)), False)
-        return self._land(x, moves, _plan(moves, mass, best))
+        nu, mass = direction.flatten(1), self.center(x).flatten(1)
+        budget = self.budget(x, moves).expand(len(x))
+        if self.domain is None:
+            return self._land(x, moves, best_plan(moves, nu, mass, budget))
+        high = self.domain_of(x)[1].expand_as(x).flatten(1)
+        price, mean = torch.zeros_like(nu), torch.zeros_like(mass[:, None])
+        unit = nu.amax(1, keepdim=True) - nu.amin(1, keepdim=True)
+        for t in range(prices):
+            plan = best_plan(moves, nu - price, mass, budget)
+            over = (moves.land(plan) - high) / mass.amax(1, keepdim=True).clamp(min=TINY)
+            price = (price + RATE / (t + 1) ** 0.5 * unit * over.clamp(-1, 1)).clamp(min=0)
+            mean = mean + (plan - mean) * (2 / (t + 2))
+        return self._land(x, moves, mean)
 
     def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
         """Return the nearest point of the ball (``threat.nearest``); points inside are kept.
@@ -181,7 +201,7 @@ class Wasserstein(Ball):
         aim, start = point.clamp(-far, far).flatten(1), self.center(x).flatten(1)
 
         def best(direction: Tensor) -> Tensor:
-            return self.maximizer(x, direction.reshape(x.shape)).flatten(1)
+            return self.maximizer(x, direction.reshape(x.shape), prices=4).flatten(1)
 
         near = nearest(aim, start, best, steps).reshape(x.shape)
         return torch.where(_spread(inside, x), point, self.clamp(near))
@@ -282,17 +302,6 @@ def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor
 def _spread(values: Tensor, x: Tensor) -> Tensor:
     """Return one value [N] per example, shaped to broadcast with x [N, *]."""
     return values.reshape(-1, *[1] * (x.dim() - 1))
-
-
-def _plan(moves: Moves, mass: Tensor, best: Best) -> Tensor:
-    """Return the optimal plan [N, J, D] for one row per example."""
-    plan = mass.new_zeros(len(mass), moves.target.numel())
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        place = taken * mass.shape[1] + best.source
-        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
-    plan = plan.unflatten(1, moves.target.shape)
-    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
-    return plan
 
 
 def _checked_cost(cost: Tensor) -> Tensor:
