@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
+from autodual.threat.cheapest import least_cost
 from autodual.threat.nearest import nearest
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
-from autodual.threat.support import best_plan, solve
-from autodual.threat.transport import Moves, least_cost
+from autodual.threat.support import best_plan, rows_deviation
+from autodual.threat.transport import Moves
 
 ROWS_BYTES = 2**26
 """How many bytes one table of a chunk's rows may take."""
@@ -30,9 +30,6 @@ RATE = 0.5
 """How fast prices of pixels rise, in units of the direction's range."""
 
 TINY = 1e-30
-
-ROUNDS = 20
-"""How often mass that finds no room is sent back, at most; what is left shortens the step."""
 
 
 class Wasserstein(Ball):
@@ -130,7 +127,7 @@ class Wasserstein(Ball):
         size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
         budget = budget.expand(len(x))
         parts = [
-            _deviation(moves, *part)
+            rows_deviation(moves, *part)
             for part in zip(
                 flat.split(size),
                 mass[owner].split(size),
@@ -262,41 +259,13 @@ class Wasserstein(Ball):
 
     def _land(self, x: Tensor, moves: Moves, plan: Tensor) -> Tensor:
         """Return where a plan [N, J, D] leads, kept within the domain."""
-        center = self.center(x)
-        mass = center.flatten(1)
-        lo, hi = self.domain_of(x)
-        lo, hi = (end.expand_as(x).flatten(1).to(plan) for end in (lo, hi))
-        for _ in range(ROUNDS if self.domain is not None else 0):
-            arrived = moves.land(plan)
-            if not bool((arrived > hi).any()):
-                break
-            stayed = plan[:, 0]
-            room = (hi - stayed).clamp(min=0)
-            share = (room / (arrived - stayed).clamp(min=torch.finfo(plan.dtype).tiny)).clamp(max=1)
-            sent = plan[:, 1:] * moves.reach(share, 0.0)[:, 1:]
-            plan = torch.cat([(mass - sent.sum(1)).clamp(min=0).unsqueeze(1), sent], dim=1)
-        step = moves.land(plan) - mass
-        room = torch.where(step > 0, hi - mass, mass - lo)
-        share = torch.where(step.abs() > room, room / step.abs(), 1).amin(1, keepdim=True)
-        end = (mass + share.clamp(0, 1) * step).clamp(min=0)
-        return self.clamp(end.to(x.dtype).reshape(x.shape))
-
-
-def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
-    """Return the bound for R rows, [R], differentiable at the price and the plans found."""
-    best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
-    value = best.value + (0 * nu.detach()).sum(1)  # NaN where ν is not finite
-    if not torch.is_grad_enabled():
-        return value
-    sent = mass.gather(1, best.source)
-    padded = F.pad(nu, (0, 1))
-    own = nu.gather(1, best.source)
-    total = best.price * budget
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
-        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
-        total = total + share * (sent * gain * (taken > 0)).sum(1)
-    return total + (value - total).detach()
+        mass = self.center(x).flatten(1)
+        if self.domain is None:
+            end = moves.land(plan).clamp(min=0)
+        else:
+            lo, hi = (end.expand_as(x).flatten(1) for end in self.domain_of(x))
+            end = moves.land_within(plan, mass, lo, hi)
+        return self.clamp(end.reshape(x.shape))
 
 
 def _spread(values: Tensor, x: Tensor) -> Tensor:
