@@ -389,7 +389,7 @@ SETS = {
         lambda f: lambda self, x, moves: 0 * f(self, x, moves),
     ),
     "rows with the wrong sign": patch_method(
-        "autodual.threat.wasserstein._deviation",
+        "autodual.threat.wasserstein.rows_deviation",
         lambda f: lambda moves, nu, mass, budget: f(moves, -nu, mass, budget),
     ),
     "mass only from where ν is not 0": patch_method(

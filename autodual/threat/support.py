@@ -97,6 +97,35 @@ def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor
     return found
 
 
+def rows_deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
+    """Return the bound for R rows, [R], differentiable at the price and the plans found."""
+    best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
+    value = best.value + (0 * nu.detach()).sum(1)  # NaN where ν is not finite
+    if not torch.is_grad_enabled():
+        return value
+    sent = mass.gather(1, best.source)
+    padded = F.pad(nu, (0, 1))
+    own = nu.gather(1, best.source)
+    total = best.price * budget
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
+        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
+        total = total + share * (sent * gain * (taken > 0)).sum(1)
+    return total + (value - total).detach()
+
+
+def best_plan(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
+    """Return the plan [N, J, D] that reaches the support of one row per example, nu [N, D]."""
+    best = solve(moves, nu, mass, budget, False)
+    plan = mass.new_zeros(len(mass), moves.target.numel())
+    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
+        place = taken * mass.shape[1] + best.source
+        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
+    plan = plan.unflatten(1, moves.target.shape)
+    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
+    return plan
+
+
 def _classes(moves: Moves) -> list[list[int]]:
     """Group the moves, but for that to stay, by their cost if all coordinates share it."""
     if moves.cost.shape[1] > 1:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import linprog
-from scipy.sparse import coo_array, vstack
+import torch.nn.functional as F
 from torch import Tensor
 
-MASS = 1e-6
-"""Which share of an image's mass may be missing or too much: what rounding leaves."""
+ROUNDS = 20
+"""How often mass that finds no room is sent back, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ class Moves:
 
     def reach(self, values: Tensor, missing: float) -> Tensor:
         """Return the value at every move's target, [N, J, D], for values [N, D]."""
-        padded = torch.nn.functional.pad(values, (0, 1), value=missing)
+        padded = F.pad(values, (0, 1), value=missing)
         return padded.index_select(1, self.target.flatten()).unflatten(1, self.target.shape)
 
     def near(self, mask: Tensor) -> Tensor:
@@ -93,9 +91,28 @@ class Moves:
         image = plan.new_zeros(len(plan), self.target.shape[1] + 1)
         return image.index_add_(1, self.target.flatten(), plan.flatten(1))[:, :-1]
 
-    def spent(self, plan: Tensor) -> Tensor:
-        """Return ⟨Π, C⟩, [N]."""
-        return (plan * self.cost).flatten(1).sum(1)
+    def land_within(self, plan: Tensor, mass: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+        """Return an image within [lo, hi] that a part of the plan ends in, [N, D].
+
+        Mass that finds no room is sent back, which can only make the plan cheaper; what then
+        still overflows shortens the step of the whole image.
+
+        Args:
+            plan: [N, J, D].
+            mass, lo, hi: [N, D], with lo ≤ mass ≤ hi.
+        """
+        tiny = torch.finfo(plan.dtype).tiny
+        for _ in range(ROUNDS):
+            arrived, stayed = self.land(plan), plan[:, 0]
+            if not bool((arrived > hi).any()):
+                break
+            share = ((hi - stayed).clamp(min=0) / (arrived - stayed).clamp(min=tiny)).clamp(max=1)
+            sent = plan[:, 1:] * self.reach(share, 0.0)[:, 1:]
+            plan = torch.cat([(mass - sent.sum(1)).clamp(min=0).unsqueeze(1), sent], dim=1)
+        step = self.land(plan) - mass
+        room = torch.where(step > 0, hi - mass, mass - lo)
+        share = torch.where(step.abs() > room, room / step.abs(), 1).amin(1, keepdim=True)
+        return (mass + share.clamp(0, 1) * step).clamp(min=0)
 
     def arrivals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mass [N, J, D] that lies within reach of each coordinate, and its price."""
@@ -124,46 +141,3 @@ def _in_channels(target: Tensor, channels: int) -> Tensor:
     start = n * torch.arange(channels, device=target.device)[:, None]
     every = torch.where(target.unsqueeze(1) < 0, channels * n, target.unsqueeze(1) + start)
     return every.flatten(1)
-
-
-def least_cost(moves: Moves, x: Tensor, point: Tensor) -> float:
-    """Return the cost of the cheapest plan from x [D] to ``point`` [D], per unit of mass.
-
-    An exact linear program; infinite if there is no plan. A share ``MASS`` of the mass may
-    appear or vanish on the way.
-    """
-    start = x.detach().double().cpu().numpy().clip(min=0)
-    end = point.detach().double().cpu().numpy()
-    total = start.sum()
-    if not np.isfinite(end).all() or abs(end.sum() - total) + -end.clip(max=0).sum() > MASS * total:
-        return np.inf if np.abs(end).sum() > 0 or not np.isfinite(end).all() else 0.0
-    if total == 0:
-        return 0.0
-    start, end = start / total, end.clip(min=0) / total
-    target = moves.target.cpu().numpy()
-    cost = np.broadcast_to(moves.cost.double().cpu().numpy(), target.shape)
-    move, source = np.nonzero((target < len(start)) & (start > 0))
-    sink, price = target[move, source], cost[move, source]
-    variables, n = np.arange(len(move)), len(start)
-    leaves = coo_array((np.ones(len(move)), (source, variables)), (n, len(move) + 2 * n))
-    slack = np.arange(n)
-    arrives = coo_array(
-        (
-            np.concatenate([np.ones(len(move) + n), -np.ones(n)]),
-            (
-                np.concatenate([sink, slack, slack]),
-                np.concatenate([variables, len(move) + slack, len(move) + n + slack]),
-            ),
-        ),
-        (n, len(move) + 2 * n),
-    )
-    missing = np.concatenate([np.zeros(len(move)), np.ones(2 * n)])
-    result = linprog(
-        np.concatenate([price, np.zeros(2 * n)]),
-        A_ub=missing[None],
-        b_ub=[MASS],
-        A_eq=vstack([leaves, arrives]).tocsr(),
-        b_eq=np.concatenate([start, end]),
-        method="highs",
-    )
-    return float(result.fun) if result.status == 0 else np.inf

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
+from autodual.threat.cheapest import least_cost
 from autodual.threat.nearest import nearest
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
-from autodual.threat.support import Best, solve
-from autodual.threat.transport import Moves, least_cost
+from autodual.threat.support import best_plan, rows_deviation
+from autodual.threat.transport import Moves
 
 ROWS_BYTES = 2**26
 """How many bytes one table of a chunk's rows may take."""
@@ -23,8 +23,13 @@ NEAREST = 30
 FAR = 1e6
 """How far a point may lie, in units of the largest pixel, and be told from one even farther."""
 
-ROUNDS = 20
-"""How often mass that finds no room is sent back, at most; what is left shortens the step."""
+PRICES = 15
+"""How many plans a maximizer within a domain is the mean of."""
+
+RATE = 0.5
+"""How fast prices of pixels rise, in units of the direction's range."""
+
+TINY = 1e-30
 
 
 class Wasserstein(Ball):
@@ -122,7 +127,7 @@ class Wasserstein(Ball):
         size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
         budget = budget.expand(len(x))
         parts = [
-            _deviation(moves, *part)
+            rows_deviation(moves, *part)
             for part in zip(
                 flat.split(size),
                 mass[owner].split(size),
@@ -155,15 +160,27 @@ class Wasserstein(Ball):
         lower = (mass - torch.where(least > 0, budget[:, None] / least, torch.inf)).clamp(min=0)
         return Interval(lower, upper).map(lambda end: self.clamp(end.reshape(x.shape)))
 
-    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
+    def maximizer(self, x: Tensor, direction: Tensor, prices: int = PRICES) -> Tensor:
         """Return the point of the ball at which directionᵀx′ is largest (thesis, section 5.1.6).
 
-        With a domain, mass that finds no room on its best way stays where it is.
+        With a domain the point is only close to that: pixels that would overflow get a price,
+        which rises and falls over so many plans, and mass that finds no room on the way of their
+        mean stays where it is.
         """
         moves = self.moves(x)
-        mass, budget = self.center(x).flatten(1), self.budget(x, moves)
-        best = solve(moves, direction.flatten(1), mass, budget.expand(len(x)), False)
-        return self._land(x, moves, _plan(moves, mass, best))
+        nu, mass = direction.flatten(1), self.center(x).flatten(1)
+        budget = self.budget(x, moves).expand(len(x))
+        if self.domain is None:
+            return self._land(x, moves, best_plan(moves, nu, mass, budget))
+        high = self.domain_of(x)[1].expand_as(x).flatten(1)
+        price, mean = torch.zeros_like(nu), torch.zeros_like(mass[:, None])
+        unit = nu.amax(1, keepdim=True) - nu.amin(1, keepdim=True)
+        for t in range(prices):
+            plan = best_plan(moves, nu - price, mass, budget)
+            over = (moves.land(plan) - high) / mass.amax(1, keepdim=True).clamp(min=TINY)
+            price = (price + RATE / (t + 1) ** 0.5 * unit * over.clamp(-1, 1)).clamp(min=0)
+            mean = mean + (plan - mean) * (2 / (t + 2))
+        return self._land(x, moves, mean)
 
     def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
         """Return the nearest point of the ball (``threat.nearest``); points inside are kept.
@@ -181,7 +198,7 @@ class Wasserstein(Ball):
         aim, start = point.clamp(-far, far).flatten(1), self.center(x).flatten(1)
 
         def best(direction: Tensor) -> Tensor:
-            return self.maximizer(x, direction.reshape(x.shape)).flatten(1)
+            return self.maximizer(x, direction.reshape(x.shape), prices=4).flatten(1)
 
         near = nearest(aim, start, best, steps).reshape(x.shape)
         return torch.where(_spread(inside, x), point, self.clamp(near))
@@ -242,57 +259,18 @@ class Wasserstein(Ball):
 
     def _land(self, x: Tensor, moves: Moves, plan: Tensor) -> Tensor:
         """Return where a plan [N, J, D] leads, kept within the domain."""
-        center = self.center(x)
-        mass = center.flatten(1)
-        lo, hi = self.domain_of(x)
-        lo, hi = (end.expand_as(x).flatten(1).to(plan) for end in (lo, hi))
-        for _ in range(ROUNDS if self.domain is not None else 0):
-            arrived = moves.land(plan)
-            if not bool((arrived > hi).any()):
-                break
-            stayed = plan[:, 0]
-            room = (hi - stayed).clamp(min=0)
-            share = (room / (arrived - stayed).clamp(min=torch.finfo(plan.dtype).tiny)).clamp(max=1)
-            sent = plan[:, 1:] * moves.reach(share, 0.0)[:, 1:]
-            plan = torch.cat([(mass - sent.sum(1)).clamp(min=0).unsqueeze(1), sent], dim=1)
-        step = moves.land(plan) - mass
-        room = torch.where(step > 0, hi - mass, mass - lo)
-        share = torch.where(step.abs() > room, room / step.abs(), 1).amin(1, keepdim=True)
-        end = (mass + share.clamp(0, 1) * step).clamp(min=0)
-        return self.clamp(end.to(x.dtype).reshape(x.shape))
-
-
-def _deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
-    """Return the bound for R rows, [R], differentiable at the price and the plans found."""
-    best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
-    value = best.value + (0 * nu.detach()).sum(1)  # NaN where ν is not finite
-    if not torch.is_grad_enabled():
-        return value
-    sent = mass.gather(1, best.source)
-    padded = F.pad(nu, (0, 1))
-    own = nu.gather(1, best.source)
-    total = best.price * budget
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
-        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
-        total = total + share * (sent * gain * (taken > 0)).sum(1)
-    return total + (value - total).detach()
+        mass = self.center(x).flatten(1)
+        if self.domain is None:
+            end = moves.land(plan).clamp(min=0)
+        else:
+            lo, hi = (end.expand_as(x).flatten(1) for end in self.domain_of(x))
+            end = moves.land_within(plan, mass, lo, hi)
+        return self.clamp(end.reshape(x.shape))
 
 
 def _spread(values: Tensor, x: Tensor) -> Tensor:
     """Return one value [N] per example, shaped to broadcast with x [N, *]."""
     return values.reshape(-1, *[1] * (x.dim() - 1))
-
-
-def _plan(moves: Moves, mass: Tensor, best: Best) -> Tensor:
-    """Return the optimal plan [N, J, D] for one row per example."""
-    plan = mass.new_zeros(len(mass), moves.target.numel())
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        place = taken * mass.shape[1] + best.source
-        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
-    plan = plan.unflatten(1, moves.target.shape)
-    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
-    return plan
 
 
 def _checked_cost(cost: Tensor) -> Tensor:
