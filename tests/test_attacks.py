@@ -16,14 +16,14 @@ from tests.nets import random_convnet, random_mlp
 
 GRADIENT = {
     "fgsm": fgsm,
-    "pgd": partial(pgd, steps=5),
-    "momentum": partial(pgd, steps=5, ascent="momentum"),
-    "plain": partial(pgd, steps=5, ascent="plain"),
-    "apgd": partial(apgd, steps=8),
-    "apgd, margin": partial(apgd, steps=8, loss=losses.margin),
-    "multi_targeted": partial(multi_targeted, steps=4),
-    "msd": partial(msd, steps=4),
-    "averaged": partial(msd, steps=4, average=True),
+    "pgd": partial(pgd, steps=4),
+    "momentum": partial(pgd, steps=4, ascent="momentum"),
+    "plain": partial(pgd, steps=4, ascent="plain"),
+    "apgd": partial(apgd, steps=5),
+    "apgd, margin": partial(apgd, steps=5, loss=losses.margin),
+    "multi_targeted": partial(multi_targeted, steps=3),
+    "msd": partial(msd, steps=3),
+    "averaged": partial(msd, steps=3, average=True),
     "worst_of": partial(worst_of, attacks=(fgsm, partial(apgd, steps=3))),
 }
 SEARCHES = {
@@ -83,9 +83,10 @@ def test_paths_solve_linear_models_by_their_own_steps(monkeypatch):
     eps=st.sampled_from([0.0, 1e-9, 0.1, 3.0, 1e6, 1e30]),
     cut=st.booleans(),
     narrow=st.booleans(),
+    kind=st.sampled_from(["linf", "l2", "l1", "box", "union"]),
 )
-@settings(max_examples=12)
-def test_any_attack_on_any_set_stays_inside(seed, eps, cut, narrow):
+@settings(max_examples=15)
+def test_any_attack_on_any_set_stays_inside(seed, eps, cut, narrow, kind):
     shape = [(1,), (5,), (2, 3), (1, 4, 3), (2, 1, 5)][seed % 5]
     dtype = torch.float32 if narrow else torch.float64
     x, y = batch(2, shape, 3, seed)
@@ -94,19 +95,18 @@ def test_any_attack_on_any_set_stays_inside(seed, eps, cut, narrow):
     width = x[0].numel()
     model = nn.Sequential(nn.Flatten(), nn.Linear(width, 4), nn.ReLU(), nn.Linear(4, 3)).to(dtype)
     clean = search(model, x, y, 0.0, steps=1)
-    for kind, threat in sets(eps, x, (0.0, 1.0) if cut else None).items():
-        for name, run in {**GRADIENT, **SEARCHES}.items():
-            if (name == "corners" and kind not in ("linf", "box")) or (
-                name == "square" and kind in ("l1", "union")
-            ):
-                continue
-            found = run(model, x, y, threat)
-            where = f"{name} on {threat}"
-            assert bool(threat.contains(x, found.x).all()), where
-            assert found.rejected == 0, where
-            assert bool((found.score >= clean.score).all()), where
-            margins = model(found.x).gather(1, y[:, None]) - model(found.x)
-            torch.testing.assert_close(found.margins, margins.detach(), rtol=1e-4, atol=1e-4)
+    threat = sets(eps, x, (0.0, 1.0) if cut else None)[kind]
+    for name, run in {**GRADIENT, **SEARCHES}.items():
+        if (name == "corners" and kind not in ("linf", "box")) or (
+            name == "square" and kind in ("l1", "union")
+        ):
+            continue
+        found = run(model, x, y, threat)
+        assert bool(threat.contains(x, found.x).all()), name
+        assert found.rejected == 0, name
+        assert bool((found.score >= clean.score - 1e-6).all()), name
+        margins = model(found.x).gather(1, y[:, None]) - model(found.x)
+        torch.testing.assert_close(found.margins, margins.detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["pgd", "momentum", "apgd", "multi_targeted", "msd", "worst_of"])
