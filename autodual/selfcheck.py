@@ -17,13 +17,14 @@ from autodual.capture import Inputs
 from autodual.certificate import Certificate
 from autodual.certify import Certified
 from autodual.errors import CrossingError, UnsoundError
-from autodual.threat import L2Ball, ThreatModel
+from autodual.threat import L2Ball, ThreatModel, Wasserstein
 
 ROUNDING = 1000
 """How many units in the last place of 1 + |z| + |bound| a margin may lie below its bound."""
 
 Track = Callable[[list[str]], Iterable[str]]
 Run = Callable[..., Attack]
+Fits = Callable[[ThreatModel, Tensor], bool]
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ def self_check(
 ) -> SelfCheck:
     """Attack a certified model in every way there is, and compare each margin with its bound.
 
-    PGD, APGD, Square, random points and, for boxes, corners minimise z_y − z_k for one class k
-    after the other; APGD with cross-entropy, with the ratio of logits and towards every class
-    attacks the model as a whole. Every member of a union is attacked. No attack proves a bound
-    right; one can prove it wrong.
+    PGD, APGD, Square, random points and corners minimise z_y − z_k for one class k after the
+    other, where they fit the set. APGD with cross-entropy, with the ratio of logits and towards
+    every class attacks the model as a whole. Every member of a union is attacked. No attack
+    proves a bound right; one can prove it wrong.
 
     Args:
         net: what ``certify`` returned.
@@ -148,6 +149,9 @@ def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
     def squares(threat: ThreatModel, x: Tensor) -> bool:
         return isinstance(threat, L2Ball) or boxes(threat, x)
 
+    def moves(threat: ThreatModel, x: Tensor) -> bool:
+        return isinstance(threat, Wasserstein)
+
     pgd = partial(attack.pgd, steps=steps, restarts=2, loss=losses.margin, **g)
     apgd = partial(attack.apgd, steps=steps, restarts=2, **g)
     return {
@@ -157,13 +161,14 @@ def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
         "APGD, logit ratio": _whole(partial(apgd, loss=losses.dlr), least=3),
         "APGD, every class": _whole(partial(attack.multi_targeted, steps=steps, **g)),
         "Square": _each_class(partial(attack.square, **many), squares),
-        "random points": _each_class(partial(attack.search, **many)),
+        "random points": _each_class(partial(attack.search, **many), lambda t, x: not moves(t, x)),
         "corners": _each_class(partial(attack.search, corners=True, **many), boxes),
+        "conjugate Sinkhorn": _whole(partial(attack.wasserstein, steps=steps), fits=moves),
         "multi steepest descent": _union(partial(attack.msd, steps=steps, **g)),
     }
 
 
-def _each_class(run: Run, fits: Callable[[ThreatModel, Tensor], bool] | None = None) -> Kind:
+def _each_class(run: Run, fits: Fits = lambda threat, x: True) -> Kind:
     """Minimise z_y − z_k over every member that fits, for one class k after the other."""
 
     def kind(
@@ -175,22 +180,23 @@ def _each_class(run: Run, fits: Callable[[ThreatModel, Tensor], bool] | None = N
         for other in likely[:, : min(classes, z.shape[1] - 1)].unbind(1):
             two = partial(torch.gather, dim=1, index=torch.stack([y, other], dim=1))
             for member in threat.members:
-                if fits is None or fits(member, x):
+                if fits(member, x):
                     yield run(model, x, torch.zeros_like(y), member, logits=two)
 
     return kind
 
 
-def _whole(run: Run, least: int = 2) -> Kind:
-    """Attack the model as it is over every member, if it has ``least`` classes."""
+def _whole(run: Run, least: int = 2, fits: Fits = lambda threat, x: True) -> Kind:
+    """Attack the model as it is over every member that fits, if it has ``least`` classes."""
 
     def kind(
         model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
     ) -> Iterator[Attack]:
         with torch.no_grad():
-            fits = model(x).shape[1] >= least
-        for member in threat.members if fits else ():
-            yield run(model, x, y, member)
+            enough = model(x).shape[1] >= least
+        for member in threat.members:
+            if enough and fits(member, x):
+                yield run(model, x, y, member)
 
     return kind
 

@@ -88,6 +88,7 @@ def fgsm(
     *,
     loss: Loss = losses.cross_entropy,
     targets: Tensor | None = None,
+    early_stop: bool = False,
     logits: Callable[[Any], Tensor] | None = None,
     success: Success | None = None,
 ) -> Attack:
@@ -97,4 +98,4 @@ def fgsm(
     better. The arguments are ``pgd``'s; where x itself is worse, it is kept.
     """
     problem = pose(model, x, y, eps, loss, targets, logits, success, None)
-    return ascend(problem, Steepest(1.0), steps=0)
+    return ascend(problem, Steepest(1.0), steps=0, early_stop=early_stop)

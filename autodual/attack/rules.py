@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from autodual.attack.ascent import Memory, Rule
-from autodual.attack.problem import FixedBox, Problem, Reading, unit, wide
+from autodual.attack.problem import Problem, Reading, unit, wide
 
 
 def ahead(problem: Problem, point: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
     """Return P(x′ + rate · v), with v the set's steepest step and P its projection."""
-    slope = (
-        gradient if isinstance(problem.threat, FixedBox) else unit(gradient)
-    )  # a sign has no scale
-    step = problem.threat.steepest(problem.x, slope, problem.generator, point)
+    step = problem.threat.steepest(problem.x, gradient, problem.generator, point)
     if isinstance(rate, float):
         moved = torch.add(point, step, alpha=rate)
     else:
