@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import autodual as ad
-from autodual.duals import Lines
+from autodual.duals import Bilinear, Lines, Planes
 from autodual.duals.base import Affine
+from autodual.duals.maximum import maximum_planes
 from autodual.interval import Interval
 from tests import oracles, properties
 from tests.cases.rules import CASES
@@ -77,6 +78,40 @@ def undilated(call, window):
 def counted(rule, call):
     """The window as if padding always were counted."""
     return rule.window(call.replace({"count_include_pad": True}))
+
+
+def pointlike(box):
+    return Interval(box.center, box.center)
+
+
+def halved(box):
+    return Interval((box.lower + box.center) / 2, (box.upper + box.center) / 2)
+
+
+def replaced_product(rule, change):
+    """The dual layer of a product on other boxes than it is told."""
+
+    class Broken(Bilinear):
+        def dual(self, call, nu, x, y):
+            return super().dual(call, nu, *change(x, y))
+
+    return Broken(rule.alone, rule.interval) if isinstance(rule, Bilinear) else rule
+
+
+def by_ends(call, *z):
+    return Interval(call(*(i.lower for i in z)), call(*(i.upper for i in z)))
+
+
+def with_planes(change):
+    """Mutate the slopes and intercepts of a rule of two arguments."""
+
+    def mutate(rule):
+        def lines(call, a, b, slopes):
+            return Planes.with_slopes(*change(rule.lines(call, a, b, slopes)))
+
+        return replace(rule, lines=lines)
+
+    return mutate
 
 
 def by_ends_only():
@@ -171,7 +206,7 @@ RULES = {
     ),
     "mul: negative factors ignored": (
         "aten.mul.Tensor",
-        lambda rule: replace(rule, interval=lambda c, z: Interval(c(z.lower), c(z.upper))),
+        lambda rule: replace(rule, interval=by_ends),
     ),
     "cat: pieces in the wrong order": (
         "aten.cat.default",
@@ -185,6 +220,45 @@ RULES = {
                 nu * torch.rsqrt(c["running_var"] + 1e-5).reshape(-1, *[1] * (nu.dim() - 3)),
             ),
         ),
+    ),
+}
+
+
+RULES |= {
+    "product: the rest dropped": (
+        "aten.mul.Tensor",
+        lambda rule: replaced_product(rule, lambda x, y: (pointlike(x), y)),
+    ),
+    "product: one center moved": (
+        "aten.mul.Tensor",
+        lambda rule: replaced_product(rule, lambda x, y: (Interval(x.lower, x.center), y)),
+    ),
+    "matrix product: rests of half the size": (
+        "aten.matmul.default",
+        lambda rule: replaced_product(rule, lambda x, y: (x, halved(y))),
+    ),
+    "matrix product: |A| forgotten": (
+        "aten.bmm.default",
+        lambda rule: replace(rule, interval=by_ends),
+    ),
+    "maximum: slopes exchanged": (
+        "aten.maximum.default",
+        with_planes(lambda n: ((n.lower_slopes[::-1]), n.lower_intercept, n.upper_intercept)),
+    ),
+    "maximum: h dropped": (
+        "aten.maximum.default",
+        with_planes(lambda n: (n.lower_slopes, n.lower_intercept, n.lower_intercept)),
+    ),
+    "minimum: taken for a maximum": (
+        "aten.minimum.default",
+        lambda rule: replace(
+            rule,
+            lines=lambda c, a, b, s: maximum_planes(torch.maximum, a, b, s),
+        ),
+    ),
+    "logaddexp: intercepts of the ends alone": (
+        "aten.logaddexp.default",
+        with_planes(lambda n: (n.lower_slopes, n.upper_intercept, n.upper_intercept)),
     ),
 }
 
