@@ -271,6 +271,18 @@ def test_broken_rules_are_caught(name):
         rule_checks(op, mutate)
 
 
+class Gated(torch.nn.Module):
+    """Two linear layers, multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = torch.nn.Linear(3, 3).double(), torch.nn.Linear(3, 3).double()
+
+    def forward(self, x):
+        return self.one(x) * self.other(x)
+
+
 def net_checks():
     """A short form of the network tests: sampled points, the oracle, zero radius, gradients."""
     model = make(Residual)
@@ -280,6 +292,7 @@ def net_checks():
         for size in (0.01, 0.3):
             for threat in (ad.LinfBall(size), ad.L2Ball(size, (0, 1)), ad.L1Ball(size, (0, 1))):
                 check_bound(model, picture(2), threat, ["dual", "ibp&dual"], spec, generator)
+        check_bound(Gated(), torch.rand(2, 3).double(), ad.LinfBall(0.3), ["dual"], spec, generator)
         narrow = random_mlp(1, (2, 1, 3))  # one hidden unit: interval arithmetic is exact
         narrow[0].bias.fill_(1.0)
         point = torch.zeros(1, 2, dtype=torch.float64)
@@ -308,7 +321,7 @@ def net_checks():
 
 def engine_checks():
     """Patches against dense rows, forward against backward order, kept against recomputed."""
-    for kinds in (("sub", "norm"), ("residual",)):
+    for kinds in (("sub", "norm"), ("residual",), ("max", "gate")):
         case = *picture_net(0, *kinds), ad.LinfBall(0.3)
         patches = result(*case, bounds="dual")
         with pytest.MonkeyPatch.context() as patch:
@@ -347,6 +360,13 @@ ENGINE = {
     "deviation halved": patch_method(
         "autodual.network.DualNetwork._deviation",
         lambda f: lambda self, rows, memo: 0.5 * f(self, rows, memo),
+    ),
+    "products: the rest dropped": patch_method(
+        "autodual.duals.base.Bilinear.rest", lambda f: lambda call, x, y: 0.1 * f(call, x, y)
+    ),
+    "products: about another point": patch_method(
+        "autodual.network.DualNetwork.add_product",
+        lambda f: lambda self, step, call, x, y: f(self, step, call, x, pointlike(y)),
     ),
     "spread dropped": patch_method(
         "autodual.network.DualNetwork.add_lines",
