@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autodual.duals import Affine, Call, Lines
+from autodual.duals import Affine, Call, Elementwise, Lines
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.plan import Constants, Form, Plan, RowCost, Step
@@ -36,6 +36,8 @@ class DualNetwork:
     Attributes:
         lines, radius: per elementwise op its two lines and r, [N, *size(1)]; None for the lines
             where rows stop.
+        undefined: the examples [N] whose set may hold points where some op is not defined. They
+            have no bound: z⁰ is NaN for them.
     """
 
     def __init__(self, plan: Plan, constants: Constants, x: Tensor, threat: ThreatModel) -> None:
@@ -47,6 +49,7 @@ class DualNetwork:
         self._affine: dict[Value, tuple[Step, Call]] = {}
         self.lines: dict[Value, Lines | None] = {}
         self.radius: dict[Value, Tensor] = {}
+        self.undefined: Tensor | None = None
 
     def add_affine(self, step: Step, call: Call) -> None:
         """Extend by an affine op: exact."""
@@ -54,6 +57,7 @@ class DualNetwork:
 
     def add_lines(self, step: Step, lines: Lines) -> None:
         """Extend by an elementwise op that the two lines enclose."""
+        self._note_undefined(step, Interval(lines.lower_intercept, lines.upper_intercept))
         ends = lines.at(self.reference(step.variables[0]))
         self._reference[step.out] = ends.center
         self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
@@ -61,6 +65,7 @@ class DualNetwork:
 
     def add_box(self, step: Step, box: Interval) -> None:
         """Extend by an elementwise op of which only an interval is kept: rows stop there."""
+        self._note_undefined(step, box)
         self._reference[step.out] = box.center
         self.radius[step.out] = step.out.per_example(box.radius, self.batch)
         self.lines[step.out] = None
@@ -74,7 +79,17 @@ class DualNetwork:
 
     def at(self, value: Value) -> Tensor:
         """Return z⁰ at a value, [N, *size(1)]."""
-        return value.per_example(self.reference(value), self.batch)
+        z = value.per_example(self.reference(value), self.batch)
+        if self.undefined is None:
+            return z
+        return z.masked_fill(self.undefined.reshape(-1, *[1] * (z.dim() - 1)), torch.nan)
+
+    def _note_undefined(self, step: Step, box: Interval) -> None:
+        """Remember the examples for which a partial op says nothing about some entry."""
+        if isinstance(step.rule, Elementwise) and step.rule.partial:
+            nothing = box.lower.isneginf() & box.upper.isposinf()
+            lost = step.out.per_example(nothing, self.batch).flatten(1).any(1)
+            self.undefined = lost if self.undefined is None else self.undefined | lost
 
     def symmetric(self, target: Value) -> bool:
         """Return whether C·z can rise as far above C·z⁰ as it can fall below."""

@@ -220,6 +220,8 @@ class Elementwise:
         accepts: further conditions on the call.
         slopes: (call, interval) → slopes worth trying besides that of the parallel lines, where
             each of the two lines may have its own. Any are sound.
+        partial: whether f has poles or points where it is not defined. On boxes that hold one,
+            ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
     """
 
     lines: Callable[[Call, Interval, Tensor | None], Lines]
@@ -227,6 +229,7 @@ class Elementwise:
     argument: str = "self"
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
     slopes: Callable[[Call, Interval], Sequence[Tensor]] = lambda call, box: ()
+    partial: bool = False
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether exactly the right argument is perturbed."""
