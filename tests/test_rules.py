@@ -34,13 +34,13 @@ def test_windows_are_tried():
     assert all(any(op in name for name in claimed) for op in ops), claimed
 
 
-MUTATED = ["relu", "hardtanh", "tanh", "gelu", "sqrt", "linear", "mul.Tensor"]
+MUTATED = ["relu.default", "hardtanh.default", "tanh.default", "linear.default", "mul.Tensor"]
 """Ops whose mutants run here; ``benchmarks/mutants.py`` runs those of all."""
 
 
 @pytest.mark.parametrize("op", MUTATED)
 def test_mutants_are_caught(op):
-    cases = [case for case in CASES if name(case).startswith(f"aten.{op}")]
+    cases = [case for case in CASES if name(case) == f"aten.{op}"]
     rule = REGISTRY[name(cases[0])]
     for what, mutant in mutants(rule).items():
         assert any(is_caught(mutant, case) for case in cases), what
@@ -48,7 +48,7 @@ def test_mutants_are_caught(op):
 
 def is_caught(mutant, case):
     try:
-        check_dual_layer(mutant, case, examples=4, shrink=False)
+        check_dual_layer(mutant, case, examples=3, shrink=False)
     except (AssertionError, RuntimeError):
         return True
     return False

@@ -116,7 +116,8 @@ def _affine(rule: Affine) -> dict[str, DualLayer]:
             return [change(p) for p in rule.transpose(call, nu, shapes)]
 
         broken[name] = replace(rule, transpose=transpose)
-    broken["taken for linear"] = replace(rule, linear=True, bias=None)
+    if not rule.linear:
+        broken["taken for linear"] = replace(rule, linear=True, bias=None)
     return broken | _intervals(rule)
 
 
