@@ -1,7 +1,8 @@
-"""Dual layers from outside, for ops that the registry does not know."""
+"""Elementwise ops end to end: those the registry knows, and dual layers from outside."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
@@ -78,3 +79,42 @@ def test_rules_are_given_by_name():
         ad.certify(Model(torch.tanh), 0.1, rules={nn.Tanh: ASINH})
     with pytest.raises(InputError, match="no dual layer"):
         ad.certify(Model(torch.tanh), 0.1, rules={"aten.tanh.default": torch.tanh})
+
+
+SMOOTH = (
+    F.softplus, F.gelu, F.silu, F.mish, F.elu, F.selu, F.celu, F.hardsigmoid, F.hardswish,
+    F.logsigmoid, F.prelu, F.threshold, torch.abs, torch.exp, torch.square, torch.erf, torch.cos,
+)  # fmt: skip
+
+
+class All(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4 * len(SMOOTH), 3)
+        self.slope = nn.Parameter(torch.tensor([0.2, -0.5, 1.5, 0.0]))
+
+    def forward(self, x):
+        z = 2 * self.first(x)
+        more = {F.prelu: (self.slope,), F.threshold: (0.1, -0.2)}
+        return self.last(torch.cat([f(z, *more.get(f, ())) for f in SMOOTH], 1))
+
+
+def test_activations_stay_whole_and_are_bounded():
+    model, x = All().double(), torch.rand(2, 3, dtype=torch.float64)
+    points = [x + 0.3 * (2 * torch.rand_like(x) - 1) for _ in range(100)]
+    for method in ("ibp", "dual"):
+        for slopes in ("equal", "free"):
+            net = ad.certify(model, 0.3, bounds=method, slopes=slopes)
+            bound = net.bounds(x)
+            assert len([n for n in net.graph.body if "linear" not in n.op]) == len(SMOOTH) + 2
+            for z in map(model, points):
+                assert bool(((bound.lower <= z) & (z <= bound.upper)).all())
+    ad.robust_loss(ad.certify(model, 0.3, bounds="dual"), x, torch.tensor([0, 1])).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_free_slopes_need_exact_sums():
+    with pytest.raises(InputError, match="free"):
+        ad.certify(All(), 0.1, slopes="free", estimator=ad.Cauchy(5))
+    with pytest.raises(InputError, match="slopes"):
+        ad.certify(All(), 0.1, slopes="own")
