@@ -327,7 +327,8 @@ def certify(
             (interval arithmetic inside, one dual pass at the end) and ``"ibp&dual"`` (both,
             intersected).
         perturb: which argument of the model is perturbed, by position or keyword.
-        rules: further dual layers by the op's name, or others than the registry's.
+        rules: further dual layers by the op's name, or others than the registry's: ATen ops
+            (``"aten.asinh.default"``) and ops of a ``torch.library`` (``"mylib.op.default"``).
         estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
             ``Normal(r)``, estimates that train in linear time; ``Geometric(...)``, a certificate
             that holds with a given probability.
@@ -363,6 +364,8 @@ def certify(
         raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
+    for key, rule in (rules or {}).items():
+        _check_rule(key, rule)
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     if slopes == "free" and not isinstance(estimator, Exact):
@@ -382,6 +385,19 @@ def certify(
         slopes=slopes,
     )
     return Certified(model, as_threat(eps), options)
+
+
+def _check_rule(key: object, rule: object) -> None:
+    if not isinstance(key, str):
+        raise InputError(
+            f"rules are given by the op's name, like 'aten.asinh.default', not by {key!r}. Modules "
+            "and autograd Functions are captured through their forward; to give one a dual layer "
+            "of its own, make it a torch.library.custom_op and name that: 'mylib.op.default'."
+        )
+    if not isinstance(rule, DualLayer):
+        raise InputError(
+            f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
+        )
 
 
 def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:

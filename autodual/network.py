@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autodual.duals import Bilinear, Call, Planes
+from autodual.duals import Bilinear, Call, Elementwise, Planes
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.plan import Constants, Form, Plan, RowCost, Step, centered
@@ -39,6 +39,8 @@ class DualNetwork:
         radius: per nonlinear op its r, [N, *size(1)]; where rows stop, once asked for.
         constants: all that does not depend on the perturbation, and the centers of what
             products multiply.
+        undefined: the examples [N] whose set may hold points where some op is not defined. They
+            have no bound: z⁰ is NaN for them.
     """
 
     def __init__(self, plan: Plan, constants: Constants, x: Tensor, threat: ThreatModel) -> None:
@@ -52,6 +54,7 @@ class DualNetwork:
         self.lines: dict[Value, Planes | None] = {}
         self.radius: dict[Value, Tensor] = {}
         self._boxes: dict[Value, Interval] = {}
+        self.undefined: Tensor | None = None
 
     def add_affine(self, step: Step, call: Call) -> None:
         """Extend by an affine op: exact."""
@@ -59,6 +62,7 @@ class DualNetwork:
 
     def add_lines(self, step: Step, lines: Planes) -> None:
         """Extend by an elementwise op that the two lines or planes enclose."""
+        self._note_undefined(step, Interval(lines.lower_intercept, lines.upper_intercept))
         ends = lines.at(*map(self.reference, step.variables))
         self._reference[step.out] = ends.center
         self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
@@ -76,6 +80,7 @@ class DualNetwork:
 
     def add_box(self, step: Step, box: Interval) -> None:
         """Extend by a nonlinear op of which only an interval is kept: rows stop there."""
+        self._note_undefined(step, box)
         self._boxes[step.out] = box
         self.lines[step.out] = None
 
@@ -99,7 +104,17 @@ class DualNetwork:
 
     def at(self, value: Value) -> Tensor:
         """Return z⁰ at a value, [N, *size(1)]."""
-        return value.per_example(self.reference(value), self.batch)
+        z = value.per_example(self.reference(value), self.batch)
+        if self.undefined is None:
+            return z
+        return z.masked_fill(self.undefined.reshape(-1, *[1] * (z.dim() - 1)), torch.nan)
+
+    def _note_undefined(self, step: Step, box: Interval) -> None:
+        """Remember the examples for which a partial op says nothing about some entry."""
+        if isinstance(step.rule, Elementwise) and step.rule.partial:
+            nothing = box.lower.isneginf() & box.upper.isposinf()
+            lost = step.out.per_example(nothing, self.batch).flatten(1).any(1)
+            self.undefined = lost if self.undefined is None else self.undefined | lost
 
     def symmetric(self, target: Value) -> bool:
         """Return whether C·z can rise as far above C·z⁰ as it can fall below."""

@@ -12,11 +12,11 @@ import torch
 
 import autodual as ad
 from autodual.duals import Bilinear, Lines, Planes
-from autodual.duals.base import Affine
 from autodual.duals.maximum import maximum_planes
 from autodual.interval import Interval
-from tests import oracles, properties
-from tests.cases.rules import CASES
+from autodual.testing import check_dual_layer
+from tests import oracles
+from tests.cases.rules import CASES, name, rule_of
 from tests.nets import random_mlp
 from tests.test_capture import Frozen, Residual, make, picture
 from tests.test_engine import assert_same, picture_net, result
@@ -27,19 +27,8 @@ from tests.test_wasserstein import best, cheapest, draw, reach
 
 def rule_checks(op, mutate):
     """Run the property checks of one op on its mutated rule."""
-    for case in (c for c in CASES if c.op == op):
-        rule = mutate(case.rule)
-        for seed in range(15):
-            generator = torch.Generator().manual_seed(seed)
-            call, shapes = case.build(generator, torch.float64)
-            properties.check_fenchel(rule, call, shapes, generator)
-            properties.check_interval(rule, call, shapes, generator)
-            if isinstance(rule, Affine):
-                properties.check_adjoint(rule, call, shapes, generator)
-                properties.check_window(rule, call, shapes, generator)
-                properties.check_linear_part(rule, call, shapes, generator)
-            else:
-                properties.check_point(rule, call, shapes, generator)
+    for case in (c for c in CASES if name(c) == op):
+        check_dual_layer(mutate(rule_of(case)), case, examples=6, shrink=False)
 
 
 def with_lines(change):

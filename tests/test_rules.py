@@ -1,141 +1,90 @@
-"""Each property, over the whole table of cases."""
+"""Every dual layer through the public kit, over the whole table of cases."""
 
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from autodual.duals import REGISTRY, Affine
-from autodual.interval import Interval
-from tests import properties
-from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, JUMPS, PRODUCTS, SMOOTH
-
-seeds = st.integers(0, 2**31)
-few = settings(max_examples=15)
-
-
-def _prepare(case, seed, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    call, shapes = case.build(generator, dtype)
-    return case.rule, call, shapes, generator
+import autodual as ad
+from autodual.duals import REGISTRY, Affine, smooth
+from autodual.testing import Case, Z, check_dual_layer, intervals, mutants, nets, specs
+from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, name, rule_of
 
 
 def test_every_rule_has_a_case():
-    assert {case.op for case in CASES} == set(REGISTRY)
+    assert {name(case) for case in CASES} == set(REGISTRY)
 
 
 def test_the_cases_say_what_is_affine():
-    assert all(isinstance(c.rule, Affine) == (c in AFFINE) for c in CASES)
+    assert all(isinstance(rule_of(c), Affine) == (c in AFFINE) for c in CASES)
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
-@given(seed=seeds)
-@few
-def test_fenchel_inequality(case, seed):
-    properties.check_fenchel(*_prepare(case, seed))
-
-
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
-@given(seed=seeds)
-@settings(max_examples=5)
-def test_fenchel_inequality_in_float32(case, seed):
-    properties.check_fenchel(*_prepare(case, seed, torch.float32), dtype=torch.float32)
-
-
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
-@given(seed=seeds)
-@few
-def test_interval_contains_image(case, seed):
-    properties.check_interval(*_prepare(case, seed))
-
-
-@pytest.mark.parametrize("case", AFFINE, ids=str)
-@given(seed=seeds)
-@settings(max_examples=5)
-def test_adjoint(case, seed):
-    properties.check_adjoint(*_prepare(case, seed))
-
-
-@pytest.mark.parametrize("case", AFFINE, ids=str)
-@given(seed=seeds)
-@settings(max_examples=5)
-def test_window_and_linear_part(case, seed):
-    properties.check_window(*_prepare(case, seed))
-    properties.check_linear_part(*_prepare(case, seed))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dual_layer(case):
+    check_dual_layer(rule_of(case), case, examples=6)
 
 
 def test_windows_are_tried():
     """The cases above do reach each op that claims windows."""
-    claimed = {
-        case.op
-        for case in AFFINE
-        for rule, call, shapes, _ in [_prepare(case, 0)]
-        if rule.window(call) is not None and all(len(shape) == 4 for shape in shapes)
-    }
+    claimed = set()
+    for case in AFFINE:
+        call, shapes = case.build(torch.Generator(), torch.float64)
+        if rule_of(case).window(call) and all(len(shape) == 4 for shape in shapes):
+            claimed.add(name(case))
     ops = ("convolution", "add.Tensor", "sub.Tensor", "mul.Tensor", "avg_pool2d", "cat")
     assert all(any(op in name for name in claimed) for op in ops), claimed
 
 
-@pytest.mark.parametrize("case", ACTIVATIONS + PRODUCTS, ids=str)
-@given(seed=seeds)
-@few
-def test_exact_at_a_point(case, seed):
-    properties.check_point(*_prepare(case, seed))
+MUTATED = ["relu.default", "hardtanh.default", "tanh.default", "linear.default", "mul.Tensor"]
+"""Ops whose mutants run here; ``benchmarks/mutants.py`` runs those of all."""
 
 
-@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
-@given(seed=seeds)
-@few
-def test_any_given_slope_is_sound(case, seed):
-    properties.check_given_slope(*_prepare(case, seed))
+@pytest.mark.parametrize("op", MUTATED)
+def test_mutants_are_caught(op):
+    cases = [case for case in CASES if name(case) == f"aten.{op}"]
+    cases = [case for case in cases if type(rule_of(case)) is type(rule_of(cases[0]))]
+    for what, mutant in mutants(rule_of(cases[0])).items():
+        assert any(is_caught(mutant, case) for case in cases), what
 
 
-@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
-def test_gradients_of_lines(case):
-    """Slopes and intercepts differentiate like their finite differences, away from the bends."""
-    rule, call, shapes, _ = _prepare(case, 0)
-    lower = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0], dtype=torch.float64, requires_grad=True)
-    width = torch.tensor([9.7, 0.9, 0.11, 0.5, 3.1], dtype=torch.float64, requires_grad=True)
+def is_caught(mutant, case):
+    try:
+        check_dual_layer(mutant, case, examples=3, shrink=False)
+    except (AssertionError, RuntimeError):
+        return True
+    return False
 
-    def lines(low, w):
-        from autodual.interval import Interval
 
-        boxes = [Interval(low.roll(i), (low + w).roll(i)) for i in range(len(shapes))]
-        found = rule.lines(call, *boxes, None)
-        return *found.lower_slopes, found.lower_intercept, found.upper_intercept
+def test_a_broken_rule_is_shown_with_its_numbers():
+    wrong = smooth(lambda z: torch.cosh(z) ** -2, (1.0,), range=(-1.0, 1.0))  # bends at 0
+    with pytest.raises(AssertionError, match=r"aten.tanh|tanh.default.*violated .* ℓ = .* u = "):
+        check_dual_layer(wrong, "aten.tanh.default")
 
-    assert torch.autograd.gradcheck(lines, (lower, width))
+
+def test_a_function_in_one_line():
+    check_dual_layer(
+        smooth(lambda z: 1 / (1 + z * z), (0.0,), argument="arg0"),
+        Case(lambda arg0: torch.atan(arg0), {"arg0": Z((2, 3))}),
+    )
+
+
+@given(box=intervals((3,)), net=nets(3, 2), spec=specs(2))
+@settings(max_examples=5)
+def test_strategies_serve_a_soundness_test(box, net, spec):
+    x = box.center.clamp(-2, 2).unsqueeze(0)
+    certified = ad.certify(net, 0.1)
+    with torch.no_grad():
+        bound = certified.lower_bound(x, spec)
+        for _ in range(20):
+            z = net(x + 0.1 * (2 * torch.rand_like(x) - 1))
+            assert bool((z @ spec.mT >= bound - 1e-9 * (1 + bound.abs())).all())
 
 
 def test_hardtanh_slope_is_the_corrected_one():
     """Equation 3.62 with slope 2/(1 + max(u, −ℓ)) and |h| = |(1 − slope) ν|."""
     case = next(c for c in ACTIVATIONS if c.op == "aten.hardtanh.default")
-    rule, call, _, _ = _prepare(case, 0)
-    from autodual.interval import Interval
-
-    box = Interval(torch.tensor([-3.0]).double(), torch.tensor([2.0]).double())
-    lines = rule.lines(call, box, None)
+    call, _ = case.build(torch.Generator(), torch.float64)
+    box = ad.Interval(torch.tensor([-3.0]).double(), torch.tensor([2.0]).double())
+    lines = REGISTRY[case.op].lines(call, box, None)
     torch.testing.assert_close(lines.lower_slope, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.upper_intercept, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.lower_intercept, torch.tensor([-0.5]).double())
-
-
-@pytest.mark.parametrize("case", JUMPS + SMOOTH, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_lines_and_interval_enclose(case, dtype):
-    for seed in range(4):
-        rule, call, shapes, generator = _prepare(case, seed, dtype)
-        box = properties.random_box(shapes[0], generator, dtype)
-        if seed % 2:  # inside the domain of logarithms and roots
-            box = Interval(box.lower.abs(), box.lower.abs() + box.upper - box.lower)
-        given = torch.randn(shapes[0], generator=generator, dtype=dtype)
-        image = rule.interval(call, box)
-        for lines in (rule.lines(call, box, None), rule.lines(call, box, given)):
-            for z in properties.points(box, generator):
-                value, ends = call(z), lines.at(z)
-                slack = 1e-10 if dtype == torch.float64 else 1e-5
-                slack = slack * (1 + value.abs() + (z * lines.lower_slope).abs())
-                outside = value.isnan() | value.isinf()
-                for low, high in ((ends.lower, ends.upper), (image.lower, image.upper)):
-                    inside = (low - slack <= value) & (value <= high + slack)
-                    assert bool((inside | outside).all()), case

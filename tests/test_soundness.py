@@ -14,7 +14,6 @@ from autodual.duals.base import Hole
 from autodual.plan import METHODS
 from tests import oracles
 from tests.nets import random_convnet, random_mlp, random_net
-from tests.properties import vertices
 
 seeds = st.integers(0, 10**6)
 EPS = st.sampled_from([0.0, 1e-6, 0.05, 0.3, 1.0, 10.0])
@@ -38,6 +37,15 @@ def candidates(net, x, threat, generator):
         y = torch.tensor([label])
         found.append(ad.attack.pgd(net, x, y, threat, steps=10, step_size=0.3).x)
     return torch.cat(found)
+
+
+def vertices(box, limit=256):
+    """Corners of one example's box [1, *]: all of them if few, else the first ``limit``."""
+    flat = torch.stack([box.lower.flatten(), box.upper.flatten()])
+    n = flat.shape[1]
+    corners = itertools.islice(itertools.product((0, 1), repeat=n), limit)
+    columns = torch.arange(n)
+    return [flat[torch.tensor(c), columns].reshape(box.lower.shape) for c in corners]
 
 
 def check_bound(net, x, threat, methods, spec, generator, **options):
@@ -92,6 +100,22 @@ def test_free_slopes_of_relu_are_those_of_the_field():
     torch.testing.assert_close(lines.lower_slope, torch.tensor([1.0, 0.0, 1.0, 0.0]))
     torch.testing.assert_close(lines.upper_slope, torch.tensor([2 / 3, 1 / 3, 1.0, 0.0]))
     torch.testing.assert_close(lines.lower_intercept, torch.zeros(4))
+
+
+class Logarithm(torch.nn.Module):
+    def forward(self, x):
+        return torch.sigmoid(torch.log(x)) * torch.tensor([1.0, -1.0], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_example_that_may_leave_the_domain_of_an_op_has_no_bound(method):
+    """log of a negative number is NaN, which no later sigmoid makes a number of."""
+    net = ad.certify(Logarithm(), 0.1, bounds=method)
+    x = torch.tensor([[0.05, 0.5], [0.5, 0.5]], dtype=torch.float64)
+    bound = net.lower_bound(x, torch.eye(2, dtype=torch.float64))
+    assert bool(bound[0].isneginf().all())
+    assert bool(bound[1].isfinite().all())
+    assert bool(net.bounds(x).upper[0].isposinf().all())
 
 
 @given(seed=seeds, eps=st.sampled_from([0.01, 0.1, 0.5]), picture=st.booleans())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autodual.duals.base import Call, Elementwise, Lines
 from autodual.duals.curves import Curve, by_curve, curve_lines, smooth
+from autodual.duals.piecewise import enclose
 from autodual.interval import Interval
 
 INF = math.inf
@@ -96,23 +97,36 @@ def _softplus(call: Call) -> tuple[Callable[[Tensor], Tensor], Curve, float]:
 def softplus_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     """Enclose log(1 + exp(βz))/β for βz below a threshold t, and z above it.
 
-    There the op jumps down by log(1 + exp(−t))/β, 2·10⁻⁹ for t = 20 and β = 1. The lines are
-    those of the smooth function; where the box reaches beyond t, the lower one is moved by that.
+    There the op jumps down by log(1 + exp(−t))/β, 2·10⁻⁹ for t = 20 and β = 1. Where the box lies
+    beyond t the op is z; where it reaches beyond, the lines are those of the smooth function, the
+    lower one moved by the jump.
     """
     f, curve, jump = _softplus(call)
-    lines = curve_lines(f, curve, box, slope)
-    lower = lines.lower_intercept - jump * _beyond(call, box)
-    return Lines.parallel(lines.lower_slope, lower, lines.upper_intercept)
+    reaches, linear = _beyond(call, box.upper), _beyond(call, box.lower)
+    curved = curve_lines(f, curve, box, slope)
+    if slope is None:
+        slope = torch.where(linear, 1.0, curved.lower_slope)
+    straight = enclose(call, box, slope, ())
+    lower = curved.lower_intercept - jump * reaches
+    return Lines.parallel(
+        slope,
+        torch.where(linear, straight.lower_intercept, lower),
+        torch.where(linear, straight.upper_intercept, curved.upper_intercept),
+    )
 
 
 def softplus_interval(call: Call, box: Interval) -> Interval:
     """Bound softplus by its ends, less the jump."""
     f, _, jump = _softplus(call)
-    return Interval(f(box.lower) - jump * _beyond(call, box), f(box.upper))
+    reaches, linear = _beyond(call, box.upper), _beyond(call, box.lower)
+    return Interval(
+        torch.where(linear, box.lower, f(box.lower) - jump * reaches),
+        torch.where(linear, box.upper, f(box.upper)),
+    )
 
 
-def _beyond(call: Call, box: Interval) -> Tensor:
-    return call["beta"] * box.upper > call["threshold"]
+def _beyond(call: Call, z: Tensor) -> Tensor:
+    return call["beta"] * z > call["threshold"]
 
 
 TABLE = {

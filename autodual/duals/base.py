@@ -276,6 +276,8 @@ class Elementwise:
         accepts: further conditions on the call.
         slopes: (call, *intervals) → slopes worth trying besides that of the parallel lines, where
             each of the two lines may have its own. Any are sound.
+        partial: whether f has poles or points where it is not defined. On boxes that hold one,
+            ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
     """
 
     lines: Callable[..., Planes]
@@ -283,6 +285,7 @@ class Elementwise:
     arguments: tuple[str, ...] = ("self",)
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
     slopes: Callable[..., Sequence[Tensor | Slopes]] = lambda call, *boxes: ()
+    partial: bool = False
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether exactly the right arguments are perturbed."""

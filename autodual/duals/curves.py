@@ -71,16 +71,19 @@ def smooth(
     stationary points; ``autodual.testing.check_dual_layer`` checks that.
     """
     curve = Curve(derivative, inflections, stationary, holds, range)
-    return by_curve(lambda call: curve, argument)
+    return by_curve(lambda call: curve, argument, partial=holds is not everywhere)
 
 
-def by_curve(curve: Callable[[Call], Curve], argument: str = "self") -> Elementwise:
+def by_curve(
+    curve: Callable[[Call], Curve], argument: str = "self", partial: bool = False
+) -> Elementwise:
     """Return the dual layer of an op whose curve depends on its other arguments."""
     return Elementwise(
         lambda call, box, slope: curve_lines(call, curve(call), box, slope),
         interval=lambda call, box: curve_interval(call, curve(call), box),
         arguments=(argument,),
         slopes=lambda call, box: curve_slopes(call, curve(call), box),
+        partial=partial,
     )
 
 

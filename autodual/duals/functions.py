@@ -62,10 +62,10 @@ def _multiples(offset: float) -> Callable[[Interval], list[Tensor]]:
 
 
 def _within_a_turn(box: Interval) -> Tensor:
-    """Return where a box is no wider than 2π, and 2π is no smaller than the rounding there."""
-    far = torch.maximum(box.lower.abs(), box.upper.abs())
-    most = 1e-4 / torch.finfo(far.dtype).eps
-    return (box.upper - box.lower <= 2 * math.pi) & (far <= most)
+    """Return where a box is no wider than 2π, and multiples of π are exact to 10⁻⁴ there."""
+    width, far = box.upper - box.lower, torch.maximum(box.lower.abs(), box.upper.abs())
+    close = far <= 1e-4 / torch.finfo(far.dtype).eps
+    return (width == 0) | ((width <= 2 * math.pi) & close)
 
 
 def _wave(derivative: Callable[[Tensor], Tensor], zero: float) -> Curve:
@@ -91,7 +91,7 @@ TABLE = {
     "aten.sqrt.default": smooth(lambda z: torch.rsqrt(z) / 2, holds=above(0.0)),
     "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive),
     "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero),
-    "aten.pow.Tensor_Scalar": by_curve(_power),
+    "aten.pow.Tensor_Scalar": by_curve(_power, partial=True),
     "aten.sin.default": by_curve(lambda call: SINE),
     "aten.cos.default": by_curve(lambda call: COSINE),
     "aten.sinh.default": smooth(torch.cosh, (0.0,)),

@@ -1,88 +1,8 @@
-"""One or more cases for every dual layer: the op, its arguments, which of them are perturbed.
-
-Shapes are those of one example, so a leading 1 is the batch.
-"""
-
-from dataclasses import dataclass
-from typing import Any
-
-import torch
+"""One or more cases for every dual layer: the op, its arguments, which of them are perturbed."""
 
 from autodual.duals import REGISTRY, Bilinear
-from autodual.duals.base import Call, Hole
 from autodual.passes.batch_norm import batch_norm
-
-
-@dataclass(frozen=True)
-class Z:
-    """A perturbed argument of this shape."""
-
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class T:
-    """A constant tensor of this shape; ``kind`` says how it is drawn."""
-
-    shape: tuple[int, ...]
-    kind: str = "normal"
-
-
-@dataclass(frozen=True)
-class Case:
-    op: str
-    args: dict[str, Any]
-    index: int | None = None
-
-    def __str__(self) -> str:
-        shown = ",".join(f"{k}={v}" for k, v in self.args.items() if not isinstance(v, T | Z))
-        return f"{self.op.removeprefix('aten.')}({shown})"
-
-    @property
-    def target(self) -> Any:
-        if self.op == "autodual.batch_norm":
-            return batch_norm
-        _, name, overload = self.op.split(".")
-        return getattr(getattr(torch.ops.aten, name), overload)
-
-    @property
-    def rule(self) -> Any:
-        """Return its dual layer: for a product with a constant, the affine one."""
-        rule = REGISTRY[self.op]
-        perturbed = sum(isinstance(arg, Z) for arg in self.args.values())
-        return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule
-
-    def build(
-        self, generator: torch.Generator, dtype: torch.dtype
-    ) -> tuple[Call, list[torch.Size]]:
-        """Return the call with random constants, and the shapes of its perturbed arguments."""
-        shapes: list[torch.Size] = []
-
-        def draw(arg: Any) -> Any:
-            if isinstance(arg, Z):
-                shapes.append(torch.Size(arg.shape))
-                return Hole(len(shapes) - 1)
-            if isinstance(arg, T):
-                return _tensor(arg, generator, dtype)
-            return [draw(a) for a in arg] if isinstance(arg, list) else arg
-
-        if hasattr(self.target, "_schema"):
-            schema = {a.name: a.default_value for a in self.target._schema.arguments}
-        else:
-            schema = self.args
-        assert set(self.args) <= set(schema), (self.op, schema)
-        return Call(
-            self.target, {k: draw(self.args.get(k, d)) for k, d in schema.items()}, self.index
-        ), shapes
-
-
-def _tensor(spec: T, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-    if spec.kind == "index":
-        return torch.randint(0, 3, spec.shape, generator=generator)
-    if spec.kind == "mask":
-        return torch.rand(spec.shape, generator=generator) > 0.5
-    noise = torch.randn(spec.shape, generator=generator, dtype=dtype)
-    return noise.abs() + 0.1 if spec.kind == "positive" else noise
+from autodual.testing import Case, T, Z
 
 
 def _conv(spatial, weight, transposed=False, groups=1, stride=1, padding=0, dilation=1, extra=0):
@@ -266,10 +186,7 @@ NORM = [
     for spatial, weight in [((), T((3,))), ((2, 2), T((3,))), ((2, 2), None)]
 ]
 
-NORM += [
-    Case("autodual.batch_norm", {k: v for k, v in case.args.items() if k != "momentum"})
-    for case in NORM
-]
+NORM += [Case(batch_norm, {k: v for k, v in case.args.items() if k != "momentum"}) for case in NORM]
 
 ACTIVATIONS = [
     unary("aten.relu.default"),
@@ -354,5 +271,16 @@ PRODUCTS = [
 ]
 
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
-ACTIVATIONS += EXTREMES
-CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS
+CASES = AFFINE + ACTIVATIONS + EXTREMES + JUMPS + SMOOTH + PRODUCTS
+
+
+def name(case):
+    """Return the registry's name of a case's op."""
+    return "autodual.batch_norm" if case.op is batch_norm else case.op
+
+
+def rule_of(case):
+    """Return the dual layer of a case's op: for a product with a constant, the affine one."""
+    rule = REGISTRY[name(case)]
+    perturbed = sum(isinstance(arg, Z) for arg in case.args.values())
+    return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule

@@ -1,0 +1,94 @@
+"""An op with its arguments, of which some are perturbed: what a dual layer is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Call, Hole
+
+
+@dataclass(frozen=True)
+class Z:
+    """A perturbed argument of this shape."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class T:
+    """A constant tensor of this shape, random each time.
+
+    Args:
+        shape: its shape.
+        kind: "normal", "positive", "mask" (bool) or "index" (0, 1 or 2).
+    """
+
+    shape: tuple[int, ...]
+    kind: str = "normal"
+
+    def draw(self, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Return such a tensor."""
+        if self.kind == "index":
+            return torch.randint(0, 3, self.shape, generator=generator)
+        if self.kind == "mask":
+            return torch.rand(self.shape, generator=generator) > 0.5
+        noise = torch.randn(self.shape, generator=generator, dtype=torch.float64).to(dtype)
+        return noise.abs() + 0.1 if self.kind == "positive" else noise
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of an op. Shapes are those of one example: where there is a batch, it is 1.
+
+    Args:
+        op: the op's name, like ``"aten.add.Tensor"``, or a function.
+        args: its arguments by name, perturbed ones as ``Z(shape)``, random constants as
+            ``T(shape)``; those not given keep the op's defaults.
+        index: which of its results is meant, if it has several.
+    """
+
+    op: str | Callable[..., Any]
+    args: Mapping[str, Any] = field(default_factory=lambda: {"self": Z((1, 2, 3, 4))})
+    index: int | None = None
+
+    def __str__(self) -> str:
+        shown = ",".join(f"{k}={v}" for k, v in self.args.items() if not isinstance(v, T | Z))
+        name = self.op if isinstance(self.op, str) else getattr(self.op, "__name__", repr(self.op))
+        return f"{name.removeprefix('aten.')}({shown})"
+
+    @property
+    def target(self) -> Callable[..., Any]:
+        """The function that the name stands for."""
+        if not isinstance(self.op, str):
+            return self.op
+        found: Any = torch.ops
+        for part in self.op.split("."):
+            found = getattr(found, part)
+        return cast(Callable[..., Any], found)
+
+    def build(
+        self, generator: torch.Generator, dtype: torch.dtype
+    ) -> tuple[Call, list[torch.Size]]:
+        """Return the call with random constants, and the shapes of its perturbed arguments."""
+        shapes: list[torch.Size] = []
+
+        def draw(arg: Any) -> Any:
+            if isinstance(arg, Z):
+                shapes.append(torch.Size(arg.shape))
+                return Hole(len(shapes) - 1)
+            if isinstance(arg, T):
+                return arg.draw(generator, dtype)
+            return [draw(a) for a in arg] if isinstance(arg, list) else arg
+
+        schema = getattr(self.target, "_schema", None)
+        names = self.args if schema is None else {a.name: a.default_value for a in schema.arguments}
+        unknown = set(self.args) - set(names)
+        if unknown:
+            raise TypeError(f"{self.op} has no arguments {sorted(unknown)}; it has {list(names)}")
+        args = {k: draw(self.args.get(k, default)) for k, default in dict(names).items()}
+        return Call(self.target, args, self.index), shapes

@@ -1,0 +1,145 @@
+"""Run every property of a dual layer on examples that hypothesis draws and shrinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise
+from autodual.interval import Interval
+from autodual.testing import affine, elementwise, several
+from autodual.testing.case import Case, Z
+from autodual.testing.strategies import intervals
+
+SHAPE = (1, 2, 3)
+"""The shape that an elementwise op is tried on, if no case says otherwise."""
+
+
+def check_dual_layer(
+    rule: DualLayer, op: str | Callable[..., Any] | Case, *, examples: int = 20, shrink: bool = True
+) -> None:
+    """Raise unless a rule keeps every property of a dual layer, on every example tried.
+
+    For an affine op z ↦ Az + b: Fenchel's equality, the adjoint ⟨Az, ν⟩ = ⟨z, Aᵀν⟩, exact
+    interval arithmetic, windows, rows that do not mix. For an elementwise one: both lines enclose
+    f for the default slope, for free slopes and for any slope given; Fenchel's inequality; the
+    interval holds f and shrinks with its box, and so do lines of one slope; all are exact at
+    ℓ = u; gradients of the lines; examples of a batch do not mix. For one of several arguments the
+    same, but the last two. In float64, and what rounding allows in float32.
+
+    Args:
+        rule: the dual layer.
+        op: the op's name, the function itself, or a ``Case`` that says with which arguments.
+        examples: how many examples hypothesis draws in float64; a third of that in float32.
+        shrink: look for the smallest example once one fails.
+
+    Raises:
+        AssertionError: the inequality that is violated, with the numbers of the smallest example.
+    """
+    case = op if isinstance(op, Case) else Case(op, {name: Z(SHAPE) for name in _arguments(rule)})
+    for dtype, count in ((torch.float64, examples), (torch.float32, (examples + 2) // 3)):
+        try:
+            _search(_checks(rule), rule, case, dtype, count, shrink)
+        except AssertionError as error:
+            raise AssertionError(f"{case}, {dtype}: {error}") from error
+    if isinstance(rule, Elementwise) and len(rule.arguments) == 1:
+        call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
+        elementwise.check_gradients(rule, call, shape)
+
+
+def _arguments(rule: DualLayer) -> Sequence[str]:
+    """Return the arguments to perturb where no case says which."""
+    if isinstance(rule, Elementwise):
+        return rule.arguments
+    if isinstance(rule, Bilinear):
+        return rule.alone.alone
+    return (rule.together + rule.alone)[:1]
+
+
+def _checks(rule: DualLayer) -> Callable[..., None]:
+    if isinstance(rule, Affine):
+        return _check_affine
+    one = isinstance(rule, Elementwise) and len(rule.arguments) == 1
+    return _check_elementwise if one else _check_several
+
+
+def _search(
+    check: Callable[..., None],
+    rule: DualLayer,
+    case: Case,
+    dtype: torch.dtype,
+    count: int,
+    shrink: bool,
+) -> None:
+    shapes = case.build(torch.Generator(), dtype)[1]
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        boxes=st.tuples(*(intervals(shape, dtype) for shape in shapes)),
+        seed=st.integers(0, 2**31),
+    )
+    def run(boxes: tuple[Interval, ...], seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        call, _ = case.build(generator, dtype)
+        check(rule, call, boxes, generator)
+
+    run()
+
+
+def _check_affine(
+    rule: Affine, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator
+) -> None:
+    affine.check_fenchel(rule, call, boxes, generator)
+    affine.check_interval(rule, call, boxes, generator)
+    if boxes[0].lower.dtype == torch.float64:
+        shapes = [box.lower.shape for box in boxes]
+        affine.check_adjoint(rule, call, shapes, generator)
+        affine.check_linear_part(rule, call, shapes, generator)
+        affine.check_window(rule, call, shapes, generator)
+
+
+def _check_elementwise(
+    rule: Elementwise, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator
+) -> None:
+    (box,) = boxes
+    nu, slope, s, t = torch.randn(4, *box.lower.shape, generator=generator).to(box.lower)
+    part = Interval(
+        *(
+            torch.lerp(box.lower, box.upper, w.sigmoid())
+            for w in (torch.minimum(s, t), torch.maximum(s, t))
+        )
+    )
+    part = Interval(*(torch.clamp(end, box.lower, box.upper) for end in (part.lower, part.upper)))
+    assert rule.covers(rule.arguments, call.args), "the rule does not accept this call"
+    elementwise.check_enclosure(call, box, rule.lines(call, box, None), "equal slopes")
+    elementwise.check_enclosure(call, box, rule.free_lines(call, box), "free slopes")
+    elementwise.check_enclosure(call, box, rule.lines(call, box, slope), "a slope given")
+    elementwise.check_fenchel(rule, call, box, torch.stack([nu, -nu]))
+    elementwise.check_interval(rule, call, box, part)
+    elementwise.check_parts(rule, call, box, part, slope)
+    elementwise.check_point(rule, call, box.lower)
+    if box.lower.dtype == torch.float64:
+        elementwise.check_batch(rule, call, [box, part])
+
+
+def _check_several(
+    rule: Elementwise | Bilinear,
+    call: Call,
+    boxes: tuple[Interval, ...],
+    generator: torch.Generator,
+) -> None:
+    several.check_fenchel(rule, call, boxes, generator)
+    several.check_interval(rule, call, boxes, generator)
+    if isinstance(rule, Elementwise):
+        several.check_planes(rule, call, boxes, generator)

@@ -1,0 +1,202 @@
+"""What holds for every dual layer of a function of one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autodual.duals import Call, Elementwise, Planes
+from autodual.interval import Interval
+from autodual.testing.strategies import BENDS
+
+SHARES = torch.linspace(0, 1, 17, dtype=torch.float64)
+ZOOMS = 3
+
+
+def slack(like: Tensor, *sizes: Tensor) -> Tensor:
+    """Return what rounding may do to sums of numbers of these sizes."""
+    relative = 1e-10 if like.dtype == torch.float64 else 2e-5
+    return relative * (1 + sum((size.abs().nan_to_num(0, 0, 0) for size in sizes), 0 * sizes[0]))
+
+
+def grid(box: Interval) -> Tensor:
+    """Return points of the box [P, *]: evenly spaced, and where functions tend to bend."""
+    shares = SHARES.to(box.lower).reshape(-1, *[1] * box.lower.dim())
+    even = torch.lerp(box.lower.unsqueeze(0), box.upper.unsqueeze(0), shares)
+    bends = [torch.full_like(box.lower, b) for b in BENDS]
+    inner = [torch.nextafter(b, b + side) for b in bends for side in (1, -1)]
+    near = [torch.clamp(b, box.lower, box.upper) for b in bends + inner]
+    points = torch.cat([even, box.lower.unsqueeze(0), box.upper.unsqueeze(0), torch.stack(near)])
+    return torch.clamp(points, box.lower, box.upper)
+
+
+def worst(excess: Callable[[Tensor], Tensor], box: Interval) -> Tensor:
+    """Return for each entry a point of the box where ``excess`` is about largest, [*]."""
+    best, around = box.lower, box
+    for zoom in range(ZOOMS):
+        points = torch.cat([grid(around), best.unsqueeze(0)])
+        values = excess(points).nan_to_num(-torch.inf, torch.inf)
+        best = points.gather(0, values.argmax(0, keepdim=True)).squeeze(0)
+        step = (box.upper - box.lower) / (len(SHARES) - 1) ** (zoom + 1)
+        around = Interval(best - step, best + step).intersect(box)
+    return best
+
+
+def first(broken: Tensor, **numbers: Tensor) -> str:
+    """Write out the numbers at the first entry that is broken."""
+    index = int(broken.flatten().nonzero()[0])
+    shown = {k: v.expand(broken.shape).flatten()[index].item() for k, v in numbers.items()}
+    return ", ".join(f"{k} = {v!r}" for k, v in shown.items())
+
+
+def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> None:
+    """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u]."""
+    for side, sign in (("upper", 1), ("lower", -1)):
+        slope = getattr(lines, f"{side}_slopes")[0]
+        intercept = getattr(lines, f"{side}_intercept")
+        assert not bool((slope.isnan() | intercept.isnan()).any()), (
+            f"{which}: the {side} line is NaN: "
+            + first(slope.isnan() | intercept.isnan(), ℓ=box.lower, u=box.upper)
+        )
+
+        def excess(z: Tensor, a: Tensor = slope, b: Tensor = intercept, s: int = sign) -> Tensor:
+            flat = torch.where(a == 0, b, a * z + b)
+            return s * (call(z) - flat)
+
+        z = worst(excess, box)
+        value, line = call(z), torch.where(slope == 0, intercept, slope * z + intercept)
+        room = slack(z, value, slope * z, intercept)
+        broken = sign * (value - line) > room
+        sides = {"f": value, f"a·z + b of the {side} line": line}
+        assert not bool(broken.any()), (
+            f"{which}: violated {'f ≤ a·z + b' if sign > 0 else 'a·z + b ≤ f'}: "
+            + first(broken, z=z, ℓ=box.lower, u=box.upper, **sides, a=slope, b=intercept)
+        )
+        undefined = call(grid(box)).isnan().any(0)
+        claimed = undefined & intercept.isfinite()
+        assert not bool(claimed.any()), (
+            f"{which}: f is not defined on the whole box, and the {side} line is finite: "
+            + first(claimed, ℓ=box.lower, u=box.upper, a=slope, b=intercept)
+        )
+
+
+def check_fenchel(rule: Elementwise, call: Call, box: Interval, nu: Tensor) -> None:
+    """−z·ν_in + f(z)·ν_out ≤ h, summed over the entries, for rows ν_out [R, *]."""
+    (pulled,), h = rule.dual(call, nu, box)
+    finite = h.isfinite() & pulled.flatten(1).isfinite().all(1)
+    for row, back, bound in zip(nu[finite], pulled[finite], h[finite], strict=True):
+        z = worst(lambda z, r=row, p=back: call(z) * r - z * p, box)  # type: ignore[misc]
+        terms = torch.where(row == 0, 0 * row, call(z) * row) - z * back
+        room = slack(z, call(z) * row, z * back, bound).sum()
+        assert bool(terms.sum() <= bound + room), (
+            f"violated −zᵀν_in + f(z)ᵀν_out ≤ h: {terms.sum().item()!r} > {bound.item()!r}"
+        )
+
+
+def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval) -> None:
+    """The image holds f, says nothing where f is undefined, and shrinks with the box."""
+    image, part = rule.interval(call, box), rule.interval(call, inner)
+    ends = {"ℓ": box.lower, "u": box.upper}
+    for sign, side in ((1, "upper"), (-1, "lower")):
+        end, less = getattr(image, side), getattr(part, side)
+        z = worst(lambda z, s=sign: s * call(z), box)  # type: ignore[misc]
+        value = call(z)
+        broken = sign * (value - end) > slack(z, value, end)
+        assert not bool(broken.any()), f"f leaves its {side} bound: " + first(
+            broken, z=z, **ends, f=value, bound=end
+        )
+        undefined = call(grid(box)).isnan().any(0) & end.isfinite()
+        assert not bool(undefined.any()), (
+            f"f is not defined on the whole box, and its {side} bound is finite: "
+            + first(undefined, **ends, bound=end)
+        )
+        broken = sign * (less - end) > slack(z, less, end)
+        assert not bool(broken.any()), (
+            f"the {side} bound of a part of the box lies outside that of the whole: "
+            + first(
+                broken, **ends, part_ℓ=inner.lower, part_u=inner.upper, bound=end, part_bound=less
+            )
+        )
+
+
+def check_parts(rule: Elementwise, call: Call, box: Interval, inner: Interval, a: Tensor) -> None:
+    """With one slope, the lines of a part of the box lie between those of the whole."""
+    whole, part = rule.lines(call, box, a), rule.lines(call, inner, a)
+    assert whole.are_parallel, "a slope given from outside must serve both lines"
+    assert torch.equal(whole.lower_slopes[0], a), "the lines did not take the slope given"
+    for sign, side in ((1, "upper"), (-1, "lower")):
+        end, less = getattr(whole, f"{side}_intercept"), getattr(part, f"{side}_intercept")
+        size = a * torch.maximum(box.lower.abs(), box.upper.abs())
+        broken = sign * (less - end) > slack(end, less, end, size)
+        assert not bool(broken.any()), (
+            f"the {side} line of a part of the box lies outside that of the whole: "
+            + first(broken, ℓ=box.lower, u=box.upper, a=a, b=end, part_b=less)
+        )
+
+
+def check_point(rule: Elementwise, call: Call, z: Tensor) -> None:
+    """At ℓ = u both lines and the interval are f(z)."""
+    value, point = call(z), Interval(z, z)
+    for which, lines in (
+        ("equal slopes", rule.lines(call, point, None)),
+        ("free slopes", rule.free_lines(call, point)),
+    ):
+        ends = lines.at(z)
+        for end in (ends.lower, ends.upper):
+            broken = (end - value).abs() > slack(z, value, lines.lower_slopes[0] * z)
+            broken = broken & value.isfinite()
+            assert not bool(broken.any()), f"{which}: not exact at ℓ = u: " + first(
+                broken, z=z, f=value, line=end
+            )
+    image = rule.interval(call, point)
+    for end in (image.lower, image.upper):
+        broken = ((end - value).abs() > slack(z, value)) & value.isfinite()
+        assert not bool(broken.any()), "the interval is not exact at ℓ = u: " + first(
+            broken, z=z, f=value, bound=end
+        )
+
+
+def check_batch(rule: Elementwise, call: Call, boxes: list[Interval]) -> None:
+    """A batch of boxes [B, *] gives what its boxes [1, *] give alone."""
+    lower, upper = (
+        torch.cat(list(ends)) for ends in zip(*((b.lower, b.upper) for b in boxes), strict=True)
+    )
+    together = rule.lines(call, Interval(lower, upper), None)
+    alone = [rule.lines(call, box, None) for box in boxes]
+    for name in ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept"):
+        torch.testing.assert_close(
+            _part(together, name),
+            torch.cat([_part(lines, name) for lines in alone]),
+            msg=lambda m, name=name: f"{name} of one example depends on others: {m}",  # type: ignore[misc]
+        )
+
+
+def _part(lines: Planes, name: str) -> Tensor:
+    slopes = {"lower_slope": lines.lower_slopes, "upper_slope": lines.upper_slopes}
+    found: Tensor = slopes[name][0] if name in slopes else getattr(lines, name)
+    return found
+
+
+def check_gradients(rule: Elementwise, call: Call, shape: torch.Size) -> None:
+    """Lines differentiate in ℓ and u like their finite differences, away from the bends."""
+    starts = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0, 0.61], dtype=torch.float64)
+    widths = torch.tensor([9.7, 0.9, 0.11, 0.53, 3.1, 4.3], dtype=torch.float64)
+    count = int(shape.numel())
+    lower = starts.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
+    width = widths.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
+
+    def lines(low: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        found = rule.lines(call, Interval(low, low + w), None)
+        return found.lower_slopes[0], found.lower_intercept, found.upper_intercept
+
+    with torch.no_grad():
+        defined = torch.stack(lines(lower, width)).isfinite().all(0)
+        lower[~defined], width[~defined] = 1.3, 0.53
+    try:
+        torch.autograd.gradcheck(lines, (lower, width))
+    except RuntimeError as error:
+        raise AssertionError(
+            f"lines do not differentiate like their differences: {error}"
+        ) from error

@@ -1,0 +1,117 @@
+"""What holds for every dual layer of a nonlinear function of several perturbed arguments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from autodual.duals import Bilinear, Call, Elementwise, Planes
+from autodual.interval import Interval
+from autodual.testing.elementwise import first, slack
+from autodual.testing.strategies import BENDS
+
+Rule = Elementwise | Bilinear
+RANDOM = 8
+"""How many random points of a box are tried."""
+
+
+def points(boxes: Sequence[Interval], generator: torch.Generator) -> Iterator[list[Tensor]]:
+    """Yield corners of the product of the boxes, random points, and points where pieces meet."""
+    tried = []
+    for box in boxes:
+        noise = torch.rand(RANDOM, *box.lower.shape, generator=generator).to(box.lower)
+        inner = box.lower + noise * (box.upper - box.lower)
+        bends = [torch.full_like(box.lower, bend) for bend in BENDS]
+        all_ = [box.lower, box.upper, *inner, *bends]
+        tried.append([torch.clamp(z, box.lower, box.upper) for z in all_])
+    yield from map(list, itertools.product(*(some[:3] for some in tried)))
+    yield from map(list, zip(*tried, strict=True))
+    for _ in range(2):
+        orders = [torch.randperm(len(some), generator=generator) for some in tried]
+        mixed = [[some[i] for i in order] for some, order in zip(tried, orders, strict=True)]
+        yield from map(list, zip(*mixed, strict=True))
+
+
+def check_fenchel(
+    rule: Rule, call: Call, boxes: Sequence[Interval], generator: torch.Generator
+) -> None:
+    """−Σ zᵀν_in + f(z)ᵀν_out ≤ h for rows ν_out [R, *], with equality at ℓ = u."""
+    out = call(*(box.lower for box in boxes))
+    nu = torch.randn(3, *out.shape, generator=generator).to(out)
+    nu = torch.cat([nu, -nu, nu * (torch.rand(nu.shape, generator=generator) > 0.5)])
+    pulled, h = rule.dual(call, nu, *boxes)
+    finite = h.isfinite()
+    for z in points(boxes, generator):
+        value, size = _value(call, nu, z, pulled)
+        broken = (value > h + slack(h, size, h)) & finite
+        assert not bool(broken.any()), "violated −zᵀν_in + f(z)ᵀν_out ≤ h: " + first(
+            broken, sum=value, h=h
+        )
+    z = [box.lower for box in boxes]
+    pulled, h = rule.dual(call, nu, *(Interval(v, v) for v in z))
+    value, size = _value(call, nu, z, pulled)
+    broken = (value - h).abs() > slack(h, size, h)
+    assert not bool(broken.any()), "not exact at ℓ = u: " + first(broken, sum=value, h=h)
+
+
+def _value(
+    call: Call, nu: Tensor, z: Sequence[Tensor], pulled: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return −zᵀν_in + f(z)ᵀν_out [R] and the size of its terms."""
+    terms = [(call(*z) * nu).flatten(1)]
+    terms += [-(v * p).flatten(1) for v, p in zip(z, pulled, strict=True)]
+    every = torch.cat(terms, 1)
+    return every.sum(1), every.abs().sum(1)
+
+
+def check_interval(
+    rule: Rule, call: Call, boxes: Sequence[Interval], generator: torch.Generator
+) -> None:
+    """The image holds f, and shrinks with the boxes."""
+    image = rule.interval(call, *boxes)
+    shares = [torch.rand(2, *b.lower.shape, generator=generator).to(b.lower) for b in boxes]
+    parts = [
+        Interval(*(b.lower + s * (b.upper - b.lower) for s in (share.amin(0), share.amax(0))))
+        for b, share in zip(boxes, shares, strict=True)
+    ]
+    part = rule.interval(call, *parts)
+    for sign, side in ((1, "upper"), (-1, "lower")):
+        end, less = getattr(image, side), getattr(part, side)
+        for z in points(boxes, generator):
+            value = call(*z)
+            broken = sign * (value - end) > slack(end, value, end)
+            assert not bool(broken.any()), f"f leaves its {side} bound: " + first(
+                broken, f=value, bound=end
+            )
+        broken = sign * (less - end) > slack(end, less, end)
+        assert not bool(broken.any()), (
+            f"the {side} bound of parts of the boxes lies outside that of the whole: "
+            + first(broken, bound=end, part_bound=less)
+        )
+
+
+def check_planes(
+    rule: Elementwise, call: Call, boxes: Sequence[Interval], generator: torch.Generator
+) -> None:
+    """Both planes enclose f: of equal slopes, of free ones, and of any slopes given."""
+    slopes = tuple(torch.randn(b.lower.shape, generator=generator).to(b.lower) for b in boxes)
+    given = rule.lines(call, *boxes, slopes)
+    assert given.are_parallel, "slopes given from outside must serve both planes"
+    for mine, theirs in zip(given.lower_slopes, slopes, strict=True):
+        assert torch.equal(mine, theirs), "the planes did not take the slopes given"
+    found: dict[str, Planes] = {
+        "equal slopes": rule.lines(call, *boxes, None),
+        "free slopes": rule.free_lines(call, *boxes),
+        "slopes given": given,
+    }
+    for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):
+        value, ends = call(*z), planes.at(*z)
+        for sign, end in ((1, ends.upper), (-1, ends.lower)):
+            broken = sign * (value - end) > slack(value, value, end, *z)
+            assert not bool(broken.any()), (
+                f"{which}: violated {'f ≤ Σ a·z + b' if sign > 0 else 'Σ a·z + b ≤ f'}: "
+                + first(broken, f=value, plane=end)
+            )
