@@ -56,7 +56,7 @@ def is_caught(mutant, case):
 
 def test_a_broken_rule_is_shown_with_its_numbers():
     wrong = smooth(lambda z: torch.cosh(z) ** -2, (1.0,), range=(-1.0, 1.0))  # bends at 0
-    with pytest.raises(AssertionError, match=r"aten.tanh|tanh.default.*violated .* ℓ = .* u = "):
+    with pytest.raises(AssertionError, match=r"tanh.default.*violated .* ℓ = .* u = "):
         check_dual_layer(wrong, "aten.tanh.default")
 
 

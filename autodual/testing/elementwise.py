@@ -48,7 +48,8 @@ def first(broken: Tensor, **numbers: Tensor) -> str:
     """Write out the numbers at the first entry that is broken."""
     index = int(broken.flatten().nonzero()[0])
     shown = {k: v.expand(broken.shape).flatten()[index].item() for k, v in numbers.items()}
-    return ", ".join(f"{k} = {v!r}" for k, v in shown.items())
+    letters = {"l": "ℓ", "part_l": "part_ℓ"}  # Python reads ℓ as l in a keyword
+    return ", ".join(f"{letters.get(k, k)} = {v!r}" for k, v in shown.items())
 
 
 def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> None:
