@@ -80,12 +80,12 @@ def test_paths_solve_linear_models_by_their_own_steps(monkeypatch):
 
 @given(
     seed=st.integers(0, 10**6),
-    eps=st.sampled_from([0.0, 1e-9, 0.1, 3.0, 1e6, 1e30]),
+    eps=st.sampled_from([0.0, 1e-9, 0.1, 3.0, 1e6, 1e15]),
     cut=st.booleans(),
     narrow=st.booleans(),
     kind=st.sampled_from(["linf", "l2", "l1", "box", "union"]),
 )
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_any_attack_on_any_set_stays_inside(seed, eps, cut, narrow, kind):
     shape = [(1,), (5,), (2, 3), (1, 4, 3), (2, 1, 5)][seed % 5]
     dtype = torch.float32 if narrow else torch.float64
@@ -287,21 +287,20 @@ def test_multi_steepest_descent_takes_the_better_member():
 def test_square_finds_what_gradients_cannot():
     """A model of steps has no slope to climb."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
-    x, y = torch.rand(8, 1, 4, 4).double(), torch.zeros(8, dtype=torch.long)
+    x = torch.rand(8, 1, 4, 4).double()
 
     def coarse(point):
         z = model(point)
         return torch.round(20 * z) / 20
 
     with torch.no_grad():
-        y = 1 - model(x).argmax(1)
-        y = 1 - y
+        y = model(x).argmax(1)
     for threat in (ad.LinfBall(0.4, (0, 1)), ad.L2Ball(1.5, (0, 1))):
         exact = fgsm(model, x, y, threat)
         blind = pgd(coarse, x, y, threat)
         found = square(coarse, x, y, threat, steps=300, **seeded())
-        assert float(found.score.mean()) > float(blind.score.mean())
-        assert float(found.score.mean()) > 0.5 * float(exact.score.mean())
+        gained, all_ = (each.score.mean() - blind.score.mean() for each in (found, exact))
+        assert float(gained) > 0.5 * float(all_)
         assert bool((found.score <= exact.score + 0.06).all())
 
 

@@ -63,7 +63,7 @@ def checkpoints(steps: int) -> Iterator[int]:
     """Yield ⌈p_j · steps⌉, where p₁ = 0.22 and p_{j+1} − p_j = max(p_j − p_{j−1} − 0.03, 0.06)."""
     share, gap = 0.22, 0.22
     while share <= 1:
-        yield math.ceil(share * steps)
+        yield math.ceil(round(share * steps, 6))
         gap = max(gap - 0.03, 0.06)
         share += gap
 

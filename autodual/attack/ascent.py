@@ -57,12 +57,12 @@ def ascend(
     if restarts < 1:
         raise InputError(f"an attack needs at least one path, not restarts={restarts}")
     with torch.inference_mode(False), torch.no_grad():
-        problem = replace(problem, x=problem.x.detach().clone())
+        problem = replace(problem, x=problem.x.detach().clone(), y=problem.y.clone())
         problem.threat.check(problem.x)
         origin = problem.threat.project(problem.x, problem.x)
         best, fixed = _Best(len(problem.x), problem.x.device), problem.fixed()
         for aim in aims:
-            aimed = fixed if aim is None else replace(fixed, targets=aim)
+            aimed = fixed if aim is None else replace(fixed, targets=aim.clone())
             for start in range(restarts):
                 fresh = start > 0
                 begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin
