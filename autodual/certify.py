@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.arguments import as_inputs, check_labels, check_spec, check_x
-from autodual.bound import BoundModule, Choice, Relaxation
+from autodual.bound import BoundModule, Choice
 from autodual.capture import Captured, Inputs, capture, unwrap
 from autodual.certificate import Certificate, Estimate
 from autodual.compiled import CompiledBound
@@ -28,6 +28,7 @@ from autodual.ir import Graph, Value
 from autodual.memory import default_memory, parse_memory
 from autodual.passes import simplify
 from autodual.plan import METHODS, Plan, Program, make_plan
+from autodual.relaxation import Relaxation
 from autodual.threat import Ball, ThreatModel, as_threat
 
 _CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary()
