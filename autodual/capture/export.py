@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from autodual.capture.convert import Captured, to_graph
 from autodual.capture.diagnose import explain_failure
 from autodual.capture.inputs import Inputs
+from autodual.capture.outputs import Output
 from autodual.errors import InputError, ModelError
 
 aten = torch.ops.aten
@@ -48,7 +49,9 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
-def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Captured:
+def capture(
+    model: nn.Module, inputs: Inputs, perturb: int | str = 0, output: Output = None
+) -> Captured:
     """Capture ``model`` as a graph that holds for any batch size.
 
     Args:
@@ -56,8 +59,10 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
         inputs: example arguments; tensors whose size along dimension 0 is the batch size of
             the perturbed one are taken to be batched.
         perturb: the position or keyword of the perturbed argument.
+        output: the way to the output that is bounded, if there are several.
 
     Raises:
+        ModelError: which outputs there are, if that does not name one.
         CaptureError: what in the model prevents one graph, where, and what to write instead.
     """
     perturbed = inputs.get(perturb)
@@ -69,7 +74,7 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
-    return to_graph(exported, inputs.position(perturb), perturbed.device)
+    return to_graph(exported, inputs.position(perturb), perturbed.device, output)
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
