@@ -10,6 +10,7 @@ from autodual import attack, errors
 from autodual.capture import Inputs
 from autodual.certificate import Certificate, Estimate
 from autodual.certify import Certified, certify
+from autodual.coverage import Coverage, coverage
 from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval
 from autodual.loss import robust_loss
@@ -22,6 +23,7 @@ __all__ = [
     "Cauchy",
     "Certificate",
     "Certified",
+    "Coverage",
     "Estimate",
     "Exact",
     "Geometric",
@@ -34,6 +36,7 @@ __all__ = [
     "ThreatModel",
     "attack",
     "certify",
+    "coverage",
     "errors",
     "robust_loss",
 ]

@@ -113,13 +113,16 @@ class Explanation:
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        table = [self.header, *self.rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.header))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([self.title, *lines])
+        return f"{self.title}\n{tabulate([self.header, *self.rows])}"
+
+
+def tabulate(table: Sequence[Sequence[str]]) -> str:
+    """Return rows of strings in columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
 
 
 def explain(

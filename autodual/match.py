@@ -1,0 +1,110 @@
+"""Which dual layer serves a node; if none does, why, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from autodual.duals import DualLayer, Registry
+from autodual.errors import BatchError
+from autodual.ir import Batch, Graph, Node, leaves
+
+
+@dataclass(frozen=True)
+class Match:
+    """A node and the dual layer that serves it, or the reason why none does and a remedy."""
+
+    node: Node
+    rule: DualLayer | None
+    reason: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = self.node.source or self.node.out.name
+        return f"{self.node.op} at {where}: {self.problem}"
+
+    @property
+    def problem(self) -> str:
+        """The reason and the remedy."""
+        return "; ".join(text for text in (self.reason, self.remedy) if text)
+
+
+def match_all(graph: Graph, registry: Registry) -> list[Match]:
+    """Match every node that the perturbation reaches, and find what draws random numbers.
+
+    Raises:
+        BatchError: a value that does not belong to one example.
+    """
+    for node in graph.body:
+        _check_apart(node, graph)
+    found = [_match(n, graph, registry) for n in graph.prelude if _is_random(n)]
+    return found + [_match(n, graph, registry) for n in graph.body]
+
+
+def _match(node: Node, graph: Graph, registry: Registry) -> Match:
+    if _is_random(node):
+        return Match(node, None, "random numbers have no bound", "call .eval()")
+    rule = registry.get(node.op)
+    if rule is None:
+        return Match(node, None, remedy=_near(node.op, registry))
+    if node.out.dtype != graph.perturbed.dtype:
+        reason = f"gives {node.out.dtype}, the input is {graph.perturbed.dtype}"
+        return Match(node, None, reason, "keep values that depend on x in the dtype of x")
+    names = _arguments(node, graph)
+    if not rule.covers(names, node.args):
+        reason = f"of a perturbed {', '.join(names)} (not affine there)"
+        remedy = "make the other arguments constants, or give certify(rules=...) a dual layer"
+        return Match(node, None, reason, remedy)
+    return Match(node, rule)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _near(op: str, registry: Registry) -> str:
+    """Return what to write instead of an op without a dual layer."""
+    label = op.split(".")[1] if op.count(".") else op
+    labels = {name.split(".")[1]: name for name in registry}
+    near = [labels[name] for name in get_close_matches(label, labels, n=1, cutoff=0.75)]
+    own = f'or add one: certify(rules={{"{op}": ...}}), see CONTRIBUTING.md'
+    if near:
+        return f"{near[0]} has a dual layer; write that, {own}"
+    return f"write it with ops that have a dual layer, {own}"
+
+
+def _arguments(node: Node, graph: Graph) -> list[str]:
+    """Return the schema names of the arguments that hold something perturbed, once per place."""
+    names = []
+    for name, arg in node.args.items():
+        moving = [v for v in leaves(arg) if v in graph.moving]
+        names += [name] * (1 if isinstance(arg, list) and moving else len(moving))
+    return names
+
+
+SIZES = frozenset({"size", "shape"})
+"""The arguments in which the batch size may stand: elsewhere it would be a number like others."""
+
+
+def _check_apart(node: Node, graph: Graph) -> None:
+    """Raise if a node's value, or a constant it reads, does not split into examples."""
+    own = [v for v in node.inputs if v not in graph.moving and grows(v.shape)]
+    lost = next((v for v in (node.out, *own) if v.batch_dim is None), None)
+    numbers = [name for name, arg in node.args.items() if name not in SIZES and grows(arg)]
+    if lost is not None or numbers:
+        what = f"has {lost.type}" if lost else f"uses the batch size as its {numbers[0]}"
+        raise BatchError(
+            f"the examples of a batch are mixed at {node.source or node.out.name}: {node.label} "
+            f"{what}. A bound holds for one example at a time: keep the batch dimension, and "
+            "reduce over the others only."
+        )
+
+
+def grows(sizes: Any) -> bool:
+    """Return whether the batch size stands among sizes or numbers."""
+    if isinstance(sizes, list | tuple):
+        return any(map(grows, sizes))
+    return isinstance(sizes, Batch)
