@@ -42,7 +42,8 @@ def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
     nominal = inner(rows, sums.network.at(target))
     seeds = Specs.per_example(target, rows.expand(batch, *rows.shape[1:]))
     fall = sums.spread(seeds, both=False)
-    return nominal - fall[0].unflatten(0, (batch, count))
+    bound = nominal - fall[0].unflatten(0, (batch, count))
+    return bound.masked_fill(bound.isnan(), -torch.inf)  # ∞ − ∞: nothing is known
 
 
 def interval(sums: Sums, units: Units) -> Interval:

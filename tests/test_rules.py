@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autodual.duals import REGISTRY, Affine
+from autodual.interval import Interval
 from tests import properties
-from tests.cases.rules import ACTIVATIONS, AFFINE, CASES
+from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, JUMPS, SMOOTH
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=15)
@@ -27,21 +28,21 @@ def test_the_cases_say_what_is_affine():
     assert all(isinstance(REGISTRY[c.op], Affine) == (c in AFFINE) for c in CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
 @given(seed=seeds)
 @few
 def test_fenchel_inequality(case, seed):
     properties.check_fenchel(*_prepare(case, seed))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
 @given(seed=seeds)
 @settings(max_examples=5)
 def test_fenchel_inequality_in_float32(case, seed):
     properties.check_fenchel(*_prepare(case, seed, torch.float32), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
 @given(seed=seeds)
 @few
 def test_interval_contains_image(case, seed):
@@ -116,3 +117,24 @@ def test_hardtanh_slope_is_the_corrected_one():
     torch.testing.assert_close(lines.lower_slope, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.upper_intercept, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.lower_intercept, torch.tensor([-0.5]).double())
+
+
+@pytest.mark.parametrize("case", JUMPS + SMOOTH, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_lines_and_interval_enclose(case, dtype):
+    for seed in range(4):
+        rule, call, shapes, generator = _prepare(case, seed, dtype)
+        box = properties.random_box(shapes[0], generator, dtype)
+        if seed % 2:  # inside the domain of logarithms and roots
+            box = Interval(box.lower.abs(), box.lower.abs() + box.upper - box.lower)
+        given = torch.randn(shapes[0], generator=generator, dtype=dtype)
+        image = rule.interval(call, box)
+        for lines in (rule.lines(call, box, None), rule.lines(call, box, given)):
+            for z in properties.points(box, generator):
+                value, ends = call(z), lines.at(z)
+                slack = 1e-10 if dtype == torch.float64 else 1e-5
+                slack = slack * (1 + value.abs() + (z * lines.lower_slope).abs())
+                outside = value.isnan() | value.isinf()
+                for low, high in ((ends.lower, ends.upper), (image.lower, image.upper)):
+                    inside = (low - slack <= value) & (value <= high + slack)
+                    assert bool((inside | outside).all()), case

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from autodual.duals.base import Affine, Call, DualLayer, Elementwise, Lines
+from autodual.duals.curves import smooth
 from autodual.duals.registry import REGISTRY, Registry
 
-__all__ = ["REGISTRY", "Affine", "Call", "DualLayer", "Elementwise", "Lines", "Registry"]
+__all__ = [
+    "REGISTRY",
+    "Affine",
+    "Call",
+    "DualLayer",
+    "Elementwise",
+    "Lines",
+    "Registry",
+    "smooth",
+]

@@ -1,4 +1,4 @@
-"""Clamps: hardtanh, ReLU6, clamp (thesis, Corollary 6, corrected)."""
+"""Clamps: hardtanh, ReLU6, hardsigmoid, clamp (thesis, Corollary 6, corrected)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,15 @@ def relu6_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     return clamp_lines(call, box, slope, 0.0, 6.0)
 
 
+def hardsigmoid_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+    """Enclose min(max(z + 3, 0), 6)/6: a clamp to [−3, 3], moved and divided by 6."""
+    if slope is None:
+        slope = _slope(box, -3.0, 3.0) / 6
+    return enclose(call, box, slope, (-3.0, 3.0))
+
+
 TABLE = {
+    "aten.hardsigmoid.default": Elementwise(hardsigmoid_lines),
     "aten.hardtanh.default": _ends("min_val", "max_val"),
     "aten.relu6.default": Elementwise(relu6_lines),
     "aten.clamp.default": _ends("min", "max"),

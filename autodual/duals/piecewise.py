@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,29 +12,38 @@ from autodual.duals.base import Call, Lines
 from autodual.interval import Interval
 
 
-def candidates(box: Interval, breakpoints: Sequence[float]) -> list[Tensor]:
+def candidates(box: Interval, breakpoints: Sequence[float], jumps: bool = False) -> list[Tensor]:
     """Return the points where a piecewise linear function minus a line can be extreme on the box.
 
-    A breakpoint outside the box is replaced by the nearer end.
+    A breakpoint outside the box is replaced by the nearer end. Where the function ``jumps`` it
+    takes the values of both pieces: the neighbours of a breakpoint, an ulp away, are added.
     """
     ends = [box.lower, box.upper]
-    return ends + [torch.clamp(torch.full_like(box.lower, b), *ends) for b in breakpoints]
+    points = [torch.full_like(box.lower, b) for b in breakpoints]
+    if jumps:
+        far = torch.full_like(box.lower, math.inf)
+        points += [torch.nextafter(p, side) for p in points for side in (-far, far)]
+    return ends + [torch.clamp(point, *ends) for point in points]
 
 
-def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[float]) -> Lines:
+def enclose(
+    call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[float], jumps: bool = False
+) -> Lines:
     """Return the tightest two lines with this slope around f on the box.
 
     f(z) − a·z is piecewise linear too, so its extremes lie at the ends and the breakpoints.
     """
-    gaps = torch.stack([call(z) - slope * z for z in candidates(box, breakpoints)])
+    gaps = torch.stack([call(z) - slope * z for z in candidates(box, breakpoints, jumps)])
     return Lines.parallel(slope, gaps.amin(0), gaps.amax(0))
 
 
-def monotone_between(*breakpoints: float) -> Callable[[Call, Interval], Interval]:
+def monotone_between(
+    *breakpoints: float, jumps: bool = False
+) -> Callable[[Call, Interval], Interval]:
     """Return exact interval arithmetic for a function that is monotone between breakpoints."""
 
     def interval(call: Call, box: Interval) -> Interval:
-        values = torch.stack([call(z) for z in candidates(box, breakpoints)])
+        values = torch.stack([call(z) for z in candidates(box, breakpoints, jumps)])
         return Interval(values.amin(0), values.amax(0))
 
     return interval

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autodual.duals import arithmetic, conv, hardtanh, linear, norm, pool, relu, shape
+from autodual.duals import (
+    activations,
+    arithmetic,
+    conv,
+    functions,
+    hardtanh,
+    linear,
+    norm,
+    pool,
+    relu,
+    shape,
+    threshold,
+)
 from autodual.duals.base import DualLayer
 
 Registry = Mapping[str, DualLayer]
@@ -18,4 +30,7 @@ REGISTRY: Registry = {
     **norm.TABLE,
     **relu.TABLE,
     **hardtanh.TABLE,
+    **threshold.TABLE,
+    **activations.TABLE,
+    **functions.TABLE,
 }

@@ -1,6 +1,8 @@
-"""ReLU and LeakyReLU: two linear pieces that meet at zero (thesis, Corollary 5)."""
+"""ReLU, LeakyReLU, PReLU and abs: two linear pieces that meet at zero (thesis, Corollary 5)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,22 +31,31 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
 
 
-def leaky_relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+def hinge_lines(call: Call, box: Interval, slope: Tensor | None, negative: float | Tensor) -> Lines:
     """Enclose max(z, 0) + s·min(z, 0) between the chord on [ℓ, u] and its parallel through 0.
 
     Any s is allowed: negative ones make the op a V, those above 1 make it concave.
     """
     if slope is None:
-        negative = call["negative_slope"]
         spanning = (box.lower < 0) & (box.upper > 0)
         width = torch.where(spanning, box.upper - box.lower, torch.ones_like(box.lower))
         chord = (box.upper - negative * box.lower) / width
-        outside = torch.where(box.lower >= 0, 1.0, float(negative)).to(chord)
+        outside = torch.where(box.lower >= 0, torch.ones_like(chord), negative)
         slope = torch.where(spanning, chord, outside)
     return enclose(call, box, slope, breakpoints=(0.0,))
 
 
-RELU = Elementwise(relu_lines)
-LEAKY_RELU = Elementwise(leaky_relu_lines, interval=monotone_between(0.0))
+def hinge(negative: Callable[[Call], float | Tensor]) -> Elementwise:
+    """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call."""
+    return Elementwise(
+        lambda call, box, slope: hinge_lines(call, box, slope, negative(call)),
+        interval=monotone_between(0.0),
+    )
 
-TABLE = {"aten.relu.default": RELU, "aten.leaky_relu.default": LEAKY_RELU}
+
+TABLE = {
+    "aten.relu.default": Elementwise(relu_lines),
+    "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
+    "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
+    "aten.abs.default": hinge(lambda call: -1.0),
+}

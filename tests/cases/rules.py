@@ -263,7 +263,57 @@ ACTIVATIONS = [
     unary("aten.clamp.default", min=1.0, max=-1.0),
     unary("aten.clamp_min.default", min=0.1),
     unary("aten.clamp_max.default", max=0.1),
+    unary("aten.abs.default"),
+    unary("aten._prelu_kernel.default", weight=T((1, 2, 1, 1))),
+    unary("aten.hardsigmoid.default"),
+]
+
+JUMPS = [
+    unary("aten.threshold.default", threshold=0.1, value=-2.0),
+]
+
+SMOOTH = [
+    unary("aten.sigmoid.default"),
+    unary("aten.tanh.default"),
+    unary("aten.softplus.default", beta=2.0, threshold=15.0),
+    unary("aten.softplus.default", beta=1.0, threshold=1.0),
+    unary("aten.gelu.default", approximate="none"),
+    unary("aten.gelu.default", approximate="tanh"),
+    unary("aten.silu.default"),
+    unary("aten.mish.default"),
+    unary("aten.elu.default", alpha=0.7),
+    unary("aten.elu.default", alpha=1.67, scale=1.05),
+    unary("aten.elu.default", alpha=-0.5, input_scale=2.0),
+    unary("aten.celu.default", alpha=0.5),
+    unary("aten.hardswish.default"),
+    Case("aten.log_sigmoid_forward.default", {"self": M}, index=0),
+    unary("aten.sin.default"),
+    unary("aten.cos.default"),
+    unary("aten.sinh.default"),
+    unary("aten.cosh.default"),
+    unary("aten.atan.default"),
+    unary("aten.erf.default"),
+    unary("aten.erfc.default"),
+    unary("aten.exp.default"),
+    unary("aten.exp2.default"),
+    unary("aten.expm1.default"),
+    Case("aten.pow.Scalar", {"self": 0.5, "exponent": M}),
+    unary("aten.pow.Tensor_Scalar", exponent=2),
+    unary("aten.pow.Tensor_Scalar", exponent=3),
+    unary("aten.pow.Tensor_Scalar", exponent=0),
+    unary("aten.pow.Tensor_Scalar", exponent=-1),
+    unary("aten.pow.Tensor_Scalar", exponent=-2),
+    unary("aten.pow.Tensor_Scalar", exponent=0.5),
+    unary("aten.pow.Tensor_Scalar", exponent=2.5),
+    unary("aten.pow.Tensor_Scalar", exponent=-0.5),
+    unary("aten.log.default"),
+    unary("aten.log2.default"),
+    unary("aten.log10.default"),
+    unary("aten.log1p.default"),
+    unary("aten.sqrt.default"),
+    unary("aten.rsqrt.default"),
+    unary("aten.reciprocal.default"),
 ]
 
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
-CASES = AFFINE + ACTIVATIONS
+CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH

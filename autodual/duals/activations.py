@@ -1,0 +1,143 @@
+"""Smooth activations: sigmoid, tanh, softplus, GELU, SiLU, Mish, ELU and their kin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autodual.duals.base import Call, Elementwise, Lines
+from autodual.duals.curves import Curve, by_curve, curve_lines, smooth
+from autodual.interval import Interval
+
+INF = math.inf
+
+
+def sigmoid_derivative(z: Tensor) -> Tensor:
+    """σ′ = σ(z) σ(−z)."""
+    return torch.sigmoid(z) * torch.sigmoid(-z)
+
+
+def tanh_derivative(z: Tensor) -> Tensor:
+    """tanh′ = cosh⁻²."""
+    return torch.cosh(z) ** -2
+
+
+def gelu_derivative(z: Tensor) -> Tensor:
+    """(zΦ)′ = Φ + zφ, and (zΦ)″ = φ·(2 − z²)."""
+    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return torch.erfc(-z / math.sqrt(2)) / 2 + z * density
+
+
+def tanh_gelu_derivative(z: Tensor) -> Tensor:
+    """f = z/2 (1 + tanh v) with v = √(2/π)(z + 0.044715 z³)."""
+    root = math.sqrt(2 / math.pi)
+    inner = root * (z + 0.044715 * z**3)
+    slope = root * (1 + 3 * 0.044715 * z**2)
+    return (1 + torch.tanh(inner)) / 2 + z / 2 * tanh_derivative(inner) * slope
+
+
+def silu_derivative(z: Tensor) -> Tensor:
+    """(zσ)′ = σ + zσ′."""
+    return torch.sigmoid(z) + z * sigmoid_derivative(z)
+
+
+def mish_derivative(z: Tensor) -> Tensor:
+    """f = z tanh(softplus z)."""
+    inner = F.softplus(z)
+    return torch.tanh(inner) + z * tanh_derivative(inner) * torch.sigmoid(z)
+
+
+def hardswish_derivative(z: Tensor) -> Tensor:
+    """f is 0 below −3, z(z + 3)/6 up to 3, z above."""
+    middle = torch.where(z < 3, z / 3 + 0.5, torch.ones_like(z))
+    return torch.where(z > -3, middle, torch.zeros_like(z))
+
+
+def _gelu(call: Call) -> Curve:
+    if call["approximate"] == "tanh":
+        bend = 1.4185040087908283
+        return Curve(tanh_gelu_derivative, (-bend, bend), (-0.752461422071016,), range=(-0.18, INF))
+    bend = math.sqrt(2)
+    return Curve(gelu_derivative, (-bend, bend), (-0.7517915246935645,), range=(-0.18, INF))
+
+
+def _elu(call: Call) -> Curve:
+    """f is s·z above 0, and s·α(exp(c z) − 1) below."""
+    alpha, scale, inner = (float(call[name]) for name in ("alpha", "scale", "input_scale"))
+    return _exponential_below(alpha * inner * scale, scale, inner)
+
+
+def _celu(call: Call) -> Curve:
+    """f is z above 0, and α(exp(z/α) − 1) below."""
+    return _exponential_below(1.0, 1.0, 1 / float(call["alpha"]))
+
+
+def _exponential_below(left: float, right: float, inner: float) -> Curve:
+    """f′ is ``right`` above 0, and ``left``·exp(``inner``·z) below."""
+
+    def derivative(z: Tensor) -> Tensor:
+        below = left * torch.exp(inner * z.clamp(max=0))
+        return torch.where(z > 0, torch.full_like(z, right), below)
+
+    return Curve(derivative, (0.0,), (0.0,))
+
+
+def _softplus(call: Call) -> tuple[Callable[[Tensor], Tensor], Curve, float]:
+    """Return log(1 + exp(βz))/β, its curve, and by how much the op jumps down at its threshold."""
+    beta = float(call["beta"])
+    jump = math.log1p(math.exp(-float(call["threshold"]))) / beta
+    return lambda z: -F.logsigmoid(-beta * z) / beta, Curve(lambda z: torch.sigmoid(beta * z)), jump
+
+
+def softplus_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+    """Enclose log(1 + exp(βz))/β for βz below a threshold t, and z above it.
+
+    There the op jumps down by log(1 + exp(−t))/β, 2·10⁻⁹ for t = 20 and β = 1. The lines are
+    those of the smooth function; where the box reaches beyond t, the lower one is moved by that.
+    """
+    f, curve, jump = _softplus(call)
+    lines = curve_lines(f, curve, box, slope)
+    lower = lines.lower_intercept - jump * _beyond(call, box)
+    return Lines.parallel(lines.lower_slope, lower, lines.upper_intercept)
+
+
+def softplus_interval(call: Call, box: Interval) -> Interval:
+    """Bound softplus by its ends, less the jump."""
+    f, _, jump = _softplus(call)
+    return Interval(f(box.lower) - jump * _beyond(call, box), f(box.upper))
+
+
+def _beyond(call: Call, box: Interval) -> Tensor:
+    return call["beta"] * box.upper > call["threshold"]
+
+
+TABLE = {
+    "aten.sigmoid.default": smooth(sigmoid_derivative, (0.0,), range=(0.0, 1.0)),
+    "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0)),
+    "aten.gelu.default": by_curve(_gelu),
+    "aten.silu.default": smooth(
+        silu_derivative,
+        (-2.3993572805154677, 2.3993572805154677),
+        (-1.2784645427610738,),
+        range=(-0.28, INF),
+    ),
+    "aten.mish.default": smooth(
+        mish_derivative,
+        (-2.256376396360793, 1.4905711794854285),
+        (-1.192431214515495,),
+        range=(-0.31, INF),
+    ),
+    "aten.elu.default": by_curve(_elu),
+    "aten.celu.default": by_curve(_celu),
+    "aten.hardswish.default": smooth(
+        hardswish_derivative, (-3.0, 3.0), (-1.5,), range=(-0.375, INF)
+    ),
+    "aten.log_sigmoid_forward.default": smooth(lambda z: torch.sigmoid(-z), range=(-INF, 0.0)),
+    "aten.softplus.default": Elementwise(
+        softplus_lines, softplus_interval, accepts=lambda args: args["beta"] > 0
+    ),
+}

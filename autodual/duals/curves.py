@@ -1,0 +1,175 @@
+"""Smooth functions of one entry: sound lines of any slope from f, f′ and the inflection points.
+
+For a slope a, the tightest intercepts are the extremes of g(z) = f(z) − a z on [ℓ, u]. Between
+neighbouring inflection points f′ is monotone, so g is convex or concave there. Its extremes lie at
+the ends of such a piece, or where f′(z) = a. That point is only ever bracketed, s < z < t: if g
+is convex, its tangents at s and at t lie below it, so that on the bracket
+
+    g(z) ≥ max(g(s) + g′(s)(t − s),  g(t) − g′(t)(t − s)),
+
+and the same with ≤ and min if g is concave. The bound holds however far apart s and t are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Call, Elementwise, Lines
+from autodual.interval import Interval
+
+STEPS = 24
+"""Bisections of a bracket. The intercept's slack falls by four with each."""
+
+Points = tuple[float, ...] | Callable[[Interval], Sequence[Tensor]]
+Function = Callable[[Tensor], Tensor]
+
+
+def everywhere(box: Interval) -> Tensor:
+    """Return True at every entry."""
+    return torch.ones_like(box.lower, dtype=torch.bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The shape of a function f of one entry.
+
+    Args:
+        derivative: f′.
+        inflections: in ascending order, the points between which f′ is monotone: inflection
+            points and kinks; or a function that gives them for a box.
+        stationary: the points where f′ changes sign.
+        holds: where this describes f on the whole box; elsewhere (poles, the edge of the domain)
+            only ``range`` is known.
+        range: bounds on f everywhere.
+    """
+
+    derivative: Function
+    inflections: Points = ()
+    stationary: Points = ()
+    holds: Callable[[Interval], Tensor] = everywhere
+    range: tuple[float, float] = (-math.inf, math.inf)
+
+
+def smooth(
+    derivative: Function,
+    inflections: Points = (),
+    stationary: Points = (),
+    holds: Callable[[Interval], Tensor] = everywhere,
+    range: tuple[float, float] = (-math.inf, math.inf),
+    argument: str = "self",
+) -> Elementwise:
+    """Return the dual layer of an elementwise op; f is the op itself.
+
+    The arguments are those of ``Curve``; ``argument`` is the schema name of the op's input.
+    Sound if f′ is right, monotone between the inflections, and of one sign between the
+    stationary points; ``autodual.testing.check_dual_layer`` checks that.
+    """
+    curve = Curve(derivative, inflections, stationary, holds, range)
+    return by_curve(lambda call: curve, argument)
+
+
+def by_curve(curve: Callable[[Call], Curve], argument: str = "self") -> Elementwise:
+    """Return the dual layer of an op whose curve depends on its other arguments."""
+    return Elementwise(
+        lambda call, box, slope: curve_lines(call, curve(call), box, slope),
+        interval=lambda call, box: curve_interval(call, curve(call), box),
+        argument=argument,
+    )
+
+
+def curve_interval(f: Function, curve: Curve, box: Interval) -> Interval:
+    """Bound f by its values at the ends and the stationary points inside."""
+    points = [box.lower, *_inside(curve.stationary, box), box.upper]
+    values = torch.stack([f(z) for z in points])
+    unknown = ~curve.holds(box) | values.isnan().any(0)
+    least, most = curve.range
+    return Interval(
+        values.amin(0).masked_fill(unknown, least), values.amax(0).masked_fill(unknown, most)
+    )
+
+
+def curve_lines(f: Function, curve: Curve, box: Interval, slope: Tensor | None) -> Lines:
+    """Return the tightest two lines of one slope around f; the chord's if none is given.
+
+    Where f or the box is not finite, the lines are those around the interval of f.
+    """
+    known = _known(f, curve, box)
+    finite = box.map(lambda end: torch.where(known, end, 1.0))
+    if slope is None:
+        slope = chord(f, curve.derivative, finite) * known
+    low, high = intercepts(f, curve, finite, slope)
+    image = curve_interval(f, curve, box)
+    rise = [torch.where(slope == 0, slope, slope * end) for end in (box.lower, box.upper)]
+    low = torch.where(known, low, image.lower - torch.maximum(*rise))
+    high = torch.where(known, high, image.upper - torch.minimum(*rise))
+    return Lines.parallel(
+        slope,
+        low.masked_fill(low.isnan(), -math.inf),
+        high.masked_fill(high.isnan(), math.inf),
+    )
+
+
+def chord(f: Function, derivative: Function, box: Interval) -> Tensor:
+    """Return the slope from one end to the other, or f′ in the middle of a narrow box."""
+    width = box.upper - box.lower
+    size = torch.maximum(box.lower.abs(), box.upper.abs()).clamp(min=1e-3)
+    narrow = width <= size * math.sqrt(torch.finfo(width.dtype).eps)
+    wide = (f(box.upper) - f(box.lower)) / torch.where(narrow, torch.ones_like(width), width)
+    return torch.where(narrow, derivative(box.center), wide)
+
+
+def intercepts(f: Function, curve: Curve, box: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bounds on f(z) − a·z over a finite box."""
+    points = [box.lower, *_inside(curve.inflections, box), box.upper]
+    gaps = [f(z) - slope * z for z in points]
+    for p, q in itertools.pairwise(points):
+        s, t, rise_s, rise_t, crosses = bracket(curve.derivative, slope, p, q)
+        tangents = f(s) - slope * s + rise_s * (t - s), f(t) - slope * t - rise_t * (t - s)
+        extreme = torch.where(rise_s < 0, torch.maximum(*tangents), torch.minimum(*tangents))
+        gaps.append(torch.where(crosses, extreme, gaps[0]))
+    stacked = torch.stack(gaps)
+    return stacked.amin(0), stacked.amax(0)
+
+
+@torch.no_grad()
+def bracket(
+    derivative: Function, slope: Tensor, p: Tensor, q: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return s < t between which f′ − a changes sign, its values there, and whether it does.
+
+    f′ is read an ulp inside [p, q], so that it may jump at the ends.
+    """
+
+    def rise(z: Tensor, toward: Tensor) -> Tensor:
+        return derivative(torch.nextafter(z, toward)) - slope
+
+    start, s, t = rise(p, q), p, q
+    crosses = start.sign() * rise(q, p).sign() < 0
+    for _ in range(STEPS):
+        middle = (s + t) / 2
+        same = (derivative(middle) < slope) == (start < 0)
+        s, t = torch.where(same, middle, s), torch.where(same, t, middle)
+    return s, t, rise(s, t), rise(t, s), crosses
+
+
+@torch.no_grad()
+def _known(f: Function, curve: Curve, box: Interval) -> Tensor:
+    """Return where the curve holds and all that the lines need is finite."""
+    ends = box.lower, box.upper
+    numbers = [*ends, *map(f, ends), curve.derivative(box.center)]
+    known = curve.holds(box) & torch.stack([n.isfinite() for n in numbers]).all(0)
+    return known & ~torch.stack([curve.derivative(end).isnan() for end in ends]).any(0)
+
+
+def _inside(points: Points, box: Interval) -> list[Tensor]:
+    """Return the points inside the box, and its nearer end for those that are not."""
+    found = (
+        points(box) if callable(points) else [torch.full_like(box.lower, point) for point in points]
+    )
+    return [torch.clamp(point, box.lower, box.upper) for point in found]

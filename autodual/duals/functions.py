@@ -1,0 +1,104 @@
+"""Elementary functions: exponentials, logarithms, powers, trigonometric functions, erf."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autodual.duals.base import Call
+from autodual.duals.curves import Curve, by_curve, everywhere, smooth
+from autodual.interval import Interval
+
+INF = math.inf
+
+
+def above(edge: float) -> Callable[[Interval], Tensor]:
+    """Return where a box lies in the domain [edge, ∞)."""
+    return lambda box: box.lower >= edge
+
+
+def positive(box: Interval) -> Tensor:
+    """Return where a box lies to the right of the pole at 0."""
+    return box.lower > 0
+
+
+def apart_from_zero(box: Interval) -> Tensor:
+    """Return where a box does not hold the pole at 0."""
+    return (box.lower > 0) | (box.upper < 0)
+
+
+def _log(base: float) -> Callable[[Tensor], Tensor]:
+    return lambda z: 1 / (z * math.log(base))
+
+
+def _power(call: Call) -> Curve:
+    """f = zⁿ, f′ = n zⁿ⁻¹, and f″ = n(n − 1)zⁿ⁻² changes sign at 0 only."""
+    n = float(call["exponent"])
+    if n == 0:
+        return Curve(torch.zeros_like)
+    if not n.is_integer():
+        return Curve(lambda z: n * z ** (n - 1), holds=above(0.0) if n > 0 else positive)
+    holds = everywhere if n > 0 else apart_from_zero
+    return Curve(lambda z: n * z ** (n - 1), (0.0,), (0.0,), holds)
+
+
+def _power_of_constant(call: Call) -> Curve:
+    """f = bᶻ for a constant b > 0, f′ = ln b·bᶻ."""
+    base = float(call["self"])
+    return Curve(lambda z: math.log(base) * base**z, range=(0.0, INF))
+
+
+def _multiples(offset: float) -> Callable[[Interval], list[Tensor]]:
+    """Return the first three of the points (k + offset)π above a box's lower end."""
+
+    def points(box: Interval) -> list[Tensor]:
+        first = torch.ceil(box.lower.detach() / math.pi - offset) + offset
+        return [(first + k) * math.pi for k in range(3)]
+
+    return points
+
+
+def _within_a_turn(box: Interval) -> Tensor:
+    """Return where a box is no wider than 2π, and 2π is no smaller than the rounding there."""
+    far = torch.maximum(box.lower.abs(), box.upper.abs())
+    most = 1e-4 / torch.finfo(far.dtype).eps
+    return (box.upper - box.lower <= 2 * math.pi) & (far <= most)
+
+
+def _wave(derivative: Callable[[Tensor], Tensor], zero: float) -> Curve:
+    """A sine with zeros, which are its inflection points too, at (k + ``zero``)π."""
+    return Curve(
+        derivative, _multiples(zero), _multiples(zero + 0.5), _within_a_turn, range=(-1.0, 1.0)
+    )
+
+
+SINE = _wave(torch.cos, 0.0)
+COSINE = _wave(lambda z: -torch.sin(z), 0.5)
+ROOT = 2 / math.sqrt(math.pi)
+
+TABLE = {
+    "aten.exp.default": smooth(torch.exp, range=(0.0, INF)),
+    "aten.exp2.default": smooth(lambda z: math.log(2) * torch.exp2(z), range=(0.0, INF)),
+    "aten.expm1.default": smooth(torch.exp, range=(-1.0, INF)),
+    "aten.pow.Scalar": by_curve(_power_of_constant, argument="exponent"),
+    "aten.log.default": smooth(torch.reciprocal, holds=above(0.0)),
+    "aten.log2.default": smooth(_log(2), holds=above(0.0)),
+    "aten.log10.default": smooth(_log(10), holds=above(0.0)),
+    "aten.log1p.default": smooth(lambda z: 1 / (1 + z), holds=above(-1.0)),
+    "aten.sqrt.default": smooth(lambda z: torch.rsqrt(z) / 2, holds=above(0.0)),
+    "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive),
+    "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero),
+    "aten.pow.Tensor_Scalar": by_curve(_power),
+    "aten.sin.default": by_curve(lambda call: SINE),
+    "aten.cos.default": by_curve(lambda call: COSINE),
+    "aten.sinh.default": smooth(torch.cosh, (0.0,)),
+    "aten.cosh.default": smooth(torch.sinh, (), (0.0,), range=(1.0, INF)),
+    "aten.atan.default": smooth(
+        lambda z: 1 / (1 + z * z), (0.0,), range=(-math.pi / 2, math.pi / 2)
+    ),
+    "aten.erf.default": smooth(lambda z: ROOT * torch.exp(-z * z), (0.0,), range=(-1.0, 1.0)),
+    "aten.erfc.default": smooth(lambda z: -ROOT * torch.exp(-z * z), (0.0,), range=(0.0, 2.0)),
+}
