@@ -90,7 +90,8 @@ def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:
         )
     if not bool(torch.isfinite(spec).all()):
         raise InputError("C holds NaN or infinity")
-    return (spec.unsqueeze(0) if spec.dim() == shared else spec).flatten(2)
+    spec = spec.unsqueeze(0) if spec.dim() == shared else spec
+    return spec.reshape(*spec.shape[:2], -1)
 
 
 def check_tolerance(tolerance: object, y: object, output: Tensor) -> Tensor:

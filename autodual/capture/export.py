@@ -11,7 +11,7 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -24,7 +24,7 @@ from autodual.capture.convert import Captured, to_graph
 from autodual.capture.diagnose import explain_failure
 from autodual.capture.inputs import Inputs
 from autodual.capture.outputs import Output
-from autodual.errors import InputError, ModelError
+from autodual.errors import CaptureError, InputError, ModelError
 
 aten = torch.ops.aten
 
@@ -116,10 +116,21 @@ def _dynamic_shapes(model: nn.Module, inputs: Inputs, batch: int) -> dict[str, A
             f"{type(model).__name__}.forward does not take these arguments: {error}. "
             "Pass several with autodual.Inputs(x, other, name=...)."
         ) from error
+    _refuse_collected(model, bound.arguments)
     return {
         name: pytree.tree_map(lambda leaf: {0: dim} if _batched(leaf, batch) else None, value)
         for name, value in bound.arguments.items()
     }
+
+
+def _refuse_collected(model: nn.Module, given: Iterable[str]) -> None:
+    """Raise if arguments arrive in a ``**kwargs``, for which torch.export fails."""
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD and name in given:
+            raise CaptureError(
+                f"torch.export takes no arguments that {type(model).__name__}.forward collects in "
+                f"**{name}. Name them in its signature, or pass them by position."
+            )
 
 
 def _export(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autodual.ir import Graph, check
 from autodual.passes.batch_norm import nominal_batch_norm
+from autodual.passes.constants import fill_by_shape
 from autodual.passes.dead_code import remove_dead_code
 from autodual.passes.identities import remove_identities
 from autodual.passes.reshapes import views_to_reshapes
@@ -12,6 +13,7 @@ from autodual.passes.stop_gradient import stop_gradients
 PIPELINE = (
     remove_dead_code,
     views_to_reshapes,
+    fill_by_shape,
     nominal_batch_norm,
     stop_gradients,
     remove_identities,

@@ -1,7 +1,7 @@
 """What an entry of the zoo is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Entry:
         shape: the shape of one input.
         eps: the ℓ∞ radius it is certified at; small enough for finite, useful bounds.
         output: the output that is bounded, if there are several.
-        others: further arguments of the model, by name, with the shape of one example.
+        others: the shapes of one example of the model's further arguments.
         intervals: whether it has ops that only intervals bound.
         missing: ops without a dual layer; the model is refused, and the message names them.
     """
@@ -28,7 +28,7 @@ class Entry:
     shape: tuple[int, ...]
     eps: float = 0.01
     output: Any = None
-    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    others: tuple[tuple[int, ...], ...] = ()
     intervals: bool = False
     missing: tuple[str, ...] = ()
 
@@ -44,7 +44,7 @@ class Entry:
         def draw(shape: tuple[int, ...]) -> torch.Tensor:
             return torch.rand(batch, *shape, generator=generator, dtype=torch.float64)
 
-        return ad.Inputs(draw(self.shape), **{k: draw(s) for k, s in self.others.items()})
+        return ad.Inputs(*map(draw, (self.shape, *self.others)))
 
     def pick(self, returned: Any) -> torch.Tensor:
         """Return the output that is bounded."""
@@ -78,5 +78,5 @@ class Net(nn.Module):
         for name, module in modules.items():
             setattr(self, name, module)
 
-    def forward(self, x: torch.Tensor, **others: torch.Tensor) -> Any:
-        return self.function(self, x, **others)
+    def forward(self, x: torch.Tensor, *others: torch.Tensor) -> Any:
+        return self.function(self, x, *others)

@@ -44,7 +44,7 @@ def several_heads():
     return Net(forward, body=nn.Linear(6, 8), **heads)
 
 
-@entry(6, others={"scale": (1,), "context": (4,)})
+@entry(6, others=((1,), (4,)))
 def several_inputs():
     def forward(net, x, scale, context):
         return net.head(F.relu(net.a(x * scale) + net.b(context)))
@@ -52,7 +52,7 @@ def several_inputs():
     return Net(forward, a=nn.Linear(6, 8), b=nn.Linear(4, 8), head=nn.Linear(8, 3))
 
 
-@entry(6, others={"action": (2,)})
+@entry(6, others=((2,),))
 def action_value():
     """A critic: the value of a state under an action, the state perturbed."""
 

@@ -83,7 +83,7 @@ def transformer_encoder_norm_first():
     return Net(lambda net, x: net.head(net.layer(x).mean(1)), layer=layer, head=nn.Linear(4, 3))
 
 
-@entry(3, 4, eps=0.001, others={"memory": (2, 4)})
+@entry(3, 4, eps=0.001, others=((2, 4),))
 def transformer_decoder_layer():
     layer = nn.TransformerDecoderLayer(4, 2, 8, batch_first=True)
     return Net(
