@@ -233,25 +233,28 @@ class BoundModule:
         boxes: dict[Value, Interval] = {}
         for step in self.plan.steps:
             call = step.call(env, batch)
-            value = step.variables[0]
             if isinstance(step.rule, Affine):
                 if "ibp" in method:
                     ibp[step.out] = step.rule.interval(call, *(ibp[v] for v in step.variables))
                 for network in (dual, flat):
                     network.add_affine(step, call)
             else:
-                if value not in boxes:
-                    box = (
-                        _widen(ibp[value], self.select)
-                        if value in ibp
-                        else _unbounded(dual.reference(value))
-                    )
-                    boxes[value] = ibp[value] = self._tighten(book, dual, value, box, record)
+                for value in dict.fromkeys(step.variables):
+                    if value not in boxes:
+                        if value in ibp:
+                            ibp[value] = _widen(ibp[value], self.select)
+                        else:
+                            ibp[value] = _unbounded(dual.reference(value))
+                        ibp[value] = self._tighten(book, dual, value, ibp, record)
+                        boxes[value] = ibp[value]
+                given = [boxes[v] for v in step.variables]
                 if "ibp" in method:
-                    ibp[step.out] = step.rule.interval(call, boxes[value])
+                    ibp[step.out] = step.rule.interval(call, *given)
                     flat.add_box(step, ibp[step.out])
-                if book:
-                    dual.add_lines(step, step.rule.lines(call, boxes[value], slopes.get(step.out)))
+                if book and isinstance(step.rule, Elementwise):
+                    dual.add_lines(step, step.rule.lines(call, *given, slopes.get(step.out)))
+                elif book:
+                    dual.add_product(step, call, *given)
             for sums in book.values():
                 sums.extend(step)
             if record is not None:
@@ -301,15 +304,15 @@ class BoundModule:
         book: Mapping[Choice, Sums],
         dual: DualNetwork,
         value: Value,
-        box: Interval,
+        known: Mapping[Value, Interval],
         record: Record | None,
     ) -> Interval:
         """Give rows to the entries of a value whose op is not yet exact on its interval."""
-        choice = self._choice(value)
+        choice, box = self._choice(value), known[value]
         if choice == "ibp" or value == self.plan.graph.perturbed:
             return box
         if self.select:
-            units = Units.where(value, self._open(dual.constants, value, box))
+            units = Units.where(value, self._open(dual.constants, value, known))
         else:
             units = Units.everywhere(value, dual.batch, dual.x.device)
         if record is not None:
@@ -320,16 +323,17 @@ class BoundModule:
         return box if len(units) == 0 else tighten(book[choice], box, units)
 
     @torch.no_grad()
-    def _open(self, constants: Constants, value: Value, box: Interval) -> Tensor:
-        """Return where a tighter interval can make tighter lines, [N, numel]."""
+    def _open(self, constants: Constants, value: Value, known: Mapping[Value, Interval]) -> Tensor:
+        """Return where a tighter interval can make a tighter dual layer, [N, numel]."""
+        box = known[value]
         loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)
         for step in self.plan.bounded[value]:
-            assert isinstance(step.rule, Elementwise)
-            lines = step.rule.lines(step.call(constants.env, constants.batch), box, None)
-            exact = (lines.lower_slope == lines.upper_slope) & (
-                lines.lower_intercept == lines.upper_intercept
-            )
-            loose = loose | ~exact
+            if isinstance(step.rule, Elementwise) and all(v in known for v in step.variables):
+                call = step.call(constants.env, constants.batch)
+                lines = step.rule.lines(call, *(known[v] for v in step.variables), None)
+                loose = loose | ~lines.meet
+            else:
+                loose = loose | (box.lower != box.upper)
         return value.per_example(loose, constants.batch).flatten(1)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from autodual.duals import Affine, Elementwise
+from autodual.duals import Affine, DualLayer, Elementwise
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import METHODS, Plan, RowCost, Step, place
@@ -32,7 +32,7 @@ class Record:
         rows: per value, how many rows over the batch were asked for there.
         costs: what one such row costs.
         columns: per value, how many columns over the batch were pushed there.
-        sources: per elementwise op, the largest number of entries with r ≠ 0 in an example.
+        sources: per nonlinear op, the largest number of entries with r ≠ 0 in an example.
         seconds: per value, the time its op took.
     """
 
@@ -95,7 +95,7 @@ def _push(plan: Plan, record: Record, network: DualNetwork, target: Value) -> tu
     columns, batch = plan.graph.perturbed.numel, len(network.weights)
     work, held = 0.0, 0
     for step in reversed(plan.upstream[target]):
-        if isinstance(step.rule, Elementwise):
+        if not isinstance(step.rule, Affine):
             batch = network.batch
             columns += record.sources[step.out]
         each = plan.flops[step.out] + FLOPS_PER_BYTE * element * step.out.numel
@@ -147,8 +147,8 @@ def explain(
             step.node.label,
             place(step.node).strip() or "–",
             str(out.type),
-            "affine, exact" if isinstance(step.rule, Affine) else "two lines",
-            "–" if isinstance(step.rule, Affine) else _how(step.variables[0], record, batch),
+            _kind(step.rule),
+            "–" if isinstance(step.rule, Affine) else _how(step, record, batch),
             ", ".join(sorted(forms[out])) or "–",
             str(rows[out]),
             f"{flops[out] / 1e6:.3f}",
@@ -178,8 +178,19 @@ def _passing(
     return rows, flops, size
 
 
-def _how(value: Value, record: Record, batch: int) -> str:
-    how = record.how.get(value, "ibp")
-    if value not in record.rows:
-        return how
-    return f"{how} for {100 * record.rows[value] / (batch * value.numel):.0f} %"
+def _kind(rule: DualLayer) -> str:
+    if isinstance(rule, Affine):
+        return "affine, exact"
+    if isinstance(rule, Elementwise):
+        return "two lines" if len(rule.arguments) == 1 else "two planes"
+    return "product"
+
+
+def _how(step: Step, record: Record, batch: int) -> str:
+    texts = []
+    for value in dict.fromkeys(step.variables):
+        how = record.how.get(value, "ibp")
+        if value in record.rows:
+            how += f" for {100 * record.rows[value] / (batch * value.numel):.0f} %"
+        texts.append(how)
+    return ", ".join(texts)

@@ -192,6 +192,11 @@ class Graph:
                 moving.add(node.out)
         return frozenset(moving)
 
+    @cached_property
+    def producers(self) -> Mapping[Value, Node]:
+        """The node that computes each value."""
+        return {node.out: node for node in self.nodes}
+
     @property
     def prelude(self) -> tuple[Node, ...]:
         """The nodes that the perturbation cannot reach: evaluated once, live, per call."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autodual.duals import DualLayer, Registry
+from autodual.duals import Bilinear, DualLayer, Registry
 from autodual.errors import BatchError
 from autodual.ir import Batch, Graph, Node, leaves
 
@@ -58,6 +58,8 @@ def _match(node: Node, graph: Graph, registry: Registry) -> Match:
         reason = f"of a perturbed {', '.join(names)} (not affine there)"
         remedy = "make the other arguments constants, or give certify(rules=...) a dual layer"
         return Match(node, None, reason, remedy)
+    if isinstance(rule, Bilinear) and len(names) == 1:
+        rule = rule.alone
     return Match(node, rule)
 
 

@@ -1,13 +1,14 @@
 """The dual network: its layers, and rows that travel back through them.
 
 Every bound is evaluated about reference values z⁰ of the network. At the input z⁰ is the set's
-center; an affine op maps it exactly; after an elementwise op it is the midpoint of the two lines
-there. Then J = −σ_B(ν₁) − Σ h telescopes to
+center; an affine op maps it exactly; after an elementwise op it is the midpoint of the two planes
+there; after a product, the value of its linear part. Then J = −σ_B(ν₁) − Σ h telescopes to
 
     J = C z⁰ − deviation_B(ν₁) − Σⱼ rⱼ|νⱼ|,
 
-where the sum runs over the outputs of elementwise ops and rⱼ is half the distance of their two
-lines at z⁰. Biases and x enter through the one forward pass for z⁰; only |ν| needs the rows.
+where the sum runs over the outputs of nonlinear ops and rⱼ is half the distance of their two
+planes at z⁰, or how far a product can lie from its linear part. Biases and x enter through the one
+forward pass for z⁰; only |ν| needs the rows.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autodual.duals import Affine, Call, Lines
+from autodual.duals import Call, Planes
 from autodual.interval import Interval
 from autodual.ir import Value
-from autodual.plan import Constants, Form, Plan, RowCost, Step
+from autodual.plan import Constants, Form, Plan, RowCost, Step, centered
 from autodual.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
 from autodual.threat import Ball, ThreatModel
 
@@ -34,33 +35,45 @@ class DualNetwork:
     """The dual of the network so far, extended node by node.
 
     Attributes:
-        lines, radius: per elementwise op its two lines and r, [N, *size(1)]; None for the lines
-            where rows stop.
+        lines: per elementwise op its two lines or planes, [N, *size(1)]; None where rows stop.
+        radius: per nonlinear op its r, [N, *size(1)].
+        constants: all that does not depend on the perturbation, and the centers of what
+            products multiply.
     """
 
     def __init__(self, plan: Plan, constants: Constants, x: Tensor, threat: ThreatModel) -> None:
-        self.plan, self.constants, self.x, self.threat = plan, constants, x, threat
+        self.plan, self.x, self.threat = plan, x, threat
+        self.constants = Constants(dict(constants.env), constants.batch)
         self.batch = constants.batch
         self.weights = threat.weights(x)
         self.observe: Observer | None = None
         self._reference = {plan.graph.perturbed: threat.center(x)}
         self._affine: dict[Value, tuple[Step, Call]] = {}
-        self.lines: dict[Value, Lines | None] = {}
+        self.lines: dict[Value, Planes | None] = {}
         self.radius: dict[Value, Tensor] = {}
 
     def add_affine(self, step: Step, call: Call) -> None:
         """Extend by an affine op: exact."""
         self._affine[step.out] = step, call
 
-    def add_lines(self, step: Step, lines: Lines) -> None:
-        """Extend by an elementwise op that the two lines enclose."""
-        ends = lines.at(self.reference(step.variables[0]))
+    def add_lines(self, step: Step, lines: Planes) -> None:
+        """Extend by an elementwise op that the two lines or planes enclose."""
+        ends = lines.at(*map(self.reference, step.variables))
         self._reference[step.out] = ends.center
         self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
         self.lines[step.out] = lines.map(lambda t: step.out.per_example(t, self.batch))
 
+    def add_product(self, step: Step, call: Call, x: Interval, y: Interval) -> None:
+        """Extend by a product, about the centers of its arguments' intervals."""
+        center = x.center, y.center
+        at_x, at_y = map(self.reference, step.variables)
+        linear = call(at_x, center[1]) + call(center[0], at_y) - call(*center)
+        self._reference[step.out] = linear
+        self.radius[step.out] = step.out.per_example(call(x.radius, y.radius), self.batch)
+        self.constants.env.update(zip(map(centered, step.variables), center, strict=True))
+
     def add_box(self, step: Step, box: Interval) -> None:
-        """Extend by an elementwise op of which only an interval is kept: rows stop there."""
+        """Extend by a nonlinear op of which only an interval is kept: rows stop there."""
         self._reference[step.out] = box.center
         self.radius[step.out] = step.out.per_example(box.radius, self.batch)
         self.lines[step.out] = None
@@ -109,10 +122,10 @@ class DualNetwork:
         return total if entry is None else total + self._deviation(entry, memo)
 
     def _pull(self, step: Step, out: Rows, memo: Memo) -> list[Rows]:
-        if isinstance(step.rule, Affine):
-            return pull_affine(out, step, self.constants, memo)
-        lines = self.lines[step.out]
-        return [] if lines is None else [out.pull_lines(lines, memo)]
+        if step.out in self.lines:
+            lines = self.lines[step.out]
+            return [] if lines is None else list(out.pull_lines(lines, memo))
+        return [p for side in step.sides for p in pull_affine(out, side, self.constants, memo)]
 
     def _deviation(self, rows: Rows, memo: Memo) -> Tensor:
         if self.weights is not None:
@@ -154,10 +167,12 @@ class DualNetwork:
         if isinstance(self.threat, Ball) and isinstance(self.threat.eps, Tensor):
             found.append(self.threat.eps)
         for step in self.plan.upstream[target]:
-            found += [self.constants.env[v] for v in step.node.inputs if v not in step.variables]
             lines = self.lines.get(step.out)
             if lines is not None:
-                found += [lines.lower_slope, lines.upper_slope]
+                found += [*lines.lower_slopes, *lines.upper_slopes]
+            for side in () if step.out in self.lines else step.sides:
+                constant = [v for v in side.node.inputs if v not in side.variables]
+                found += [self.constants.env[v] for v in constant]
             if step.out in self.radius:
                 found.append(self.radius[step.out])
         return list({id(tensor): tensor for tensor in found}.values())
@@ -177,8 +192,11 @@ class DualNetwork:
         twin.lines = {
             v: None
             if n is None
-            else Lines(
-                swap(n.lower_slope), n.lower_intercept, swap(n.upper_slope), n.upper_intercept
+            else Planes(
+                tuple(map(swap, n.lower_slopes)),
+                n.lower_intercept,
+                tuple(map(swap, n.upper_slopes)),
+                n.upper_intercept,
             )
             for v, n in self.lines.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,26 @@ class Step:
         """The value it computes."""
         return self.node.out
 
+    @cached_property
+    def sides(self) -> tuple[Step, ...]:
+        """The affine ops it is made of: itself, or a product as a function of each argument.
+
+        The other argument is then the constant ``centered(other)``.
+        """
+        if isinstance(self.rule, Affine):
+            return (self,)
+        if isinstance(self.rule, Elementwise):
+            return ()
+        names = [k for k, arg in self.node.args.items() if arg in self.variables]
+        x, y = self.variables
+        one = _fixed(self.node, names[1], centered(y))
+        other = _fixed(self.node, names[0], centered(x))
+        own = tuple(v for v in self.own)
+        return (
+            Step(one, self.rule.alone, (x,), (centered(y), *own)),
+            Step(other, self.rule.alone, (y,), (centered(x), *own)),
+        )
+
     def call(self, env: Mapping[Value, Tensor], batch: int) -> Call:
         """Return the node's op with all but its perturbed arguments bound from ``env``."""
         holes = iter(range(len(self.variables)))
@@ -55,6 +75,15 @@ class Step:
 
         args = {name: map_leaves(arg, bind) for name, arg in self.node.args.items()}
         return Call(self.node.target, args, self.node.index)
+
+
+def centered(value: Value) -> Value:
+    """Return the constant that stands for the center of a value's interval."""
+    return replace(value, name=f"{value.name}.center")
+
+
+def _fixed(node: Node, name: str, value: Value) -> Node:
+    return replace(node, args={**node.args, name: value})
 
 
 @dataclass(frozen=True)
@@ -98,7 +127,7 @@ class Constants:
         batch: the number of examples.
     """
 
-    def __init__(self, env: Mapping[Value, Tensor], batch: int) -> None:
+    def __init__(self, env: dict[Value, Tensor], batch: int) -> None:
         self.env, self.batch = env, batch
         self._calls: dict[Value, Call] = {}
 
@@ -177,9 +206,9 @@ class Plan:
         """The values whose intervals are needed, each with the nonlinear steps that read it."""
         table: dict[Value, tuple[Step, ...]] = {}
         for step in self.steps:
-            if isinstance(step.rule, Elementwise):
-                value = step.variables[0]
-                table[value] = (*table.get(value, ()), step)
+            if not isinstance(step.rule, Affine):
+                for value in dict.fromkeys(step.variables):
+                    table[value] = (*table.get(value, ()), step)
         return table
 
     @property
@@ -201,10 +230,13 @@ class Program:
             out, variables = f"ν[{step.out}]", ", ".join(f"ν[{v}]" for v in step.variables)
             if isinstance(step.rule, Affine):
                 text = f"{variables} += Aᵀ{out}, h = bᵀ{out}"
-            else:
-                v = step.variables[0]
+            elif isinstance(step.rule, Elementwise):
                 text = f"{variables} += a_u[{out}]₊ + a_l[{out}]₋, h = b_u[{out}]₊ + b_l[{out}]₋"
-                text += f", on [ℓ, u] of {v}"
+                text += f", on [ℓ, u] of {', '.join(map(str, step.variables))}"
+            else:
+                x, y = step.variables
+                text = f"{variables} += f(·, c)ᵀ{out}, f(c, ·)ᵀ{out}, h = f(r, r)ᵀ|{out}|"
+                text += f" − f(c, c)ᵀ{out}, on c ± r of {x}, {y}"
             lines.append(f"  {text}    # {step.node.label}{place(step.node)}")
         lines.append(f"  min C·{graph.output} ≥ J = −σ_B(ν[{graph.perturbed}]) − Σ h")
         return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -33,10 +34,13 @@ class Columns(ABC):
 
     def extend(self, step: Step) -> None:
         """Push the columns through one step, and forget those that no later step reads."""
-        if isinstance(step.rule, Affine):
-            self.at[step.out] = self._affine(step)
+        if step.out in self.network.lines:
+            columns = self._elementwise(step)
         else:
-            self.at[step.out] = self._elementwise(step)
+            columns = self._sum([self._affine(side) for side in step.sides])
+        if step.out in self.network.radius:
+            columns = self._inject(columns, self.network.radius[step.out])
+        self.at[step.out] = columns
         for value in self.network.plan.last_reads.get(step.out, ()):
             self.at.pop(value, None)
 
@@ -85,14 +89,29 @@ class Columns(ABC):
         return {**constants.env, **own}
 
     def _elementwise(self, step: Step) -> Tensor | None:
-        lines, given = self.network.lines[step.out], self.at[step.variables[0]]
-        if lines is not None and not lines.are_parallel:
+        lines = self.network.lines[step.out]
+        if lines is None:
+            return None
+        if not lines.are_parallel:
             raise InputError(
                 f"{step.node.label} at {step.node.source}: columns that travel forward need "
                 "parallel lines; use estimator=Exact() and backward order"
             )
-        out = None if lines is None or given is None else given * lines.lower_slope.unsqueeze(1)
-        return self._inject(out, self.network.radius[step.out])
+        given = [self.at[v] for v in step.variables]
+        return self._sum(
+            [
+                None if g is None else g * slope.unsqueeze(1)
+                for g, slope in zip(given, lines.lower_slopes, strict=True)
+            ]
+        )
+
+    def _sum(self, terms: list[Tensor | None]) -> Tensor | None:
+        """Return the sum of columns, those that are missing left out."""
+        known = [term for term in terms if term is not None]
+        if len(known) < 2:
+            return known[0] if known else None
+        aligned = self._aligned([*known])
+        return functools.reduce(torch.add, [term for term in aligned if term is not None])
 
     def _aligned(self, given: list[Tensor | None]) -> list[Tensor | None]:
         """Return columns with equal numbers of them."""
@@ -100,7 +119,7 @@ class Columns(ABC):
 
     @abstractmethod
     def _inject(self, columns: Tensor | None, radius: Tensor) -> Tensor | None:
-        """Add what an elementwise op brings in, given its radius r [N, *size(1)]."""
+        """Add what a nonlinear op brings in, given its radius r [N, *size(1)]."""
 
 
 class Projection(Columns):

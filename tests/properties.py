@@ -35,6 +35,16 @@ def points(box, generator, count=24):
     return ends + bends + inside
 
 
+def combinations(boxes, generator):
+    """Points of a product of boxes: corners of every kind, and random ones."""
+    tried = [points(box, generator) for box in boxes]
+    if len(boxes) > 1:  # any point of one with any of the other
+        yield from itertools.product(*(t[:12] for t in tried))
+        shuffled = [[t[i] for i in torch.randperm(len(t), generator=generator)] for t in tried]
+        yield from zip(*shuffled, strict=True)
+    yield from zip(*tried, strict=True)
+
+
 def check_fenchel(rule, call, shapes, generator, dtype=torch.float64):
     """sup −zᵀν_in + f(z)ᵀν_out ≤ h, and equality for affine ops."""
     slack = 1e-10 if dtype == torch.float64 else 1e-4
@@ -42,12 +52,8 @@ def check_fenchel(rule, call, shapes, generator, dtype=torch.float64):
     out = call(*(b.lower for b in boxes))
     nu = torch.randn(5, *out.shape, generator=generator, dtype=dtype)
     nu = nu * (torch.rand(nu.shape, generator=generator) > 0.2)
-    if isinstance(rule, Affine):
-        pulled, h = rule.dual(call, nu, shapes)
-    else:
-        one, h = rule.dual(call, nu, boxes[0])
-        pulled = [one]
-    for z in zip(*(points(b, generator) for b in boxes), strict=True):
+    pulled, h = rule.dual(call, nu, *([shapes] if isinstance(rule, Affine) else boxes))
+    for z in combinations(boxes, generator):
         value = (call(*z) * nu).flatten(1).sum(1)
         size = (call(*z) * nu).abs().flatten(1).sum(1) + h.abs() + 1
         for v, p in zip(z, pulled, strict=True):
@@ -110,7 +116,7 @@ def check_interval(rule, call, shapes, generator):
     boxes = [random_box(s, generator) for s in shapes]
     image = rule.interval(call, *boxes)
     slack = 1e-9 * (1 + torch.maximum(image.lower.abs(), image.upper.abs()))
-    for z in zip(*(points(b, generator) for b in boxes), strict=True):
+    for z in combinations(boxes, generator):
         value = call(*z)
         assert bool((value >= image.lower - slack).all()), "below its interval"
         assert bool((value <= image.upper + slack).all()), "above its interval"
@@ -118,27 +124,32 @@ def check_interval(rule, call, shapes, generator):
 
 def check_point(rule, call, shapes, generator):
     """At ℓ = u a dual layer is exact: its two lines meet in f(z)."""
-    z = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
-    ends = rule.lines(call, Interval(z, z), None).at(z)
-    torch.testing.assert_close(ends.lower, call(z), rtol=0, atol=1e-12)
-    torch.testing.assert_close(ends.upper, call(z), rtol=0, atol=1e-12)
+    z = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    nu = torch.randn(5, *call(*z).shape, generator=generator, dtype=torch.float64)
+    for rows in (nu, -nu):
+        pulled, h = rule.dual(call, rows, *(Interval(v, v) for v in z))
+        value = (call(*z) * rows).flatten(1).sum(1)
+        for v, p in zip(z, pulled, strict=True):
+            value = value - (v * p).flatten(1).sum(1)
+        torch.testing.assert_close(value, h, rtol=0, atol=1e-10)
 
 
 def check_given_slope(rule, call, shapes, generator):
     """Any slope from outside encloses f, and both lines take it."""
-    box = random_box(shapes[0], generator)
-    slope = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
-    lines = rule.lines(call, box, slope)
+    boxes = [random_box(shape, generator) for shape in shapes]
+    slopes = tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    lines = rule.lines(call, *boxes, slopes if len(slopes) > 1 else slopes[0])
     assert lines.are_parallel
-    torch.testing.assert_close(lines.lower_slope, slope)
-    check_enclosure(lines, call, box, generator)
+    torch.testing.assert_close(lines.lower_slopes, slopes)
+    check_enclosure(lines, call, boxes, generator)
 
 
-def check_enclosure(lines, call, box, generator):
+def check_enclosure(lines, call, boxes, generator):
     """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on the box."""
-    for z in points(box, generator):
-        ends, value = lines.at(z), call(z)
-        slack = 1e-10 * (1 + z.abs() + value.abs() + ends.upper.abs() + ends.lower.abs())
+    for z in combinations(boxes, generator):
+        ends, value = lines.at(*z), call(*z)
+        size = sum(v.abs() for v in z) + value.abs() + ends.upper.abs() + ends.lower.abs()
+        slack = 1e-10 * (1 + size)
         assert bool((ends.lower <= value + slack).all()), "the lower line is above f"
         assert bool((ends.upper >= value - slack).all()), "the upper line is below f"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from autodual.duals import REGISTRY, Affine
 from autodual.interval import Interval
 from tests import properties
-from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, JUMPS, SMOOTH
+from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, JUMPS, PRODUCTS, SMOOTH
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=15)
@@ -17,7 +17,7 @@ few = settings(max_examples=15)
 def _prepare(case, seed, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     call, shapes = case.build(generator, dtype)
-    return REGISTRY[case.op], call, shapes, generator
+    return case.rule, call, shapes, generator
 
 
 def test_every_rule_has_a_case():
@@ -25,7 +25,7 @@ def test_every_rule_has_a_case():
 
 
 def test_the_cases_say_what_is_affine():
-    assert all(isinstance(REGISTRY[c.op], Affine) == (c in AFFINE) for c in CASES)
+    assert all(isinstance(c.rule, Affine) == (c in AFFINE) for c in CASES)
 
 
 @pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
@@ -76,7 +76,7 @@ def test_windows_are_tried():
     assert all(any(op in name for name in claimed) for op in ops), claimed
 
 
-@pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("case", ACTIVATIONS + PRODUCTS, ids=str)
 @given(seed=seeds)
 @few
 def test_exact_at_a_point(case, seed):
@@ -93,15 +93,16 @@ def test_any_given_slope_is_sound(case, seed):
 @pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
 def test_gradients_of_lines(case):
     """Slopes and intercepts differentiate like their finite differences, away from the bends."""
-    rule, call, _, _ = _prepare(case, 0)
+    rule, call, shapes, _ = _prepare(case, 0)
     lower = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0], dtype=torch.float64, requires_grad=True)
     width = torch.tensor([9.7, 0.9, 0.11, 0.5, 3.1], dtype=torch.float64, requires_grad=True)
 
     def lines(low, w):
         from autodual.interval import Interval
 
-        found = rule.lines(call, Interval(low, low + w), None)
-        return found.lower_slope, found.lower_intercept, found.upper_intercept
+        boxes = [Interval(low.roll(i), (low + w).roll(i)) for i in range(len(shapes))]
+        found = rule.lines(call, *boxes, None)
+        return *found.lower_slopes, found.lower_intercept, found.upper_intercept
 
     assert torch.autograd.gradcheck(lines, (lower, width))
 

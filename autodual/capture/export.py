@@ -165,10 +165,15 @@ _KEEP = (
     aten.silu.default,
     aten.softplus.default,
     aten.threshold.default,
+    aten.scaled_dot_product_attention.default,
+    aten.instance_norm.default,
+    aten.logsumexp.default,
     aten.upsample_nearest1d.vec,
     aten.upsample_nearest2d.vec,
     aten.upsample_nearest3d.vec,
+    aten.upsample_linear1d.vec,
     aten.upsample_bilinear2d.vec,
+    aten.upsample_trilinear3d.vec,
 )
 """Ops whose own dual layer is better than that of their parts."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from autodual.duals.base import Affine, Call, DualLayer, Elementwise, Lines
+from autodual.duals.base import Affine, Bilinear, Call, DualLayer, Elementwise, Lines, Planes
 from autodual.duals.curves import smooth
 from autodual.duals.registry import REGISTRY, Registry
 
 __all__ = [
     "REGISTRY",
     "Affine",
+    "Bilinear",
     "Call",
     "DualLayer",
     "Elementwise",
     "Lines",
+    "Planes",
     "Registry",
     "smooth",
 ]

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Hole, pixel_by_pixel, transpose_by_vjp
+from autodual.duals.base import (
+    Affine,
+    Bilinear,
+    Call,
+    DualLayer,
+    Hole,
+    pixel_by_pixel,
+    transpose_by_vjp,
+)
 from autodual.interval import Interval
 
 
@@ -32,6 +40,13 @@ def scaled(call: Call, z: Interval) -> Interval:
     """Bound z·c or z/c for a constant c of any sign."""
     ends = call(z.lower), call(z.upper)
     return Interval(torch.minimum(*ends), torch.maximum(*ends))
+
+
+def corners(call: Callable[[Tensor, Tensor], Tensor], x: Interval, y: Interval) -> Interval:
+    """Bound a product entry by entry: its extremes lie at the corners of the box."""
+    ends = [call(p, q) for p in (x.lower, x.upper) for q in (y.lower, y.upper)]
+    values = torch.stack(ends)
+    return Interval(values.amin(0), values.amax(0))
 
 
 def transpose_sum(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
@@ -61,11 +76,12 @@ REVERSED_DIFFERENCE = Affine(
 NEGATION = Affine(
     together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel
 )
-PRODUCT = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
+SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
+PRODUCT = Bilinear(SCALED, interval=corners)
 QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
 TOTAL = Affine(together=("self",), linear=True)
 
-TABLE = {
+TABLE: dict[str, DualLayer] = {
     "aten.add.Tensor": SUM,
     "aten.add.Scalar": SUM,
     "aten.sub.Tensor": DIFFERENCE,
@@ -74,7 +90,7 @@ TABLE = {
     "aten.rsub.Scalar": REVERSED_DIFFERENCE,
     "aten.neg.default": NEGATION,
     "aten.mul.Tensor": PRODUCT,
-    "aten.mul.Scalar": PRODUCT,
+    "aten.mul.Scalar": SCALED,
     "aten.div.Tensor": QUOTIENT,
     "aten.div.Scalar": QUOTIENT,
     "aten.sum.dim_IntList": TOTAL,

@@ -4,11 +4,13 @@ For an op z ↦ f(z) and a relaxation of it, a dual layer is a pair (g, h) with 
 
     sup over the relaxation of  −zᵀν_in + f(z)ᵀν_out  ≤  h(ν_in, ν_out).           (Fenchel)
 
-Theorem 3 of the thesis then bounds any network made of such ops. Two kinds cover what is here:
+Theorem 3 of the thesis then bounds any network made of such ops. Three kinds cover what is here:
 
 * ``Affine``: f(z) = Az + b. ν_in = Aᵀν_out, h = bᵀν_out. Exact.
 * ``Elementwise``: a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u].
-  ν_in = a_u[ν_out]₊ + a_l[ν_out]₋, h = b_u[ν_out]₊ + b_l[ν_out]₋.
+  ν_in = a_u[ν_out]₊ + a_l[ν_out]₋, h = b_u[ν_out]₊ + b_l[ν_out]₋. Of several arguments
+  likewise, with a slope for each.
+* ``Bilinear``: products of two perturbed arguments, entry by entry or of matrices.
 """
 
 from __future__ import annotations
@@ -161,18 +163,89 @@ class Affine:
         return self.transpose(call, nu, shapes), (nu * bias).flatten(1).sum(1)
 
 
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """Two lines that enclose f on [ℓ, u], elementwise: a_l z + b_l ≤ f(z) ≤ a_u z + b_u.
+Slopes = tuple[Tensor, ...]
 
-    When both slopes are the *same tensor* the lines are parallel and the dual layer is linear:
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Two planes that enclose f on a box, elementwise, with a slope for each argument:
+
+        Σᵢ a_l,i zᵢ + b_l ≤ f(z₁, …) ≤ Σᵢ a_u,i zᵢ + b_u.
+
+    When both have the *same* slopes, the planes are parallel and the dual layer is linear:
     one set of rows gives lower and upper bounds together.
     """
 
-    lower_slope: Tensor
+    lower_slopes: Slopes
     lower_intercept: Tensor
-    upper_slope: Tensor
+    upper_slopes: Slopes
     upper_intercept: Tensor
+
+    @classmethod
+    def with_slopes(cls, slopes: Slopes, lower: Tensor, upper: Tensor) -> Planes:
+        """Two parallel planes with these slopes and intercepts."""
+        return Planes(slopes, lower, slopes, upper)
+
+    @property
+    def are_parallel(self) -> bool:
+        """Whether the same slopes serve both."""
+        return all(a is b for a, b in zip(self.lower_slopes, self.upper_slopes, strict=True))
+
+    @property
+    def meet(self) -> Tensor:
+        """Where the two planes are one, elementwise: the op is exact there."""
+        same = self.lower_intercept == self.upper_intercept
+        for lower, upper in zip(self.lower_slopes, self.upper_slopes, strict=True):
+            same = same & (lower == upper)
+        return same
+
+    def at(self, *z: Tensor) -> Interval:
+        """Return the values of the two planes at z."""
+        return Interval(
+            _height(self.lower_slopes, self.lower_intercept, z),
+            _height(self.upper_slopes, self.upper_intercept, z),
+        )
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Planes:
+        """Apply ``f`` to all tensors; parallel planes stay parallel."""
+        lower = tuple(map(f, self.lower_slopes))
+        upper = lower if self.are_parallel else tuple(map(f, self.upper_slopes))
+        return Planes(lower, f(self.lower_intercept), upper, f(self.upper_intercept))
+
+    def pull(
+        self, nu: Tensor, own: Callable[[Tensor], Tensor] = lambda slope: slope
+    ) -> list[Tensor]:
+        """Return ν_in = a_u[ν]₊ + a_l[ν]₋ per argument; ``own`` brings a slope to ν's shape."""
+        if self.are_parallel:
+            return [own(slope) * nu for slope in self.lower_slopes]
+        up, down = nu.clamp(min=0), nu.clamp(max=0)
+        slopes = zip(self.lower_slopes, self.upper_slopes, strict=True)
+        return [own(upper) * up + own(lower) * down for lower, upper in slopes]
+
+    def intercept(self, nu: Tensor) -> Tensor:
+        """Return h = b_u[ν]₊ + b_l[ν]₋, elementwise."""
+        return self.upper_intercept * nu.clamp(min=0) + self.lower_intercept * nu.clamp(max=0)
+
+
+def _height(slopes: Slopes, intercept: Tensor, z: Sequence[Tensor]) -> Tensor:
+    """Return Σᵢ aᵢzᵢ + b."""
+    first, *more = (slope * v for slope, v in zip(slopes, z, strict=True))
+    for term in more:
+        first = first + term
+    return first + intercept
+
+
+class Lines(Planes):
+    """Two lines that enclose f on [ℓ, u]: a_l z + b_l ≤ f(z) ≤ a_u z + b_u, elementwise."""
+
+    def __init__(
+        self,
+        lower_slope: Tensor,
+        lower_intercept: Tensor,
+        upper_slope: Tensor,
+        upper_intercept: Tensor,
+    ) -> None:
+        super().__init__((lower_slope,), lower_intercept, (upper_slope,), upper_intercept)
 
     @classmethod
     def parallel(cls, slope: Tensor, lower: Tensor, upper: Tensor) -> Lines:
@@ -180,59 +253,89 @@ class Lines:
         return cls(slope, lower, slope, upper)
 
     @property
-    def are_parallel(self) -> bool:
-        """Whether one slope serves both."""
-        return self.lower_slope is self.upper_slope
+    def lower_slope(self) -> Tensor:
+        """a_l."""
+        return self.lower_slopes[0]
 
-    def at(self, z: Tensor) -> Interval:
-        """Return the values of the two lines at z."""
-        return Interval(
-            self.lower_slope * z + self.lower_intercept,
-            self.upper_slope * z + self.upper_intercept,
-        )
-
-    def map(self, f: Callable[[Tensor], Tensor]) -> Lines:
-        """Apply ``f`` to all four tensors; parallel lines stay parallel."""
-        lower = f(self.lower_slope)
-        upper = lower if self.are_parallel else f(self.upper_slope)
-        return Lines(lower, f(self.lower_intercept), upper, f(self.upper_intercept))
-
-    def pull(self, nu: Tensor, own: Callable[[Tensor], Tensor] = lambda slope: slope) -> Tensor:
-        """Return ν_in = a_u[ν]₊ + a_l[ν]₋; ``own`` brings a slope to the shape of ν."""
-        if self.are_parallel:
-            return own(self.lower_slope) * nu
-        return own(self.upper_slope) * nu.clamp(min=0) + own(self.lower_slope) * nu.clamp(max=0)
-
-    def intercept(self, nu: Tensor) -> Tensor:
-        """Return h = b_u[ν]₊ + b_l[ν]₋, elementwise."""
-        return self.upper_intercept * nu.clamp(min=0) + self.lower_intercept * nu.clamp(max=0)
+    @property
+    def upper_slope(self) -> Tensor:
+        """a_u."""
+        return self.upper_slopes[0]
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """The dual layer of z ↦ f(z) applied to each entry of one perturbed argument.
+    """The dual layer of (z₁, …) ↦ f(z₁, …) applied to each entry of its perturbed arguments.
 
     Args:
-        lines: (call, interval, slope) → two lines that enclose f on the interval; ``slope``,
-            if not None, is a slope given from outside, which both lines must take.
+        lines: (call, *intervals, slope) → two lines, or planes, that enclose f on the intervals;
+            ``slope``, if not None, is a slope given from outside (one for each argument, if
+            there are several), which both must take.
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
-        argument: the schema name of the argument it applies to.
+        arguments: the schema names of the arguments it applies to, all of the output's shape.
         accepts: further conditions on the call.
     """
 
-    lines: Callable[[Call, Interval, Tensor | None], Lines]
-    interval: Callable[[Call, Interval], Interval] = by_endpoints
-    argument: str = "self"
+    lines: Callable[..., Planes]
+    interval: Callable[..., Interval] = by_endpoints
+    arguments: tuple[str, ...] = ("self",)
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
-        """Return whether exactly the right argument is perturbed."""
-        return tuple(names) == (self.argument,) and self.accepts(args)
+        """Return whether exactly the right arguments are perturbed."""
+        return tuple(names) == self.arguments and self.accepts(args)
 
-    def dual(self, call: Call, nu: Tensor, box: Interval) -> tuple[Tensor, Tensor]:
-        """Return ν_in and h, for rows nu [R, *] over the box [*] of one example."""
-        lines = self.lines(call, box, None)
-        return lines.pull(nu), lines.intercept(nu).flatten(1).sum(1)
+    def dual(self, call: Call, nu: Tensor, *boxes: Interval) -> tuple[Sequence[Tensor], Tensor]:
+        """Return ν_in per argument and h, for rows nu [R, *] over boxes [*] of one example."""
+        planes = self.lines(call, *boxes, None)
+        return planes.pull(nu), planes.intercept(nu).flatten(1).sum(1)
 
 
-DualLayer = Affine | Elementwise
+@dataclass(frozen=True)
+class Bilinear:
+    """The dual layer of an op f(x, y) = Σ xᵢyⱼ, the sum over some pairs for each entry.
+
+    With one argument constant it is affine. With both perturbed, c the centers and r the radii
+    of their boxes, f is a linear function and a rest:
+
+        f(x, y) = f(x, c_y) + f(c_x, y) − f(c_x, c_y) + f(x − c_x, y − c_y).
+
+    The rest lies within ±f(r_x, r_y), so that, with the transposes of f in each argument alone,
+
+        ν_x = f(·, c_y)ᵀν,    ν_y = f(c_x, ·)ᵀν,    h = −f(c_x, c_y)ᵀν + f(r_x, r_y)ᵀ|ν|.
+
+    Args:
+        alone: the op with one argument perturbed.
+        interval: interval arithmetic for the op with both perturbed.
+    """
+
+    alone: Affine
+    interval: Callable[[Call, Interval, Interval], Interval]
+
+    def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
+        """Return whether one of the two arguments is perturbed, or both are."""
+        return all(self.alone.covers([name], args) for name in names) and 0 < len(names) <= 2
+
+    def dual(
+        self, call: Call, nu: Tensor, x: Interval, y: Interval
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Return ν_x, ν_y and h, for rows nu [R, *] over the boxes of one example."""
+        (to_x, to_y), shapes = self.sides(call, x, y), (x.lower.shape, y.lower.shape)
+        pulled = [
+            self.alone.transpose(side, nu, [shape])[0]
+            for side, shape in zip((to_x, to_y), shapes, strict=True)
+        ]
+        h = nu.abs() * call(x.radius, y.radius) - nu * call(x.center, y.center)
+        return pulled, h.flatten(1).sum(1)
+
+    @staticmethod
+    def sides(call: Call, x: Interval, y: Interval) -> tuple[Call, Call]:
+        """Return x ↦ f(x, c_y) and y ↦ f(c_x, y)."""
+        one, other = (name for name, arg in call.args.items() if isinstance(arg, Hole))
+        return (
+            call.replace({other: y.center}),
+            call.replace({one: x.center, other: Hole(0)}),
+        )
+
+
+DualLayer = Affine | Elementwise | Bilinear

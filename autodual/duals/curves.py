@@ -79,7 +79,7 @@ def by_curve(curve: Callable[[Call], Curve], argument: str = "self") -> Elementw
     return Elementwise(
         lambda call, box, slope: curve_lines(call, curve(call), box, slope),
         interval=lambda call, box: curve_interval(call, curve(call), box),
-        argument=argument,
+        arguments=(argument,),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, transpose_by_vjp
+from autodual.duals.arithmetic import corners
+from autodual.duals.base import Affine, Bilinear, Call, DualLayer, transpose_by_vjp
 from autodual.interval import Interval
 
 
@@ -41,16 +42,35 @@ def _addmm_interval(call: Call, z: Interval) -> Interval:
     return Interval(center - radius, center + radius)
 
 
-TABLE = {
+def matrix_corners(call: Call, x: Interval, y: Interval) -> Interval:
+    """Bound a product of matrices: a sum over k of products, each by its corners."""
+    total = Interval(*[x.lower.new_zeros(())] * 2)
+    for k in range(x.lower.shape[-1]):
+        column, row = (
+            Interval(i.lower.narrow(dim, k, 1), i.upper.narrow(dim, k, 1))
+            for i, dim in ((x, -1), (y, -2))
+        )
+        term = corners(torch.mul, column, row)
+        total = Interval(total.lower + term.lower, total.upper + term.upper)
+    return total
+
+
+def _product(other: str) -> Bilinear:
+    """Return the rule of a matrix product of ``self`` and the argument of this name."""
+    interval = by_magnitude("self", other)
+    return Bilinear(Affine(alone=("self", other), interval=interval, linear=True), matrix_corners)
+
+
+TABLE: dict[str, DualLayer] = {
     "aten.linear.default": Affine(
         alone=("input",),
         interval=by_magnitude("weight", bias="bias"),
         bias="bias",
         transpose=transpose_linear,
     ),
-    "aten.matmul.default": Affine(alone=("self", "other"), interval=by_magnitude("self", "other")),
-    "aten.mm.default": Affine(alone=("self", "mat2"), interval=by_magnitude("self", "mat2")),
-    "aten.bmm.default": Affine(alone=("self", "mat2"), interval=by_magnitude("self", "mat2")),
+    "aten.matmul.default": _product("other"),
+    "aten.mm.default": _product("mat2"),
+    "aten.bmm.default": _product("mat2"),
     "aten.mv.default": Affine(alone=("self", "vec"), interval=by_magnitude("self", "vec")),
     "aten.addmm.default": Affine(alone=("mat1",), interval=_addmm_interval),
 }

@@ -34,5 +34,7 @@ TABLE = {
     "aten.upsample_nearest1d.vec": INTERPOLATE,
     "aten.upsample_nearest2d.vec": INTERPOLATE,
     "aten.upsample_nearest3d.vec": INTERPOLATE,
+    "aten.upsample_linear1d.vec": INTERPOLATE,
     "aten.upsample_bilinear2d.vec": INTERPOLATE,
+    "aten.upsample_trilinear3d.vec": INTERPOLATE,
 }

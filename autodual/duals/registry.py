@@ -11,6 +11,7 @@ from autodual.duals import (
     functions,
     hardtanh,
     linear,
+    maximum,
     norm,
     pool,
     relu,
@@ -33,4 +34,5 @@ REGISTRY: Registry = {
     **threshold.TABLE,
     **activations.TABLE,
     **functions.TABLE,
+    **maximum.TABLE,
 }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from autodual.ir import Graph, check
+from autodual.passes.attention import attend
 from autodual.passes.batch_norm import nominal_batch_norm
 from autodual.passes.constants import fill_by_shape
 from autodual.passes.dead_code import remove_dead_code
 from autodual.passes.identities import remove_identities
+from autodual.passes.max_pool import slice_max_pools
+from autodual.passes.normalization import normalize
+from autodual.passes.products import pair_up
+from autodual.passes.reductions import fold_reductions
 from autodual.passes.reshapes import views_to_reshapes
+from autodual.passes.softmax import share_out
 from autodual.passes.stop_gradient import stop_gradients
 
 PIPELINE = (
@@ -17,12 +23,19 @@ PIPELINE = (
     nominal_batch_norm,
     stop_gradients,
     remove_identities,
+    attend,
+    normalize,
+    share_out,
+    slice_max_pools,
+    fold_reductions,
+    pair_up,
 )
 
 
 def simplify(graph: Graph) -> Graph:
-    """Run the whole pipeline, checking the graph after every pass."""
+    """Run the whole pipeline, checking the graph after every pass that changes it."""
     check(graph)
     for rewrite in PIPELINE:
-        graph = check(rewrite(graph))
+        rewritten = rewrite(graph)
+        graph = graph if rewritten is graph else check(rewritten)
     return graph

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autodual.duals import Affine, Lines
+from autodual.duals import Affine, Planes
 from autodual.duals.base import transpose_by_vjp
 from autodual.plan import Constants, Step
 from autodual.rows.listed import Listed
@@ -34,11 +34,11 @@ class Dense(Listed):
             return replace(self, data=self.data + other.data)
         return replace(self, data=self.full() + other.full(), pick=None)
 
-    def pull_lines(self, lines: Lines, memo: Memo) -> Dense:
+    def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Dense]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
-        data = lines.pull(self._grouped(self.full()), self._own)
-        data = data if self.span is None else data.flatten(0, 1)
-        return replace(self, data=data, pick=None)
+        pulled = lines.pull(self._grouped(self.full()), self._own)
+        flat = pulled if self.span is None else [data.flatten(0, 1) for data in pulled]
+        return [replace(self, data=data, pick=None) for data in flat]
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
         """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""

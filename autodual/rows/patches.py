@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals import Affine, Lines
+from autodual.duals import Affine, Planes
 from autodual.duals.base import Window
 from autodual.ir import Batch, Value
 from autodual.plan import Constants, Step
@@ -98,10 +98,10 @@ class Patches(Listed):
         pick = self.pick if alike else None
         return replace(self, data=total, frame=frame, pick=pick, clean=clean)
 
-    def pull_lines(self, lines: Lines, memo: Memo) -> Patches:
+    def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Patches]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, 1, C, H, W]."""
-        data = lines.pull(self.full(), lambda slope: self._own(slope, memo))
-        return replace(self, data=data, pick=None, clean=True)
+        pulled = lines.pull(self.full(), lambda slope: self._own(slope, memo))
+        return [replace(self, data=data, pick=None, clean=True) for data in pulled]
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
         """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""

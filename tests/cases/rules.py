@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from autodual.duals import REGISTRY, Bilinear
 from autodual.duals.base import Call, Hole
 from autodual.passes.batch_norm import batch_norm
 
@@ -43,6 +44,13 @@ class Case:
             return batch_norm
         _, name, overload = self.op.split(".")
         return getattr(getattr(torch.ops.aten, name), overload)
+
+    @property
+    def rule(self) -> Any:
+        """Return its dual layer: for a product with a constant, the affine one."""
+        rule = REGISTRY[self.op]
+        perturbed = sum(isinstance(arg, Z) for arg in self.args.values())
+        return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule
 
     def build(
         self, generator: torch.Generator, dtype: torch.dtype
@@ -315,5 +323,22 @@ SMOOTH = [
     unary("aten.reciprocal.default"),
 ]
 
+EXTREMES = [
+    Case("aten.maximum.default", {"self": M, "other": M}),
+    Case("aten.minimum.default", {"self": V, "other": V}),
+    Case("aten.logaddexp.default", {"self": V, "other": V}),
+]
+
+PRODUCTS = [
+    Case("aten.mul.Tensor", {"self": V, "other": V}),
+    Case("aten.mul.Tensor", {"self": M, "other": Z((1, 1, 3, 1))}),
+    Case("aten.mul.Tensor", {"self": Z((1, 1)), "other": V}),
+    Case("aten.matmul.default", {"self": M, "other": Z((1, 2, 4, 5))}),
+    Case("aten.matmul.default", {"self": M, "other": Z((1, 1, 4, 2))}),
+    Case("aten.mm.default", {"self": V, "mat2": Z((4, 2))}),
+    Case("aten.bmm.default", {"self": Z((2, 3, 4)), "mat2": Z((2, 4, 2))}),
+]
+
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
-CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH
+ACTIVATIONS += EXTREMES
+CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS
