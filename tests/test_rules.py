@@ -28,21 +28,21 @@ def test_the_cases_say_what_is_affine():
     assert all(isinstance(c.rule, Affine) == (c in AFFINE) for c in CASES)
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
 @given(seed=seeds)
 @few
 def test_fenchel_inequality(case, seed):
     properties.check_fenchel(*_prepare(case, seed))
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
 @given(seed=seeds)
 @settings(max_examples=5)
 def test_fenchel_inequality_in_float32(case, seed):
     properties.check_fenchel(*_prepare(case, seed, torch.float32), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
 @given(seed=seeds)
 @few
 def test_interval_contains_image(case, seed):

@@ -48,6 +48,8 @@ TABLE = {
     "aten.flip.default": MOVE,
     "aten.roll.default": MOVE,
     "aten.index_select.default": MOVE,
+    "aten.index.Tensor": MOVE,
+    "aten.gather.default": MOVE,
     "aten.constant_pad_nd.default": PAD,
     "aten.pad.default": PAD,
     "aten.reflection_pad1d.default": MOVE,
@@ -61,6 +63,8 @@ TABLE = {
     "aten.cat.default": Affine(together=("tensors",), window=_stacked_channels),
     "aten.stack.default": Affine(together=("tensors",)),
     "aten.where.self": Affine(together=("self", "other")),
+    "aten.index_put.default": Affine(together=("self", "values")),
+    "aten.scatter_add.default": Affine(together=("self", "src")),
     "aten.slice_scatter.default": Affine(together=("self", "src")),
     "aten.select_scatter.default": Affine(together=("self", "src")),
 }

@@ -13,6 +13,7 @@ from autodual.passes.normalization import normalize
 from autodual.passes.products import pair_up
 from autodual.passes.reductions import fold_reductions
 from autodual.passes.reshapes import views_to_reshapes
+from autodual.passes.rows import split_rows
 from autodual.passes.softmax import share_out
 from autodual.passes.stop_gradient import stop_gradients
 
@@ -22,6 +23,7 @@ PIPELINE = (
     fill_by_shape,
     nominal_batch_norm,
     stop_gradients,
+    split_rows,
     remove_identities,
     attend,
     normalize,

@@ -185,6 +185,21 @@ SHAPE = [
     unary("aten.flip.default", dims=[2, 3]),
     unary("aten.roll.default", shifts=[1], dims=[3]),
     unary("aten.index_select.default", dim=3, index=T((5,), "index")),
+    unary("aten.index.Tensor", indices=[None, None, T((5,), "index"), T((5,), "index")]),
+    unary("aten.gather.default", dim=2, index=T((1, 2, 5, 4), "index")),
+    Case(
+        "aten.index_put.default",
+        {
+            "self": M,
+            "indices": [None, None, T((5,), "index")],
+            "values": Z((1, 2, 5, 4)),
+            "accumulate": True,
+        },
+    ),
+    Case(
+        "aten.scatter_add.default",
+        {"self": V, "dim": 1, "index": T((1, 5), "index"), "src": Z((1, 5))},
+    ),
     unary("aten.constant_pad_nd.default", pad=[1, 2, 0, 1], value=-1.5),
     unary("aten.pad.default", pad=[1, 2], mode="constant", value=0.5),
     unary("aten.pad.default", pad=[1, 2, 1, 0], mode="reflect"),
