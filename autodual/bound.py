@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autodual.cost import Record, choose_orders
-from autodual.duals import Affine, Elementwise
+from autodual.duals import Affine, Elementwise, IntervalRule
 from autodual.errors import InputError
 from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import entries, run_nodes
@@ -253,6 +253,8 @@ class BoundModule:
                     flat.add_box(step, ibp[step.out])
                 if book and isinstance(step.rule, Elementwise):
                     dual.add_lines(step, step.rule.lines(call, *given, slopes.get(step.out)))
+                elif book and isinstance(step.rule, IntervalRule):
+                    dual.add_box(step, step.rule.interval(call, *given))
                 elif book:
                     dual.add_product(step, call, *given)
             for sums in book.values():

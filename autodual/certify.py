@@ -41,6 +41,7 @@ class Options:
     perturb: int | str
     output: Output
     rules: Mapping[str, DualLayer]
+    intervals: bool
     estimator: Estimator
     memory: int | None
     choose: Mapping[str, Choice]
@@ -292,9 +293,9 @@ class Certified(nn.Module):
         captured = capture_once(model, inputs, self.options.perturb, self.options.output)
         bound = self._bounds.get(id(captured))
         if bound is None:
-            plan = make_plan(captured.graph, self.options.rules, self.options.bounds)
-            check_fidelity(captured, model, inputs)
             options = self.options
+            plan = make_plan(captured.graph, options.rules, options.bounds, options.intervals)
+            check_fidelity(captured, model, inputs)
             memory = options.memory or default_memory(tensor.device)
             how = options.estimator, memory, options.choose, options.select
             bound = BoundModule(plan, model, *how)
@@ -311,6 +312,7 @@ def certify(
     perturb: int | str = 0,
     output: Output = None,
     rules: Mapping[str, DualLayer] | None = None,
+    intervals: bool = False,
     estimator: Estimator | None = None,
     memory: int | str | None = None,
     choose: Mapping[str, Choice] | None = None,
@@ -332,6 +334,8 @@ def certify(
         output: which of several outputs is bounded, by position or key, ``"logits"``, or by a
             tuple that leads to it, ``("heads", 1)``; None for a model that returns one tensor.
         rules: further dual layers by the op's name, or others than the registry's.
+        intervals: allow ops of which only an interval is known, such as ``round`` and ``sort``:
+            sound, but rows stop there, and so do gradients of steps.
         estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
             ``Normal(r)``, estimates that train in linear time; ``Geometric(...)``, a certificate
             that holds with a given probability.
@@ -368,6 +372,7 @@ def certify(
         perturb=perturb,
         output=output,
         rules={**REGISTRY, **(rules or {})},
+        intervals=intervals,
         estimator=estimator,
         memory=parse_memory(memory),
         choose=choose or {},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from autodual.duals import Affine, DualLayer, Elementwise
+from autodual.duals import Affine, Bilinear, DualLayer, Elementwise
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import METHODS, Plan, RowCost, Step, place
@@ -183,7 +183,7 @@ def _kind(rule: DualLayer) -> str:
         return "affine, exact"
     if isinstance(rule, Elementwise):
         return "two lines" if len(rule.arguments) == 1 else "two planes"
-    return "product"
+    return "product" if isinstance(rule, Bilinear) else "interval"
 
 
 def _how(step: Step, record: Record, batch: int) -> str:

@@ -12,7 +12,7 @@ from autodual.arguments import as_inputs, check_x
 from autodual.capture import Inputs, Output, unwrap
 from autodual.certify import capture_once
 from autodual.cost import tabulate
-from autodual.duals import REGISTRY, Affine, DualLayer
+from autodual.duals import REGISTRY, Affine, DualLayer, IntervalRule
 from autodual.fidelity import check_fidelity
 from autodual.match import Match, match_all
 from autodual.plan import place
@@ -85,13 +85,14 @@ def coverage(
     *,
     perturb: int | str = 0,
     output: Output = None,
+    intervals: bool = False,
 ) -> Coverage:
     """List every op of a model with its source line, its dual layer and how tight that is.
 
     Ops without one are reported, all at once, each with a remedy.
 
     Args:
-        model, rules, perturb, output: as for ``certify``.
+        model, rules, perturb, output, intervals: as for ``certify``.
         x: a batch of inputs; the bounds are asked at no values of theirs.
 
     Raises:
@@ -101,7 +102,7 @@ def coverage(
     model, inputs = unwrap(model), as_inputs(x)
     check_x(inputs.get(perturb), model, lambda x: False)
     captured = capture_once(model, inputs, perturb, output)
-    found = match_all(captured.graph, {**REGISTRY, **(rules or {})})
+    found = match_all(captured.graph, {**REGISTRY, **(rules or {})}, intervals)
     check_fidelity(captured, model, inputs)
     return Coverage(tuple(map(_row, found)), captured.graph.caveats)
 
@@ -116,4 +117,6 @@ def _row(match: Match) -> Row:
 def _tightness(rule: DualLayer | None) -> str:
     if rule is None:
         return "missing"
+    if isinstance(rule, IntervalRule):
+        return "interval"
     return "exact" if isinstance(rule, Affine) else "parallel"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autodual.duals import Bilinear, DualLayer, Registry
+from autodual.duals import Bilinear, DualLayer, IntervalRule, Registry
 from autodual.errors import BatchError
 from autodual.ir import Batch, Graph, Node, leaves
 
@@ -32,19 +32,21 @@ class Match:
         return "; ".join(text for text in (self.reason, self.remedy) if text)
 
 
-def match_all(graph: Graph, registry: Registry) -> list[Match]:
+def match_all(graph: Graph, registry: Registry, intervals: bool) -> list[Match]:
     """Match every node that the perturbation reaches, and find what draws random numbers.
+
+    ``intervals`` says whether ops that only intervals bound are allowed.
 
     Raises:
         BatchError: a value that does not belong to one example.
     """
     for node in graph.body:
         _check_apart(node, graph)
-    found = [_match(n, graph, registry) for n in graph.prelude if _is_random(n)]
-    return found + [_match(n, graph, registry) for n in graph.body]
+    nodes = [*filter(_is_random, graph.prelude), *graph.body]
+    return [_match(node, graph, registry, intervals) for node in nodes]
 
 
-def _match(node: Node, graph: Graph, registry: Registry) -> Match:
+def _match(node: Node, graph: Graph, registry: Registry, intervals: bool) -> Match:
     if _is_random(node):
         return Match(node, None, "random numbers have no bound", "call .eval()")
     rule = registry.get(node.op)
@@ -58,6 +60,9 @@ def _match(node: Node, graph: Graph, registry: Registry) -> Match:
         reason = f"of a perturbed {', '.join(names)} (not affine there)"
         remedy = "make the other arguments constants, or give certify(rules=...) a dual layer"
         return Match(node, None, reason, remedy)
+    if isinstance(rule, IntervalRule) and not intervals:
+        remedy = "certify(..., intervals=True) allows that, loosely and without a gradient"
+        return Match(node, None, "only an interval bounds it", remedy)
     if isinstance(rule, Bilinear) and len(names) == 1:
         rule = rule.alone
     return Match(node, rule)

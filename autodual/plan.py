@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.duals import Affine, Call, DualLayer, Elementwise, Registry
+from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, IntervalRule, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
 from autodual.ir import Batch, Graph, Node, Value, evaluate, map_leaves, resolve
@@ -51,7 +51,7 @@ class Step:
         """
         if isinstance(self.rule, Affine):
             return (self,)
-        if isinstance(self.rule, Elementwise):
+        if not isinstance(self.rule, Bilinear):
             return ()
         names = [k for k, arg in self.node.args.items() if arg in self.variables]
         x, y = self.variables
@@ -233,6 +233,8 @@ class Program:
             elif isinstance(step.rule, Elementwise):
                 text = f"{variables} += a_u[{out}]₊ + a_l[{out}]₋, h = b_u[{out}]₊ + b_l[{out}]₋"
                 text += f", on [ℓ, u] of {', '.join(map(str, step.variables))}"
+            elif isinstance(step.rule, IntervalRule):
+                text = f"{variables} += 0, h = u[{out}]₊ + ℓ[{out}]₋, ℓ and u by intervals"
             else:
                 x, y = step.variables
                 text = f"{variables} += f(·, c)ᵀ{out}, f(c, ·)ᵀ{out}, h = f(r, r)ᵀ|{out}|"
@@ -242,7 +244,7 @@ class Program:
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
+def make_plan(graph: Graph, registry: Registry, method: str, intervals: bool = False) -> Plan:
     """Choose a dual layer for every node that the perturbation reaches.
 
     Raises:
@@ -255,7 +257,7 @@ def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
         raise InputError(f"bounds={method!r} is no method. There are {options}.")
     if graph.output not in graph.moving:
         raise InputError("the model's output does not depend on the perturbed input")
-    matches = match_all(graph, registry)
+    matches = match_all(graph, registry, intervals)
     missing = [str(found) for found in matches if found.rule is None]
     if missing:
         raise UnsupportedOpError(

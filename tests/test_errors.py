@@ -143,11 +143,15 @@ BAD_MODELS = {
     "batch product": (lambda s, x: (x @ x.T) @ s.fc(x), errors.BatchError, "mixed at"),
     "round": (lambda s, x: s.fc(x.round()), errors.UnsupportedOpError, r"aten.round.default at .*"),
     "two of them": (
-        lambda s, x: s.fc(x.sign() + x.floor()),
+        lambda s, x: s.fc(torch.digamma(x) + torch.lgamma(x)),
         errors.UnsupportedOpError,
-        r"(?s)2 operation.*sign.*floor.*CONTRIBUTING",
+        r"(?s)2 operation.*digamma.*lgamma.*CONTRIBUTING",
     ),
-    "product": (lambda s, x: s.fc(x * x), errors.UnsupportedOpError, "mul.*not affine there"),
+    "where": (
+        lambda s, x: s.fc(torch.where(x > 0.5, x, -x)),
+        errors.UnsupportedOpError,
+        "(?s)gt.*where.*not affine there",
+    ),
     "rounded division": (
         lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),
         errors.UnsupportedOpError,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from autodual.duals import REGISTRY, Affine
 from autodual.interval import Interval
 from tests import properties
-from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, JUMPS, PRODUCTS, SMOOTH
+from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, INTERVALS, JUMPS, PRODUCTS, SMOOTH
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=15)
@@ -28,21 +28,21 @@ def test_the_cases_say_what_is_affine():
     assert all(isinstance(c.rule, Affine) == (c in AFFINE) for c in CASES)
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS + INTERVALS, ids=str)
 @given(seed=seeds)
 @few
 def test_fenchel_inequality(case, seed):
     properties.check_fenchel(*_prepare(case, seed))
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS + INTERVALS, ids=str)
 @given(seed=seeds)
 @settings(max_examples=5)
 def test_fenchel_inequality_in_float32(case, seed):
     properties.check_fenchel(*_prepare(case, seed, torch.float32), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS, ids=str)
+@pytest.mark.parametrize("case", AFFINE + ACTIVATIONS + PRODUCTS + INTERVALS, ids=str)
 @given(seed=seeds)
 @few
 def test_interval_contains_image(case, seed):

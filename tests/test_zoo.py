@@ -13,7 +13,8 @@ REFUSED = [name for name, entry in ZOO.items() if entry.missing]
 
 
 def certify(entry, model, eps, bounds="ibp&dual"):
-    return ad.certify(model, eps, bounds=bounds, output=entry.output)
+    options = {"output": entry.output, "intervals": entry.intervals}
+    return ad.certify(model, eps, bounds=bounds, **options)
 
 
 def images(entry, model, inputs, eps):
@@ -63,7 +64,7 @@ def test_no_point_beats_the_bound(name):
 def test_what_is_missing_is_named(name):
     entry = ZOO[name]
     model, inputs = entry.build(), entry.inputs()
-    found = ad.coverage(model, inputs, output=entry.output)
+    found = ad.coverage(model, inputs, output=entry.output, intervals=entry.intervals)
     assert {row.op for row in found.missing} == set(entry.missing)
     with pytest.raises(errors.UnsupportedOpError, match=entry.missing[0]):
         certify(entry, model, entry.eps).bounds(inputs)

@@ -344,6 +344,17 @@ EXTREMES = [
     Case("aten.logaddexp.default", {"self": V, "other": V}),
 ]
 
+INTERVALS = [
+    unary("aten.round.default"),
+    unary("aten.round.decimals", decimals=1),
+    unary("aten.floor.default"),
+    unary("aten.ceil.default"),
+    unary("aten.trunc.default"),
+    unary("aten.sign.default"),
+    Case("aten.sort.default", {"self": M, "dim": 3}, index=0),
+    Case("aten.topk.default", {"self": M, "k": 2, "dim": 2}, index=0),
+]
+
 PRODUCTS = [
     Case("aten.mul.Tensor", {"self": V, "other": V}),
     Case("aten.mul.Tensor", {"self": M, "other": Z((1, 1, 3, 1))}),
@@ -356,4 +367,4 @@ PRODUCTS = [
 
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
 ACTIVATIONS += EXTREMES
-CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS
+CASES = AFFINE + ACTIVATIONS + JUMPS + SMOOTH + PRODUCTS + INTERVALS

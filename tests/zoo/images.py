@@ -133,7 +133,7 @@ def log_sum_exp_pool():
     return Net(forward, conv=nn.Conv2d(1, 4, 3, 2), head=nn.Linear(4, 3))
 
 
-@entry(1, 6, 6)
+@entry(1, 6, 6, intervals=True)
 def power_pool():
     """The root of the mean square."""
     return nn.Sequential(

@@ -282,6 +282,28 @@ def factorisation_machine():
     return Net(forward, factors=nn.Parameter(torch.randn(6, 4)), head=nn.Linear(10, 3))
 
 
+@entry(6, intervals=True)
+def quantised():
+    """Weights as they are, activations on a grid, straight through for the optimizer."""
+
+    def forward(net, x):
+        z = F.relu(net.a(x))
+        z = z + (torch.round(16 * z) / 16 - z).detach()
+        return net.b(z)
+
+    return Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+
+
+@entry(6, intervals=True)
+def sorted_entries():
+    """GroupSort with one group, an activation of norm-preserving nets."""
+
+    def forward(net, x):
+        return net.b(net.a(x).sort(dim=1).values)
+
+    return Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+
+
 @entry(6)
 def softmax_output():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(dim=1))
