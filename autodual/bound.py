@@ -115,9 +115,10 @@ class BoundModule:
         memory: int,
         choose: Mapping[str, Choice],
         select: bool,
+        free: bool = False,
     ) -> None:
         self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
-        self.select = select
+        self.select, self.free = select, free
         self.fixed = _by_value(plan, choose)
         self._bounds_by_rows = "dual" in plan.method.split("&")
         self._plans = self._bounds_by_rows and select and isinstance(estimator, Exact)
@@ -252,7 +253,14 @@ class BoundModule:
                     ibp[step.out] = step.rule.interval(call, *given)
                     flat.add_box(step, ibp[step.out])
                 if book and isinstance(step.rule, Elementwise):
-                    dual.add_lines(step, step.rule.lines(call, *given, slopes.get(step.out)))
+                    slope = slopes.get(step.out)
+                    free = self.free and slope is None
+                    lines = (
+                        step.rule.free_lines(call, *given)
+                        if free
+                        else step.rule.lines(call, *given, slope)
+                    )
+                    dual.add_lines(step, lines)
                 elif book and isinstance(step.rule, IntervalRule):
                     dual.add_box(step, step.rule.interval(call, *given))
                 elif book:

@@ -33,6 +33,10 @@ _CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary
 """Graphs by model and kind of input. They hold no parameters, so they outlive optimizer steps."""
 
 
+SLOPES = "equal", "free"
+"""What the slopes of the two lines around a nonlinear op may be."""
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
     """How a model is bounded; see ``certify``."""
@@ -47,6 +51,7 @@ class Options:
     choose: Mapping[str, Choice]
     select: bool
     compile: bool
+    slopes: str
 
 
 class Certified(nn.Module):
@@ -58,6 +63,7 @@ class Certified(nn.Module):
     def __init__(self, model: nn.Module, threat: ThreatModel, options: Options) -> None:
         super().__init__()
         self.model, self.threat, self.options = model, threat, options
+        self.training = model.training
         self._bounds: dict[int, BoundModule] = {}
         self._compiled: dict[int, CompiledBound] = {}
         self._last: BoundModule | None = None
@@ -72,7 +78,6 @@ class Certified(nn.Module):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
         other = Certified(self.model, eps, self.options)
         other._bounds, other._compiled, other._last = self._bounds, self._compiled, self._last
-        other.train(self.training)
         return other
 
     @torch.no_grad()
@@ -297,7 +302,13 @@ class Certified(nn.Module):
             plan = make_plan(captured.graph, options.rules, options.bounds, options.intervals)
             check_fidelity(captured, model, inputs)
             memory = options.memory or default_memory(tensor.device)
-            how = options.estimator, memory, options.choose, options.select
+            how = (
+                options.estimator,
+                memory,
+                options.choose,
+                options.select,
+                options.slopes == "free",
+            )
             bound = BoundModule(plan, model, *how)
             self._bounds[id(captured)] = bound
         self._last = bound
@@ -318,6 +329,7 @@ def certify(
     choose: Mapping[str, Choice] | None = None,
     select: bool = True,
     compile: bool = False,
+    slopes: str = "equal",
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -350,10 +362,14 @@ def certify(
             training step on a GPU never waits for the host (x and y are then not checked).
         compile: run the bound through torch.compile, for ℓ∞ balls. Selects nothing, and takes
             seconds to minutes for each new shape: for long training with "ibp" or "ibp+dual".
+        slopes: of the two lines around each nonlinear op. ``"equal"``: parallel lines; the dual
+            layer is linear, and one set of rows gives lower and upper bounds. ``"free"``: each
+            line takes the best slope of a few for its side; often tighter, at twice the rows,
+            in backward order only.
 
     Raises:
         ModelError: the model is not a module.
-        InputError: ε is negative or not finite; no such method.
+        InputError: ε is negative or not finite; no such method; options that exclude each other.
     """
     unwrap(model)
     if bounds not in METHODS:
@@ -367,6 +383,13 @@ def certify(
         raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
+    if slopes not in SLOPES:
+        raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
+    if slopes == "free" and not isinstance(estimator, Exact):
+        raise InputError(
+            f'slopes="free" makes dual layers that are not linear: {estimator} cannot push noise '
+            'through them. Use estimator=Exact() or slopes="equal".'
+        )
     options = Options(
         bounds=bounds,
         perturb=perturb,
@@ -378,6 +401,7 @@ def certify(
         choose=choose or {},
         select=select and not compile,
         compile=compile,
+        slopes=slopes,
     )
     return Certified(model, as_threat(eps), options)
 

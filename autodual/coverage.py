@@ -12,14 +12,15 @@ from autodual.arguments import as_inputs, check_x
 from autodual.capture import Inputs, Output, unwrap
 from autodual.certify import capture_once
 from autodual.cost import tabulate
-from autodual.duals import REGISTRY, Affine, DualLayer, IntervalRule
+from autodual.duals import REGISTRY, Affine, DualLayer, Elementwise, IntervalRule
 from autodual.fidelity import check_fidelity
 from autodual.match import Match, match_all
 from autodual.plan import place
 
 TIGHTNESS = {
     "exact": "the dual layer is the op itself",
-    "parallel": "two parallel lines or planes, as far apart as they must be",
+    "free-slope": 'two parallel lines; with slopes="free" each takes the best of its own',
+    "parallel": "two parallel lines or planes, or a product about its center",
     "interval": "only its interval is kept",
     "missing": "no dual layer",
 }
@@ -119,4 +120,6 @@ def _tightness(rule: DualLayer | None) -> str:
         return "missing"
     if isinstance(rule, IntervalRule):
         return "interval"
+    if isinstance(rule, Elementwise) and rule.slopes is not Elementwise.slopes:
+        return "free-slope"
     return "exact" if isinstance(rule, Affine) else "parallel"

@@ -15,6 +15,9 @@ ACTIVATIONS = {
     "relu6": F.relu6,
     "clamp": lambda z: z.clamp(-0.4, 0.7),
     "clamp_min": lambda z: z.clamp(min=-0.2),
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+    "sin": torch.sin,
 }
 
 

@@ -494,33 +494,6 @@ def test_explain_names_every_node():
     assert all(float(row["measured ms"]) >= 0 for row in rows.values())
 
 
-class SequenceFirst(nn.Module):
-    """Positions before examples, merged for a linear layer as ``nn.MultiheadAttention`` does."""
-
-    def __init__(self, extra):
-        super().__init__()
-        self.fc, self.head, self.extra = nn.Linear(4, 4), nn.Linear(4, 3), extra
-
-    def forward(self, x):
-        z = x.squeeze(1).transpose(0, 1)
-        z = self.fc(z.reshape(-1, 4)).relu()
-        z = self.extra(z).reshape(4, x.shape[0], 4)
-        return self.head(z.mean(0))
-
-
-def test_a_batch_merged_behind_positions_is_kept_apart():
-    model, x = SequenceFirst(lambda z: 2 * z).double(), picture()
-    graph = simplify(capture(model, ad.Inputs(x)).graph)
-    assert all(value.batch_dim is not None for node in graph.body for value in (node.out,))
-    torch.testing.assert_close(run(graph, model, {graph.perturbed: x}), model(x))
-    box = ad.certify(model, 0.1).bounds(x)
-    for _ in range(20):
-        z = model(x + 0.2 * torch.rand_like(x) - 0.1)
-        assert bool(((box.lower <= z) & (z <= box.upper)).all())
-    with pytest.raises(ad.errors.BatchError, match="mixed at"):
-        ad.certify(SequenceFirst(lambda z: z + z.flip(0)).double(), 0.1).bounds(x)
-
-
 class Shaped(nn.Module):
     """Constants that ask a perturbed tensor for its shape only."""
 

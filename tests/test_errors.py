@@ -152,6 +152,11 @@ BAD_MODELS = {
         errors.UnsupportedOpError,
         "(?s)gt.*where.*not affine there",
     ),
+    "two perturbed sides": (
+        lambda s, x: torch.nn.functional.conv1d(x.T.reshape(1, 3, -1), s.fc(x).reshape(2, 3, -1)),
+        errors.AutodualError,
+        ".",
+    ),
     "rounded division": (
         lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),
         errors.UnsupportedOpError,

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autodual as ad
+from autodual.duals import REGISTRY, Call
+from autodual.duals.base import Hole
 from autodual.plan import METHODS
 from tests import oracles
 from tests.nets import random_convnet, random_mlp, random_net
@@ -38,7 +40,7 @@ def candidates(net, x, threat, generator):
     return torch.cat(found)
 
 
-def check_bound(net, x, threat, methods, spec, generator):
+def check_bound(net, x, threat, methods, spec, generator, **options):
     """C f(x′) ≥ bound for every point tried, per example."""
     images = []
     for i in range(len(x)):
@@ -47,7 +49,7 @@ def check_bound(net, x, threat, methods, spec, generator):
             one = ad.Box(threat.lower[i : i + 1], threat.upper[i : i + 1], threat.domain)
         images.append(net(candidates(net, x[i : i + 1], one, generator)).detach())
     for method in methods:
-        certified = ad.certify(net, threat, bounds=method)
+        certified = ad.certify(net, threat, bounds=method, **options)
         bound = certified.lower_bound(x, spec)
         outputs = certified.bounds(x)
         for i, z in enumerate(images):
@@ -68,6 +70,28 @@ def test_no_point_beats_the_bound(seed, eps, cut):
         threat = make_threat(kind, eps, x, (0.0, 1.0) if cut else None)
         with torch.no_grad():
             check_bound(net, x, threat, METHODS, spec, generator)
+
+
+@given(seed=seeds, eps=EPS)
+@settings(max_examples=10)
+def test_no_point_beats_the_bound_with_free_slopes(seed, eps):
+    net, shape = random_net(seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+    spec = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        for threat in (ad.LinfBall(eps), ad.L2Ball(eps, (0, 1))):
+            check_bound(net, x, threat, ["dual", "ibp&dual"], spec, generator, slopes="free")
+
+
+def test_free_slopes_of_relu_are_those_of_the_field():
+    """The chord above, and below 1 if u > −ℓ, else 0."""
+    box = ad.Interval(torch.tensor([-1.0, -2.0, 1.0, -3.0]), torch.tensor([2.0, 1.0, 2.0, -1.0]))
+    rule, call = REGISTRY["aten.relu.default"], Call(torch.relu, {"self": Hole(0)})
+    lines = rule.free_lines(call, box)
+    torch.testing.assert_close(lines.lower_slope, torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    torch.testing.assert_close(lines.upper_slope, torch.tensor([2 / 3, 1 / 3, 1.0, 0.0]))
+    torch.testing.assert_close(lines.lower_intercept, torch.zeros(4))
 
 
 @given(seed=seeds, eps=st.sampled_from([0.01, 0.1, 0.5]), picture=st.booleans())

@@ -275,16 +275,41 @@ class Elementwise:
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
         arguments: the schema names of the arguments it applies to, all of the output's shape.
         accepts: further conditions on the call.
+        slopes: (call, *intervals) → slopes worth trying besides that of the parallel lines, where
+            each of the two lines may have its own. Any are sound.
     """
 
     lines: Callable[..., Planes]
     interval: Callable[..., Interval] = by_endpoints
     arguments: tuple[str, ...] = ("self",)
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
+    slopes: Callable[..., Sequence[Tensor | Slopes]] = lambda call, *boxes: ()
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether exactly the right arguments are perturbed."""
         return tuple(names) == self.arguments and self.accepts(args)
+
+    def free_lines(self, call: Call, *boxes: Interval) -> Planes:
+        """Return two planes with slopes of their own: of those tried, closest to f mid-box."""
+        tried = [self.lines(call, *boxes, None)]
+        tried += [self.lines(call, *boxes, slope) for slope in self.slopes(call, *boxes)]
+        if len(tried) == 1:
+            return tried[0]
+        ends = [lines.at(*(box.center for box in boxes)) for lines in tried]
+        highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
+        lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
+
+        def pick(index: Tensor, choices: Sequence[Tensor]) -> Tensor:
+            return torch.stack(list(choices)).gather(0, index.unsqueeze(0)).squeeze(0)
+
+        lower_slopes = zip(*(planes.lower_slopes for planes in tried), strict=True)
+        upper_slopes = zip(*(planes.upper_slopes for planes in tried), strict=True)
+        return Planes(
+            tuple(pick(highest, slopes) for slopes in lower_slopes),
+            pick(highest, [planes.lower_intercept for planes in tried]),
+            tuple(pick(lowest, slopes) for slopes in upper_slopes),
+            pick(lowest, [planes.upper_intercept for planes in tried]),
+        )
 
     def dual(self, call: Call, nu: Tensor, *boxes: Interval) -> tuple[Sequence[Tensor], Tensor]:
         """Return ν_in per argument and h, for rows nu [R, *] over boxes [*] of one example."""

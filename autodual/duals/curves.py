@@ -80,6 +80,7 @@ def by_curve(curve: Callable[[Call], Curve], argument: str = "self") -> Elementw
         lambda call, box, slope: curve_lines(call, curve(call), box, slope),
         interval=lambda call, box: curve_interval(call, curve(call), box),
         arguments=(argument,),
+        slopes=lambda call, box: curve_slopes(call, curve(call), box),
     )
 
 
@@ -122,6 +123,41 @@ def chord(f: Function, derivative: Function, box: Interval) -> Tensor:
     narrow = width <= size * math.sqrt(torch.finfo(width.dtype).eps)
     wide = (f(box.upper) - f(box.lower)) / torch.where(narrow, torch.ones_like(width), width)
     return torch.where(narrow, derivative(box.center), wide)
+
+
+def curve_slopes(f: Function, curve: Curve, box: Interval) -> list[Tensor]:
+    """Return the slopes in the middle and of the tangents through either end, 0 where unknown.
+
+    One of these or the chord's is the best for each side of a function with one inflection point.
+    """
+    known = _known(f, curve, box)
+    finite = box.map(lambda end: torch.where(known, end, 1.0))
+    found = [curve.derivative(finite.center)]
+    ends = finite.lower, finite.upper
+    for near, far in (ends, ends[::-1]) if curve.inflections else ():
+        z = touching(f, curve.derivative, near, far)
+        apart = torch.where(z == near, torch.ones_like(z), z - near)
+        found.append((f(z) - f(near)) / apart)
+    return [slope * known for slope in found]
+
+
+@torch.no_grad()
+def touching(f: Function, derivative: Function, near: Tensor, far: Tensor) -> Tensor:
+    """Return a point whose tangent nearly runs through ``near``, or ``far`` if there is none.
+
+    There the line from ``near`` is steepest or flattest, so that its slope differentiates as if
+    the point did not move.
+    """
+
+    def excess(z: Tensor) -> Tensor:
+        return derivative(z) * (z - near) - (f(z) - f(near))
+
+    s, t, sign = near, far, excess(far).sign()
+    for _ in range(STEPS):
+        middle = (s + t) / 2
+        beyond = excess(middle).sign() == sign
+        s, t = torch.where(beyond, s, middle), torch.where(beyond, middle, t)
+    return torch.where(s == near, far, t)
 
 
 def intercepts(f: Function, curve: Curve, box: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autodual.duals.base import Call, Elementwise, Lines
-from autodual.duals.piecewise import enclose
+from autodual.duals.piecewise import corner_slopes, enclose
 from autodual.interval import Interval
 
 
@@ -24,8 +25,11 @@ def clamp_lines(call: Call, box: Interval, slope: Tensor | None, low: float, hig
     """
     if slope is None:
         slope = _slope(box, low, high)
-    bends = tuple(b for b in (low, high) if abs(b) != float("inf"))
-    return enclose(call, box, slope, bends)
+    return enclose(call, box, slope, _bends(low, high))
+
+
+def _bends(low: float, high: float) -> tuple[float, ...]:
+    return tuple(b for b in (low, high) if math.isfinite(b))
 
 
 def _slope(box: Interval, low: float, high: float) -> Tensor:
@@ -44,23 +48,26 @@ def _slope(box: Interval, low: float, high: float) -> Tensor:
     return torch.where(flat, torch.zeros_like(slope), slope)
 
 
-def _ends(low: str, high: str) -> Elementwise:
-    """Return the rule of a clamp whose ends are the arguments of these names."""
+Range = Callable[[Mapping[str, Any]], tuple[float, float]]
 
-    def lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
-        return clamp_lines(call, box, slope, *_range(call.args))
 
-    def _range(args: Mapping[str, Any]) -> tuple[float, float]:
-        least = -float("inf") if args[low] is None else float(args[low])
-        most = float("inf") if args[high] is None else float(args[high])
+def clamp_to(ends: Range) -> Elementwise:
+    """Return the rule of a clamp, given where it finds its ends among its arguments."""
+    return Elementwise(
+        lambda call, box, slope: clamp_lines(call, box, slope, *ends(call.args)),
+        slopes=lambda call, box: corner_slopes(call, box, _bends(*ends(call.args))),
+    )
+
+
+def _named(low: str, high: str) -> Range:
+    """Return the ends that the arguments of these names hold; the larger wins, as in torch."""
+
+    def ends(args: Mapping[str, Any]) -> tuple[float, float]:
+        least = -math.inf if args.get(low) is None else float(args[low])
+        most = math.inf if args.get(high) is None else float(args[high])
         return min(least, most), most
 
-    return Elementwise(lines)
-
-
-def relu6_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
-    """Enclose min(max(z, 0), 6)."""
-    return clamp_lines(call, box, slope, 0.0, 6.0)
+    return ends
 
 
 def hardsigmoid_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
@@ -71,14 +78,12 @@ def hardsigmoid_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
 
 
 TABLE = {
-    "aten.hardsigmoid.default": Elementwise(hardsigmoid_lines),
-    "aten.hardtanh.default": _ends("min_val", "max_val"),
-    "aten.relu6.default": Elementwise(relu6_lines),
-    "aten.clamp.default": _ends("min", "max"),
-    "aten.clamp_min.default": Elementwise(
-        lambda call, box, slope: clamp_lines(call, box, slope, float(call["min"]), float("inf"))
+    "aten.hardsigmoid.default": Elementwise(
+        hardsigmoid_lines, slopes=lambda call, box: corner_slopes(call, box, (-3.0, 3.0))
     ),
-    "aten.clamp_max.default": Elementwise(
-        lambda call, box, slope: clamp_lines(call, box, slope, -float("inf"), float(call["max"]))
-    ),
+    "aten.hardtanh.default": clamp_to(_named("min_val", "max_val")),
+    "aten.relu6.default": clamp_to(lambda args: (0.0, 6.0)),
+    "aten.clamp.default": clamp_to(_named("min", "max")),
+    "aten.clamp_min.default": clamp_to(_named("min", "max")),
+    "aten.clamp_max.default": clamp_to(_named("min", "max")),
 }

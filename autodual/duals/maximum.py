@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,10 +70,22 @@ def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None
     return Planes.with_slopes(slopes, gaps.amin(0) + rest.amin(0), gaps.amax(0) + rest.amax(0))
 
 
+def either(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
+    """Return the slopes of a alone and of b alone, of which max and min are made."""
+    one, zero = torch.ones_like(a.lower), torch.zeros_like(a.lower)
+    return (one, zero), (zero, one)
+
+
+def tangent(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
+    """Return the slopes of log(eᵃ + eᵇ) in the middle of the box."""
+    share = torch.sigmoid(a.center - b.center)
+    return ((share, 1 - share),)
+
+
 BOTH = ("self", "other")
 
 TABLE = {
-    "aten.maximum.default": Elementwise(maximum_planes, arguments=BOTH),
-    "aten.minimum.default": Elementwise(minimum_planes, arguments=BOTH),
-    "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH),
+    "aten.maximum.default": Elementwise(maximum_planes, arguments=BOTH, slopes=either),
+    "aten.minimum.default": Elementwise(minimum_planes, arguments=BOTH, slopes=either),
+    "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
 }

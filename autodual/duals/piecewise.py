@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -35,6 +36,18 @@ def enclose(
     """
     gaps = torch.stack([call(z) - slope * z for z in candidates(box, breakpoints, jumps)])
     return Lines.parallel(slope, gaps.amin(0), gaps.amax(0))
+
+
+def corner_slopes(call: Call, box: Interval, breakpoints: Sequence[float]) -> list[Tensor]:
+    """Return the slopes of the lines through any two corners of f on the box.
+
+    The convex hull of f is made of such lines.
+    """
+    slopes = []
+    for z, w in itertools.combinations(candidates(box, breakpoints), 2):
+        apart = torch.where(z == w, torch.ones_like(z), z - w)
+        slopes.append((call(z) - call(w)) / apart)
+    return slopes
 
 
 def monotone_between(

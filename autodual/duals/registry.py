@@ -32,9 +32,9 @@ REGISTRY: Registry = {
     **norm.TABLE,
     **relu.TABLE,
     **hardtanh.TABLE,
+    **maximum.TABLE,
     **threshold.TABLE,
     **activations.TABLE,
     **functions.TABLE,
-    **maximum.TABLE,
     **intervals.TABLE,
 }

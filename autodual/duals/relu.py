@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call, Elementwise, Lines
-from autodual.duals.piecewise import enclose, monotone_between
+from autodual.duals.piecewise import corner_slopes, enclose, monotone_between
 from autodual.interval import Interval
 
 
@@ -45,16 +45,22 @@ def hinge_lines(call: Call, box: Interval, slope: Tensor | None, negative: float
     return enclose(call, box, slope, breakpoints=(0.0,))
 
 
+def bent_at_zero(call: Call, box: Interval) -> list[Tensor]:
+    """Return the slopes of both pieces; for ReLU, the lower line takes 1 if u > −ℓ, else 0."""
+    return corner_slopes(call, box, (0.0,))
+
+
 def hinge(negative: Callable[[Call], float | Tensor]) -> Elementwise:
     """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call."""
     return Elementwise(
         lambda call, box, slope: hinge_lines(call, box, slope, negative(call)),
         interval=monotone_between(0.0),
+        slopes=bent_at_zero,
     )
 
 
 TABLE = {
-    "aten.relu.default": Elementwise(relu_lines),
+    "aten.relu.default": Elementwise(relu_lines, slopes=bent_at_zero),
     "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
     "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
     "aten.abs.default": hinge(lambda call: -1.0),

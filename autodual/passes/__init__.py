@@ -7,13 +7,13 @@ from autodual.passes.attention import attend
 from autodual.passes.batch_norm import nominal_batch_norm
 from autodual.passes.constants import fill_by_shape
 from autodual.passes.dead_code import remove_dead_code
+from autodual.passes.flattened import unflatten_linear
 from autodual.passes.identities import remove_identities
 from autodual.passes.max_pool import slice_max_pools
 from autodual.passes.normalization import normalize
 from autodual.passes.products import pair_up
 from autodual.passes.reductions import fold_reductions
 from autodual.passes.reshapes import views_to_reshapes
-from autodual.passes.rows import split_rows
 from autodual.passes.softmax import share_out
 from autodual.passes.stop_gradient import stop_gradients
 
@@ -21,9 +21,9 @@ PIPELINE = (
     remove_dead_code,
     views_to_reshapes,
     fill_by_shape,
+    unflatten_linear,
     nominal_batch_norm,
     stop_gradients,
-    split_rows,
     remove_identities,
     attend,
     normalize,

@@ -20,6 +20,10 @@ NEVER = -1e4
 """A difference of scores that gives no weight: exp(−10⁴) is 0 in any dtype."""
 
 
+LINEAR = 40.0
+"""From where softplus is linear to ATen: far enough that no dtype can tell."""
+
+
 def softmax(emit: Emit, z: Value, dim: int, mask: Value | None = None) -> Value:
     """Write softmax of z along ``dim``; ``mask``, of z's shape, is 1 where a score counts, else 0.
 
@@ -37,7 +41,7 @@ def log_softmax(emit: Emit, z: Value, dim: int) -> Value:
     if z.shape[dim] == 1:
         return emit(aten.mul.Scalar, z, 0.0)
     rivals = _rivals(emit, z, dim, None)
-    return emit(aten.neg.default, emit(aten.softplus.default, rivals))
+    return emit(aten.neg.default, emit(aten.softplus.default, rivals, 1.0, LINEAR))
 
 
 def _rivals(emit: Emit, z: Value, dim: int, mask: Value | None) -> Value:

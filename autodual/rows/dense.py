@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from autodual.duals import Affine, Planes
-from autodual.duals.base import transpose_by_vjp
 from autodual.plan import Constants, Step
 from autodual.rows.listed import Listed
 from autodual.rows.memo import Memo
@@ -55,10 +54,10 @@ class Dense(Listed):
     def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
         assert isinstance(step.rule, Affine)
-        shapes = [torch.Size(v.size(1)) for v in step.variables]
         if step.own:
-            pulled = self._pull_per_example(step, constants, shapes)
+            pulled = self._pull_per_example(step, constants)
             return [replace(self, data=p, pick=None) for p in pulled]
+        shapes = [torch.Size(v.size(1)) for v in step.variables]
         pulled = step.rule.transpose(constants.call(step), self.data, shapes)
         return [replace(self, data=p) for p in pulled]
 
@@ -73,15 +72,12 @@ class Dense(Listed):
             return some.unsqueeze(1)
         return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
-    def _pull_per_example(
-        self, step: Step, constants: Constants, shapes: Sequence[torch.Size]
-    ) -> Sequence[Tensor]:
-        """Pull back where A may differ from example to example, each with its own constants."""
-        own = [constants.own(v).index_select(0, self.owner) for v in step.own]
-
-        def one(nu: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
-            call = step.call({**constants.env, **dict(zip(step.own, tensors, strict=True))}, 1)
-            return [p[0] for p in transpose_by_vjp(call, nu.unsqueeze(0), shapes)]
-
-        pulled: Sequence[Tensor] = torch.func.vmap(one)(self.full(), *own)
-        return pulled
+    def _pull_per_example(self, step: Step, constants: Constants) -> Sequence[Tensor]:
+        """Pull back where A may differ from example to example: rows are examples here."""
+        count = len(self)
+        rows = {v: constants.own(v).index_select(0, self.owner) for v in step.own}
+        own = {v: v.in_layout(row) for v, row in rows.items()}
+        call = step.call({**constants.env, **own}, count)
+        zeros = [self.data.new_zeros(v.size(count)) for v in step.variables]
+        pulled = torch.func.vjp(call, *zeros)[1](step.out.in_layout(self.full()))
+        return [v.per_example(p, count) for v, p in zip(step.variables, pulled, strict=True)]

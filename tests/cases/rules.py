@@ -185,8 +185,12 @@ SHAPE = [
     unary("aten.flip.default", dims=[2, 3]),
     unary("aten.roll.default", shifts=[1], dims=[3]),
     unary("aten.index_select.default", dim=3, index=T((5,), "index")),
-    unary("aten.index.Tensor", indices=[None, None, T((5,), "index"), T((5,), "index")]),
-    unary("aten.gather.default", dim=2, index=T((1, 2, 5, 4), "index")),
+    unary("aten.gather.default", V, dim=1, index=T((1, 3), "index")),
+    Case("aten.index.Tensor", {"self": M, "indices": [None, None, T((2, 1), "index")]}),
+    Case(
+        "aten.index.Tensor",
+        {"self": M, "indices": [None, None, T((5,), "index"), T((5,), "index")]},
+    ),
     Case(
         "aten.index_put.default",
         {
@@ -244,6 +248,14 @@ POOL = [
     Case("aten.upsample_nearest1d.vec", {"input": Z((1, 2, 3)), "scale_factors": [2.0]}),
     Case("aten.upsample_nearest2d.vec", {"input": M, "output_size": [5, 6]}),
     Case("aten.upsample_nearest3d.vec", {"input": Z((1, 1, 2, 2, 2)), "scale_factors": [2.0] * 3}),
+    Case(
+        "aten.upsample_linear1d.vec",
+        {"input": Z((1, 2, 3)), "output_size": [5], "align_corners": True},
+    ),
+    Case(
+        "aten.upsample_trilinear3d.vec",
+        {"input": Z((1, 1, 2, 2, 2)), "output_size": [3, 2, 4], "align_corners": False},
+    ),
     Case(
         "aten.upsample_bilinear2d.vec",
         {"input": M, "output_size": [5, 6], "align_corners": False},
