@@ -27,12 +27,12 @@ def test_every_op_is_listed_and_all_that_is_missing_at_once():
     assert [row.op.split(".")[1] for row in found.rows] == [
         "linear", "relu", "digamma", "lgamma", "lgamma", "add", "linear",
     ]  # fmt: skip
-    assert [row.tightness for row in found.rows[:3]] == ["exact", "parallel", "missing"]
+    assert [row.tightness for row in found.rows[:3]] == ["exact", "free-slope", "missing"]
     assert not found.complete
     assert len(found.missing) == 3
     assert all("test_coverage.py:" in row.source for row in found.rows)
     text = str(found)
-    assert "7 ops: 3 exact, 1 parallel, 3 missing" in text
+    assert "7 ops: 3 exact, 1 free-slope, 3 missing" in text
     assert text.count(f"missing: {UNKNOWN}: ") == 1
     assert f'rules={{"{UNKNOWN}": ...}}' in text
 
@@ -88,7 +88,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("arguments", "code", "shown"),
     [
-        (["mine:both"], 0, "2 ops: 1 exact, 1 parallel"),
+        (["mine:both"], 0, "2 ops: 1 exact, 1 free-slope"),
         (["mine:net", "--shape", "4"], 0, "aten.relu.default"),
         (["mine:Odd", "--shape", "2,3"], 1, "missing: aten.lgamma.default"),
         (["mine:net"], 1, "say --shape"),
