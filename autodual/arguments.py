@@ -31,7 +31,10 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a tensor [N, *], not {type(x).__name__}")
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"x is {x.dtype}; bounds need float32 or float64. Call x.float().")
+        raise InputError(
+            f"x is {x.dtype}; bounds need float32 or float64. Call x.float(); where x numbers "
+            "tokens, certify what comes after the embedding, with embedded tokens as its input."
+        )
     if x.dim() < 2:
         raise InputError(
             f"x has shape {list(x.shape)}; bounds need a batch [N, *]. For one example call "

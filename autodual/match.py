@@ -49,12 +49,16 @@ def match_all(graph: Graph, registry: Registry, intervals: bool) -> list[Match]:
 def _match(node: Node, graph: Graph, registry: Registry, intervals: bool) -> Match:
     if _is_random(node):
         return Match(node, None, "random numbers have no bound", "call .eval()")
+    dtype = graph.perturbed.dtype
+    read = {v.dtype for v in node.inputs if v in graph.moving} - {dtype}
+    if read:
+        return Match(node, None, f"reads {', '.join(map(str, read))}", "see the op that gives it")
+    if node.out.dtype != dtype:
+        reason = f"gives {node.out.dtype}, the input is {dtype}"
+        return Match(node, None, reason, REMEDIES.get(node.op, _in_dtype(node)))
     rule = registry.get(node.op)
     if rule is None:
-        return Match(node, None, remedy=_near(node.op, registry))
-    if node.out.dtype != graph.perturbed.dtype:
-        reason = f"gives {node.out.dtype}, the input is {graph.perturbed.dtype}"
-        return Match(node, None, reason, "keep values that depend on x in the dtype of x")
+        return Match(node, None, remedy=REMEDIES.get(node.op, _near(node.op, registry)))
     names = _arguments(node, graph)
     if not rule.covers(names, node.args):
         reason = f"of a perturbed {', '.join(names)} (not affine there)"
@@ -70,6 +74,21 @@ def _match(node: Node, graph: Graph, registry: Registry, intervals: bool) -> Mat
 
 def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+REMEDIES = {
+    "aten.argmax.default": "return the logits and certify their margins",
+    "aten._cdist_forward.default": "write (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)",
+    "aten._fft_r2c.default": "a DFT is linear: multiply by its constant cosines and sines",
+}
+"""What to write instead of ops that have no dual layer, where it is not another op."""
+
+
+def _in_dtype(node: Node) -> str:
+    """Return how to keep a value in the dtype of x."""
+    if node.out.dtype.is_floating_point:
+        return "keep what depends on x in the dtype of x, without autocast and casts"
+    return "numbers and truth values that depend on x jump; use the tensors they are made from"
 
 
 def _near(op: str, registry: Registry) -> str:

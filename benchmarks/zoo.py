@@ -115,7 +115,10 @@ def compare(name: str, peer: LiRPA | None, refused: list[str]) -> list[list[str]
                 note = f"{name}: {method}: {type(error).__name__}: {first[:160]}"
                 if note not in refused:
                     refused.append(note)
+        unsound = {m for m, loose in found.items() if loose < -0.01}
+        refused += [f"{name}, ε = {eps:g}: {m} is above what the attack found" for m in unsound]
         shown = [f"{found[m]:.3g}" if m in found else "–" for m in jobs]
+        found = {m: loose for m, loose in found.items() if m not in unsound}
         lines.append([name, f"{eps:g}", *shown, _tighter(found)])
         print(" | ".join(lines[-1]), flush=True)
     return lines

@@ -520,3 +520,10 @@ def test_arguments_that_forward_collects_are_refused():
 
     with pytest.raises(ad.errors.CaptureError, match=r"collects in \*\*others. Name them"):
         ad.certify(Collecting(), 0.1).bounds(ad.Inputs(picture(), scale=picture()))
+
+
+def test_frozen_attention_is_captured_in_its_parts():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()
+    box = ad.certify(layer.requires_grad_(False), 0.0).bounds(picture().squeeze(1))
+    torch.testing.assert_close(box.lower, layer(picture().squeeze(1)))
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from autodual.capture.diagnose import source_of
+from autodual.capture.diagnose import depends_on_values, source_of
 from autodual.capture.inputs import Inputs
 from autodual.capture.outputs import Output, choose
 from autodual.errors import BatchError, CaptureError, ModelError
@@ -132,6 +133,8 @@ def _convert(node: fx.Node, env: Mapping[fx.Node, Any], nodes: list[Node]) -> An
     An op with several results stays pending until ``getitem`` picks one of them.
     """
     meta = node.meta.get("val")
+    if isinstance(meta, torch.SymFloat | torch.SymBool):
+        raise depends_on_values(f"at {source_of(node)}")
     if isinstance(meta, torch.SymInt | int):
         return _dim(meta, node)
     if getattr(node.target, "__name__", "") == "getitem":
@@ -183,6 +186,8 @@ def _dim(size: Any, node: fx.Node) -> Dim:
     """Read a size as a number or a multiple of the batch size."""
     if isinstance(size, int):
         return size
+    if free_unbacked_symbols(size):
+        raise depends_on_values(f"at {source_of(node)}")
     expr = size.node.expr
     symbols: Sequence[Any] = sorted(expr.free_symbols, key=str)
     if not symbols:

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from autodual.capture.convert import Captured, to_graph
-from autodual.capture.diagnose import explain_failure
+from autodual.capture.diagnose import explain_failure, source_of
 from autodual.capture.inputs import Inputs
 from autodual.capture.outputs import Output
 from autodual.errors import CaptureError, InputError, ModelError
@@ -204,6 +204,13 @@ def _show_no_grad(module: fx.GraphModule) -> None:
     """
     graph = module.graph
     for node in list(graph.nodes):
+        if "wrap_with_autocast" in str(node.target) and node.args[2]:
+            inside = getattr(module, node.args[4].target).graph.nodes
+            place = next(filter(None, map(source_of, inside)), node)
+            raise CaptureError(
+                f"autocast at {place}: it rounds what depends on x to another dtype. A "
+                "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
+            )
         if node.op != "call_function" or "wrap_with_set_grad_enabled" not in str(node.target):
             continue
         enabled, inner, *args = node.args
@@ -235,20 +242,24 @@ def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def _quietly(model: nn.Module) -> Iterator[None]:
     """Capture without torch's chatter, without drawing random numbers or running compiled code.
 
-    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile.
+    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile. So is
+    the fused kernel that attention takes where nothing needs a gradient.
     """
     compiled = {
         m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None
     }
     state, disabled = torch.get_rng_state(), logging.root.manager.disable
+    fused = torch.backends.mha.get_fastpath_enabled()
     logging.disable(max(logging.CRITICAL, disabled))
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         for module in compiled:
             module._compiled_call_impl = None
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, call in compiled.items():
             module._compiled_call_impl = call
         logging.disable(disabled)
