@@ -10,6 +10,7 @@ prediction. 0 is exact. Each model is bounded at three radii: the zoo's own, 3 a
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 import warnings
@@ -59,7 +60,8 @@ def lirpa_bounds(
 
     def by(method: str, options: dict[str, str]) -> Bound:
         def run() -> Tensor:
-            net = peer.module(model, torch.empty_like(x), bound_opts=options)
+            own = copy.deepcopy(model)  # it may come back in training mode
+            net = peer.module(own, torch.empty_like(x), bound_opts=options)
             inputs = (peer.tensor(x, peer.ball(norm=float("inf"), eps=eps)),)
             return net.compute_bounds(x=inputs, C=spec, method=method, bound_upper=False)[0]
 
