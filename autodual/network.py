@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from autodual.duals import Call, Planes
+from autodual.duals import Bilinear, Call, Planes
 from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.plan import Constants, Form, Plan, RowCost, Step, centered
@@ -69,7 +69,8 @@ class DualNetwork:
         at_x, at_y = map(self.reference, step.variables)
         linear = call(at_x, center[1]) + call(center[0], at_y) - call(*center)
         self._reference[step.out] = linear
-        self.radius[step.out] = step.out.per_example(call(x.radius, y.radius), self.batch)
+        rest = Bilinear.rest(call, x, y)
+        self.radius[step.out] = step.out.per_example(rest, self.batch)
         self.constants.env.update(zip(map(centered, step.variables), center, strict=True))
 
     def add_box(self, step: Step, box: Interval) -> None:

@@ -57,10 +57,9 @@ class Step:
         x, y = self.variables
         one = _fixed(self.node, names[1], centered(y))
         other = _fixed(self.node, names[0], centered(x))
-        own = tuple(v for v in self.own)
         return (
-            Step(one, self.rule.alone, (x,), (centered(y), *own)),
-            Step(other, self.rule.alone, (y,), (centered(x), *own)),
+            Step(one, self.rule.alone, (x,), (centered(y), *self.own)),
+            Step(other, self.rule.alone, (y,), (centered(x), *self.own)),
         )
 
     def call(self, env: Mapping[Value, Tensor], batch: int) -> Call:

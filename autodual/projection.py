@@ -110,8 +110,8 @@ class Columns(ABC):
         known = [term for term in terms if term is not None]
         if len(known) < 2:
             return known[0] if known else None
-        aligned = self._aligned([*known])
-        return functools.reduce(torch.add, [term for term in aligned if term is not None])
+        aligned = [term for term in self._aligned([*known]) if term is not None]
+        return functools.reduce(torch.add, aligned)
 
     def _aligned(self, given: list[Tensor | None]) -> list[Tensor | None]:
         """Return columns with equal numbers of them."""

@@ -39,7 +39,7 @@ def combinations(boxes, generator):
     """Points of a product of boxes: corners of every kind, and random ones."""
     tried = [points(box, generator) for box in boxes]
     if len(boxes) > 1:  # any point of one with any of the other
-        yield from itertools.product(*(t[:12] for t in tried))
+        yield from itertools.product(*(t[:5] for t in tried))
         shuffled = [[t[i] for i in torch.randperm(len(t), generator=generator)] for t in tried]
         yield from zip(*shuffled, strict=True)
     yield from zip(*tried, strict=True)

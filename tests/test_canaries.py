@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import autodual as ad
-from autodual.duals import Lines
+from autodual.duals import Bilinear, Lines, Planes
 from autodual.duals.base import Affine
+from autodual.duals.maximum import maximum_planes
 from autodual.interval import Interval
 from tests import oracles, properties
 from tests.cases.rules import CASES
@@ -77,6 +78,40 @@ def undilated(call, window):
 def counted(rule, call):
     """The window as if padding always were counted."""
     return rule.window(call.replace({"count_include_pad": True}))
+
+
+def pointlike(box):
+    return Interval(box.center, box.center)
+
+
+def halved(box):
+    return Interval((box.lower + box.center) / 2, (box.upper + box.center) / 2)
+
+
+def replaced_product(rule, change):
+    """The dual layer of a product on other boxes than it is told."""
+
+    class Broken(Bilinear):
+        def dual(self, call, nu, x, y):
+            return super().dual(call, nu, *change(x, y))
+
+    return Broken(rule.alone, rule.interval) if isinstance(rule, Bilinear) else rule
+
+
+def by_ends(call, *z):
+    return Interval(call(*(i.lower for i in z)), call(*(i.upper for i in z)))
+
+
+def with_planes(change):
+    """Mutate the slopes and intercepts of a rule of two arguments."""
+
+    def mutate(rule):
+        def lines(call, a, b, slopes):
+            return Planes.with_slopes(*change(rule.lines(call, a, b, slopes)))
+
+        return replace(rule, lines=lines)
+
+    return mutate
 
 
 def by_ends_only():
@@ -171,7 +206,7 @@ RULES = {
     ),
     "mul: negative factors ignored": (
         "aten.mul.Tensor",
-        lambda rule: replace(rule, interval=lambda c, z: Interval(c(z.lower), c(z.upper))),
+        lambda rule: replace(rule, interval=by_ends),
     ),
     "cat: pieces in the wrong order": (
         "aten.cat.default",
@@ -189,12 +224,63 @@ RULES = {
 }
 
 
+RULES |= {
+    "product: the rest dropped": (
+        "aten.mul.Tensor",
+        lambda rule: replaced_product(rule, lambda x, y: (pointlike(x), y)),
+    ),
+    "product: one center moved": (
+        "aten.mul.Tensor",
+        lambda rule: replaced_product(rule, lambda x, y: (Interval(x.lower, x.center), y)),
+    ),
+    "matrix product: rests of half the size": (
+        "aten.matmul.default",
+        lambda rule: replaced_product(rule, lambda x, y: (x, halved(y))),
+    ),
+    "matrix product: |A| forgotten": (
+        "aten.bmm.default",
+        lambda rule: replace(rule, interval=by_ends),
+    ),
+    "maximum: slopes exchanged": (
+        "aten.maximum.default",
+        with_planes(lambda n: ((n.lower_slopes[::-1]), n.lower_intercept, n.upper_intercept)),
+    ),
+    "maximum: h dropped": (
+        "aten.maximum.default",
+        with_planes(lambda n: (n.lower_slopes, n.lower_intercept, n.lower_intercept)),
+    ),
+    "minimum: taken for a maximum": (
+        "aten.minimum.default",
+        lambda rule: replace(
+            rule,
+            lines=lambda c, a, b, s: maximum_planes(torch.maximum, a, b, s),
+        ),
+    ),
+    "logaddexp: intercepts of the ends alone": (
+        "aten.logaddexp.default",
+        with_planes(lambda n: (n.lower_slopes, n.upper_intercept, n.upper_intercept)),
+    ),
+}
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_broken_rules_are_caught(name):
     op, mutate = RULES[name]
     rule_checks(op, lambda rule: rule)
     with pytest.raises((AssertionError, RuntimeError)):
         rule_checks(op, mutate)
+
+
+class Gated(torch.nn.Module):
+    """Two linear layers, multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = torch.nn.Linear(3, 3).double(), torch.nn.Linear(3, 3).double()
+
+    def forward(self, x):
+        return self.one(x) * self.other(x)
 
 
 def net_checks():
@@ -206,6 +292,7 @@ def net_checks():
         for size in (0.01, 0.3):
             for threat in (ad.LinfBall(size), ad.L2Ball(size, (0, 1)), ad.L1Ball(size, (0, 1))):
                 check_bound(model, picture(2), threat, ["dual", "ibp&dual"], spec, generator)
+        check_bound(Gated(), torch.rand(2, 3).double(), ad.LinfBall(0.3), ["dual"], spec, generator)
         narrow = random_mlp(1, (2, 1, 3))  # one hidden unit: interval arithmetic is exact
         narrow[0].bias.fill_(1.0)
         point = torch.zeros(1, 2, dtype=torch.float64)
@@ -234,7 +321,7 @@ def net_checks():
 
 def engine_checks():
     """Patches against dense rows, forward against backward order, kept against recomputed."""
-    for kinds in (("sub", "norm"), ("residual",)):
+    for kinds in (("sub", "norm"), ("residual",), ("max", "gate")):
         case = *picture_net(0, *kinds), ad.LinfBall(0.3)
         patches = result(*case, bounds="dual")
         with pytest.MonkeyPatch.context() as patch:
@@ -273,6 +360,13 @@ ENGINE = {
     "deviation halved": patch_method(
         "autodual.network.DualNetwork._deviation",
         lambda f: lambda self, rows, memo: 0.5 * f(self, rows, memo),
+    ),
+    "products: the rest dropped": patch_method(
+        "autodual.duals.base.Bilinear.rest", lambda f: lambda call, x, y: 0.1 * f(call, x, y)
+    ),
+    "products: about another point": patch_method(
+        "autodual.network.DualNetwork.add_product",
+        lambda f: lambda self, step, call, x, y: f(self, step, call, x, pointlike(y)),
     ),
     "spread dropped": patch_method(
         "autodual.network.DualNetwork.add_lines",

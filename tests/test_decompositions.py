@@ -162,6 +162,14 @@ def test_no_point_beats_the_bound(name):
     assert 5 < (widths[2] + 1e-15) / (widths[1] + 1e-16) < 20, "bounds shrink linearly with ε"
 
 
+@pytest.mark.parametrize("name", ["maximum", "logsumexp"])
+def test_free_slopes(name):
+    model, x = build(name)
+    for eps in (0.1, 1.0):
+        net = ad.certify(model, eps, bounds="dual", slopes="free")
+        check(model, net, x, eps, torch.Generator().manual_seed(0))
+
+
 @torch.no_grad()
 def check(model, net, x, eps, generator):
     outputs = net.bounds(x)

@@ -59,6 +59,10 @@ class Layer(nn.Module):
                 return 0.5 * z / 2 - 1
             case "sub":
                 return z - self.same(self.same(z))
+            case "max":
+                return nn.functional.max_pool2d(z, 3, stride=2, padding=1)
+            case "gate":
+                return z * torch.sigmoid(self.point(z).mean((2, 3), keepdim=True))
             case "leaky":
                 return nn.functional.leaky_relu(z, 0.1)
         raise AssertionError(self.kind)

@@ -351,8 +351,13 @@ class Bilinear:
             self.alone.transpose(side, nu, [shape])[0]
             for side, shape in zip((to_x, to_y), shapes, strict=True)
         ]
-        h = nu.abs() * call(x.radius, y.radius) - nu * call(x.center, y.center)
+        h = nu.abs() * self.rest(call, x, y) - nu * call(x.center, y.center)
         return pulled, h.flatten(1).sum(1)
+
+    @staticmethod
+    def rest(call: Call, x: Interval, y: Interval) -> Tensor:
+        """Return f(r_x, r_y): how far f can lie from its linear part."""
+        return call(x.radius, y.radius)
 
     @staticmethod
     def sides(call: Call, x: Interval, y: Interval) -> tuple[Call, Call]:
