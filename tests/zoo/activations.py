@@ -49,6 +49,10 @@ ACTIVATIONS = {
     "floor": lambda z: torch.floor(8 * z) / 8,
 }
 STEPS = {"sign", "round", "floor"}
+MISSING = {
+    "softshrink": ("aten.gt.Scalar", "aten.sign.default", "aten.where.self"),
+    "rrelu": ("aten.rrelu_with_noise_functional.default",),
+}
 
 
 def mlp(activation):
@@ -64,5 +68,9 @@ def mlp(activation):
 
 for name, activation in ACTIVATIONS.items():
     ZOO[f"mlp_{name}"] = Entry(
-        lambda activation=activation: mlp(activation), (6,), eps=0.02, intervals=name in STEPS
+        lambda activation=activation: mlp(activation),
+        shape=(6,),
+        eps=0.02,
+        intervals=name in STEPS,
+        missing=MISSING.get(name, ()),
     )
