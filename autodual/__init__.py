@@ -10,6 +10,7 @@ from autodual import attack, errors
 from autodual.capture import Inputs
 from autodual.certificate import Certificate, Estimate
 from autodual.certify import Certified, certify
+from autodual.coverage import Coverage, coverage
 from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval
 from autodual.loss import robust_loss
@@ -23,6 +24,7 @@ __all__ = [
     "Cauchy",
     "Certificate",
     "Certified",
+    "Coverage",
     "Estimate",
     "Exact",
     "Geometric",
@@ -38,6 +40,7 @@ __all__ = [
     "Wasserstein",
     "attack",
     "certify",
+    "coverage",
     "errors",
     "robust_loss",
     "self_check",

@@ -31,7 +31,10 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a tensor [N, *], not {type(x).__name__}")
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"x is {x.dtype}; bounds need float32 or float64. Call x.float().")
+        raise InputError(
+            f"x is {x.dtype}; bounds need float32 or float64. Call x.float(); where x numbers "
+            "tokens, certify what comes after the embedding, with embedded tokens as its input."
+        )
     if x.dim() < 2:
         raise InputError(
             f"x has shape {list(x.shape)}; bounds need a batch [N, *]. For one example call "
@@ -90,4 +93,28 @@ def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:
         )
     if not bool(torch.isfinite(spec).all()):
         raise InputError("C holds NaN or infinity")
-    return (spec.unsqueeze(0) if spec.dim() == shared else spec).flatten(2)
+    spec = spec.unsqueeze(0) if spec.dim() == shared else spec
+    return spec.reshape(*spec.shape[:2], -1)
+
+
+def check_tolerance(tolerance: object, y: object, output: Tensor) -> Tensor:
+    """Return the tolerance as a tensor, if it and y fit the model's output [N, *].
+
+    Raises:
+        InputError: wrong type, dtype or shape; a tolerance that is negative or NaN.
+    """
+    if not isinstance(y, Tensor) or (y.shape, y.dtype) != (output.shape, output.dtype):
+        raise InputError(
+            f"y must be a {output.dtype} tensor {list(output.shape)}, like the model's output"
+        )
+    if not isinstance(tolerance, Tensor | float | int):
+        raise InputError(f"tolerance must be a number or a tensor, not {type(tolerance).__name__}")
+    tensor = torch.as_tensor(tolerance, dtype=output.dtype, device=output.device)
+    if not bool((tensor >= 0).all()):
+        raise InputError(f"tolerance must be at least 0, not {tolerance}")
+    try:
+        return tensor.expand(output.shape)
+    except RuntimeError:
+        raise InputError(
+            f"tolerance has shape {list(tensor.shape)}; the output's is {list(output.shape)}"
+        ) from None

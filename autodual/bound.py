@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.cost import Record, choose_orders
-from autodual.duals import Affine, Elementwise
+from autodual.duals import Affine, Elementwise, IntervalRule
 from autodual.errors import InputError
 from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import entries, run_nodes
@@ -202,6 +202,8 @@ class BoundModule:
                         else step.rule.lines(call, *given, slope)
                     )
                     dual.add_lines(step, lines)
+                elif book and isinstance(step.rule, IntervalRule):
+                    dual.add_box(step, step.rule.interval(call, *given))
                 elif book:
                     dual.add_product(step, call, *given)
             for sums in book.values():

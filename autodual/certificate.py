@@ -11,12 +11,12 @@ from torch import Tensor
 @dataclass(frozen=True, eq=False)
 class _Margins:
     margins: Tensor
-    labels: Tensor
+    labels: Tensor | None
     threat: str
     bounds: str
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.margins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,9 @@ class Certificate(_Margins):
     """Guaranteed margins over the whole perturbation set.
 
     Attributes:
-        margins: [N, K], lower bounds on z_y − z_k over the set; 0 at k = y.
-        labels: [N], the class y each example is certified for.
+        margins: of labels, [N, K]: lower bounds on z_y − z_k over the set, 0 at k = y. Of a
+            tolerance, [N, K]: what each of an example's K outputs leaves of it at worst.
+        labels: [N], the class y each example is certified for; None for a tolerance.
         threat, bounds: the set and the method, in words.
         delta: the chance, for each example, that its margins do not hold; 0 for a bound that
             always does.
@@ -38,11 +39,14 @@ class Certificate(_Margins):
 
     @property
     def verified(self) -> Tensor:
-        """[N] bool: no point of the set is given another class than y. NaN verifies nothing."""
-        others = torch.ones_like(self.margins, dtype=torch.bool)
-        others.scatter_(1, self.labels.unsqueeze(1), False)
+        """[N] bool: every margin is positive, but that of y itself. NaN verifies nothing.
+
+        Then no point of the set is given another class than y, or leaves the tolerance.
+        """
         safe = (self.margins > 0) & torch.isfinite(self.margins)
-        return (safe | ~others).all(1)
+        if self.labels is not None:
+            safe = safe.scatter(1, self.labels.unsqueeze(1), True)
+        return safe.all(1)
 
     @property
     def error(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autodual.arguments import as_inputs, check_labels, check_spec, check_x
+from autodual.arguments import as_inputs, check_labels, check_spec, check_tolerance, check_x
 from autodual.bound import BoundModule, Choice
-from autodual.capture import Captured, Inputs, capture, unwrap
+from autodual.capture import Captured, Inputs, Output, capture, unwrap
 from autodual.certificate import Certificate, Estimate
 from autodual.compiled import CompiledBound
 from autodual.cost import Explanation, explain
@@ -45,7 +45,9 @@ class Options:
 
     bounds: str
     perturb: int | str
+    output: Output
     rules: Mapping[str, DualLayer]
+    intervals: bool
     estimator: Estimator
     memory: int | None
     choose: Mapping[str, Choice]
@@ -95,7 +97,38 @@ class Certified(nn.Module):
         _classes(bound.plan.graph)
         if y is None:
             y = run(bound.plan.graph, bound.model, values).argmax(1)
-        margins = self._margins(bound, values, tensor, y)
+        return self._answer(bound, self._margins(bound, values, tensor, y), y)
+
+    @torch.no_grad()
+    def within(
+        self, x: Tensor | Inputs, tolerance: float | Tensor, y: Tensor | None = None
+    ) -> Certificate | Estimate:
+        """Certify that every output stays within ± ``tolerance`` of y, or of the model's at x.
+
+        The margins [N, K] for an example's K outputs z are tolerance − max |z − y| over the set,
+        or less.
+
+        Args:
+            x: the inputs.
+            tolerance: a number, or a tensor that broadcasts to the output, in its units.
+            y: what the output should be, shaped like it.
+
+        Raises:
+            InputError: ``tolerance`` or y does not fit, or is negative or NaN.
+        """
+        bound, values, tensor = self._prepare(x)
+        output = bound.plan.graph.output
+        nominal = run(bound.plan.graph, bound.model, values)
+        y = nominal if y is None else y
+        tolerance = check_tolerance(tolerance, y, nominal)
+        box = bound(values, self.threat).interval(output)
+        farthest = torch.maximum(box.upper - y, y - box.lower)
+        margins = output.per_example(tolerance - farthest, len(tensor)).flatten(1)
+        return self._answer(bound, margins, None)
+
+    def _answer(
+        self, bound: BoundModule, margins: Tensor, y: Tensor | None
+    ) -> Certificate | Estimate:
         said = (margins, y, repr(self.threat), self.options.bounds)
         caveats = self._caveats(bound)
         if caveats:
@@ -282,12 +315,12 @@ class Certified(nn.Module):
         tensor = check_x(inputs.get(self.options.perturb), model, self._looks)
         if self._looks(tensor):
             self.threat.check(tensor)
-        captured = _captured(model, inputs, self.options.perturb, tensor)
+        captured = capture_once(model, inputs, self.options.perturb, self.options.output)
         bound = self._bounds.get(id(captured))
         if bound is None:
-            plan = make_plan(captured.graph, self.options.rules, self.options.bounds)
-            check_fidelity(captured, model, inputs)
             options = self.options
+            plan = make_plan(captured.graph, options.rules, options.bounds, options.intervals)
+            check_fidelity(captured, model, inputs)
             memory = options.memory or default_memory(tensor.device)
             how = (
                 options.estimator,
@@ -308,7 +341,9 @@ def certify(
     *,
     bounds: str = "ibp&dual",
     perturb: int | str = 0,
+    output: Output = None,
     rules: Mapping[str, DualLayer] | None = None,
+    intervals: bool = False,
     estimator: Estimator | None = None,
     memory: int | str | None = None,
     choose: Mapping[str, Choice] | None = None,
@@ -328,8 +363,12 @@ def certify(
             (interval arithmetic inside, one dual pass at the end) and ``"ibp&dual"`` (both,
             intersected).
         perturb: which argument of the model is perturbed, by position or keyword.
+        output: which of several outputs is bounded, by position or key, ``"logits"``, or by a
+            tuple that leads to it, ``("heads", 1)``; None for a model that returns one tensor.
         rules: further dual layers by the op's name, or others than the registry's: ATen ops
             (``"aten.asinh.default"``) and ops of a ``torch.library`` (``"mylib.op.default"``).
+        intervals: allow ops of which only an interval is known, such as ``round`` and ``sort``:
+            sound, but rows stop there, and so do gradients of steps.
         estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
             ``Normal(r)``, estimates that train in linear time; ``Geometric(...)``, a certificate
             that holds with a given probability.
@@ -377,7 +416,9 @@ def certify(
     options = Options(
         bounds=bounds,
         perturb=perturb,
+        output=output,
         rules={**REGISTRY, **(rules or {})},
+        intervals=intervals,
         estimator=estimator,
         memory=parse_memory(memory),
         choose=choose or {},
@@ -401,17 +442,21 @@ def _check_rule(key: object, rule: object) -> None:
         )
 
 
-def _captured(model: nn.Module, inputs: Inputs, perturb: int | str, tensor: Tensor) -> Captured:
-    key = _key(model, inputs, perturb, len(tensor))
+def capture_once(
+    model: nn.Module, inputs: Inputs, perturb: int | str = 0, output: Output = None
+) -> Captured:
+    """Capture the model and simplify its graph, once for each kind of input."""
+    key = _key(model, inputs, perturb, output)
     captures = _CAPTURES.setdefault(model, {})
     if key not in captures:
-        found = capture(model, inputs, perturb)
-        captures[key] = Captured(simplify(found.graph), found.slots)
+        found = capture(model, inputs, perturb, output)
+        captures[key] = replace(found, graph=simplify(found.graph))
     return captures[key]
 
 
-def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> Any:
+def _key(model: nn.Module, inputs: Inputs, perturb: int | str, output: Output) -> Any:
     """Everything that can change the graph: kinds of inputs, and how the model is made."""
+    batch = len(inputs.get(perturb))
 
     def kind(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -421,7 +466,7 @@ def _key(model: nn.Module, inputs: Inputs, perturb: int | str, batch: int) -> An
 
     leaves = tuple(kind(leaf) for leaf in inputs.leaves())
     autocast = torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
-    return leaves, tuple(inputs.kwargs), perturb, autocast, fingerprint(model)
+    return leaves, tuple(inputs.kwargs), perturb, output, autocast, fingerprint(model)
 
 
 def _classes(graph: Graph) -> int:
@@ -429,10 +474,14 @@ def _classes(graph: Graph) -> int:
     if len(shape) != 2 or graph.output.batch_dim != 0 or not isinstance(shape[1], int):
         raise ModelError(
             f"margins need logits [N, K]; the model returns {graph.output.type}. "
-            "Use net.bounds(x) or net.lower_bound(x, C) for other outputs."
+            "For other outputs there are net.within(x, tolerance), net.lower_bound(x, C) and "
+            "net.bounds(x)."
         )
     if shape[1] < 2:
-        raise ModelError("margins need at least two classes; the model returns one output")
+        raise ModelError(
+            "margins need at least two classes; the model returns one output. For a regression "
+            "there is net.within(x, tolerance)."
+        )
     return shape[1]
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``autodual demo`` and ``autodual check``."""
+"""The command line: ``autodual demo``, ``autodual coverage`` and ``autodual check``."""
 
 import importlib
 import sys
@@ -64,6 +64,29 @@ def main() -> None:
         except CrossingError as error:
             sys.exit(str(error))
 
+    @app.command()
+    def coverage(
+        factory: Annotated[
+            str,
+            typer.Argument(
+                help="module:name of a model, or of what returns one or (model, example input)."
+            ),
+        ],
+        shape: Annotated[
+            str, typer.Option(help="The shape of one input, like 1,28,28, if no example comes.")
+        ] = "",
+    ) -> None:
+        """List every op of a model: source line, dual layer, how tight; and what is missing."""
+        from autodual import coverage as report
+        from autodual.errors import AutodualError
+
+        try:
+            found = report(*_load(factory, shape))
+        except AutodualError as error:
+            sys.exit(str(error))
+        print(found)
+        sys.exit(0 if found.complete else 1)
+
     app()
 
 
@@ -78,6 +101,30 @@ def _made_by(factory: str) -> tuple[Any, Any, Any]:
     if not isinstance(made, tuple) or len(made) != 3:
         sys.exit(f"{factory} must return (net, x, y), with net = autodual.certify(...)")
     return made
+
+
+def _load(factory: str, shape: str) -> tuple[Any, Any]:
+    """Return a model and an example input, from the working directory or what is installed."""
+    import torch
+
+    from autodual.errors import InputError
+
+    module, _, name = factory.partition(":")
+    sys.path.insert(0, "")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{factory!r} is no module:name that can be imported: {error}") from error
+    made = made if isinstance(made, torch.nn.Module) else made()
+    if isinstance(made, tuple):
+        return made
+    if not shape:
+        raise InputError(f"{factory} gives no example input; say --shape, for example 1,28,28")
+    try:
+        sizes = [int(size) for size in shape.split(",") if size]
+    except ValueError as error:
+        raise InputError(f"--shape {shape} is no list of sizes like 1,28,28") from error
+    return made, torch.zeros(2, *sizes)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from autodual.duals import Affine, DualLayer, Elementwise
+from autodual.duals import Affine, Bilinear, DualLayer, Elementwise
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.plan import METHODS, Plan, RowCost, Step, place
@@ -121,13 +121,16 @@ class Explanation:
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        table = [self.header, *self.rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.header))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([self.title, *lines])
+        return f"{self.title}\n{tabulate([self.header, *self.rows])}"
+
+
+def tabulate(table: Sequence[Sequence[str]]) -> str:
+    """Return rows of strings in columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
 
 
 def explain(
@@ -188,7 +191,7 @@ def _kind(rule: DualLayer) -> str:
         return "affine, exact"
     if isinstance(rule, Elementwise):
         return "two lines" if len(rule.arguments) == 1 else "two planes"
-    return "product"
+    return "product" if isinstance(rule, Bilinear) else "interval"
 
 
 def _how(step: Step, record: Record, batch: int) -> str:

@@ -29,16 +29,15 @@ def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None
     """
     graph = captured.graph
     values = captured.bind(inputs)
-    _compare_with_model(graph, model, inputs, run(graph, model, values))
+    _compare(captured.pick(call_untouched(model, inputs)), run(graph, model, values))
     env = entries(graph, model, {v: _some(v, t) for v, t in values.items()})
     run_nodes(graph.prelude, env, EXAMPLES)
     for node in graph.body:
         _check_apart(node, graph, env)
 
 
-def _compare_with_model(graph: Graph, model: nn.Module, inputs: Inputs, graphs: Tensor) -> None:
+def _compare(models: Tensor, graphs: Tensor) -> None:
     """Raise unless the model itself gives what the graph gave."""
-    models = call_untouched(model, inputs)
     if not _close(models, graphs):
         raise CaptureError(
             "the captured graph and the model disagree on this input (by "

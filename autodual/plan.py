@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, Registry
+from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, IntervalRule, Registry
 from autodual.duals.base import Hole
-from autodual.errors import BatchError, InputError, UnsupportedOpError
-from autodual.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
+from autodual.errors import InputError, UnsupportedOpError
+from autodual.ir import Batch, Graph, Node, Value, evaluate, map_leaves, resolve
+from autodual.match import grows, match_all
 
 METHODS = {
     "ibp": "interval arithmetic inside; the last affine layers are merged with the specification",
@@ -50,7 +51,7 @@ class Step:
         """
         if isinstance(self.rule, Affine):
             return (self,)
-        if isinstance(self.rule, Elementwise):
+        if not isinstance(self.rule, Bilinear):
             return ()
         names = [k for k, arg in self.node.args.items() if arg in self.variables]
         x, y = self.variables
@@ -231,6 +232,8 @@ class Program:
             elif isinstance(step.rule, Elementwise):
                 text = f"{variables} += a_u[{out}]₊ + a_l[{out}]₋, h = b_u[{out}]₊ + b_l[{out}]₋"
                 text += f", on [ℓ, u] of {', '.join(map(str, step.variables))}"
+            elif isinstance(step.rule, IntervalRule):
+                text = f"{variables} += 0, h = u[{out}]₊ + ℓ[{out}]₋, ℓ and u by intervals"
             else:
                 x, y = step.variables
                 text = f"{variables} += f(·, c)ᵀ{out}, f(c, ·)ᵀ{out}, h = f(r, r)ᵀ|{out}|"
@@ -240,7 +243,7 @@ class Program:
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
+def make_plan(graph: Graph, registry: Registry, method: str, intervals: bool = False) -> Plan:
     """Choose a dual layer for every node that the perturbation reaches.
 
     Raises:
@@ -253,80 +256,19 @@ def make_plan(graph: Graph, registry: Registry, method: str) -> Plan:
         raise InputError(f"bounds={method!r} is no method. There are {options}.")
     if graph.output not in graph.moving:
         raise InputError("the model's output does not depend on the perturbed input")
-    steps, missing = [], [_complaint(n, graph, None) for n in graph.prelude if _is_random(n)]
-    for node in graph.body:
-        _check_apart(node, graph)
-        variables = tuple(v for v in node.inputs if v in graph.moving)
-        rule = registry.get(node.op)
-        kept = node.out.dtype == graph.perturbed.dtype
-        if rule is None or not kept or not rule.covers(_arguments(node, graph), node.args):
-            missing.append(_complaint(node, graph, rule))
-            continue
-        if isinstance(rule, Bilinear) and len(variables) == 1:
-            rule = rule.alone
-        own = tuple(dict.fromkeys(v for v in node.inputs if v not in graph.moving and _grows(v)))
-        steps.append(Step(node, rule, variables, own))
+    matches = match_all(graph, registry, intervals)
+    missing = [str(found) for found in matches if found.rule is None]
     if missing:
         raise UnsupportedOpError(
-            f"{len(missing)} operation(s) have no dual layer:\n  "
-            + "\n  ".join(missing)
-            + "\nReplace them by ops that do, or add a dual layer (CONTRIBUTING.md shows how)."
+            f"{len(missing)} operation(s) have no dual layer:\n  " + "\n  ".join(missing)
         )
-    return Plan(graph, tuple(steps), method)
+    return Plan(graph, tuple(_step(m.node, m.rule, graph) for m in matches if m.rule), method)
 
 
-def _grows(value: Value) -> bool:
-    return any(isinstance(dim, Batch) for dim in value.shape)
-
-
-SIZES = frozenset({"size", "shape"})
-"""The arguments in which the batch size may stand: elsewhere it would be a number like others."""
-
-
-def _check_apart(node: Node, graph: Graph) -> None:
-    """Raise if a node's value, or a constant it reads, does not split into examples."""
-    own = [v for v in node.inputs if v not in graph.moving and _grows(v)]
-    lost = next((v for v in (node.out, *own) if v.batch_dim is None), None)
-    numbers = [name for name, arg in node.args.items() if name not in SIZES and _counts(arg)]
-    if lost is not None or numbers:
-        what = f"has {lost.type}" if lost else f"uses the batch size as its {numbers[0]}"
-        raise BatchError(
-            f"the examples of a batch are mixed at {node.source or node.out.name}: {node.label} "
-            f"{what}. A bound holds for one example at a time: keep the batch dimension, and "
-            "reduce over the others only."
-        )
-
-
-def _counts(arg: Any) -> bool:
-    """Return whether the batch size stands in an argument."""
-    if isinstance(arg, list | tuple):
-        return any(map(_counts, arg))
-    return isinstance(arg, Batch)
-
-
-def _is_random(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def _arguments(node: Node, graph: Graph) -> list[str]:
-    """Return the schema names of the arguments that hold something perturbed, once per place."""
-    names = []
-    for name, arg in node.args.items():
-        moving = [v for v in leaves(arg) if v in graph.moving]
-        names += [name] * (1 if isinstance(arg, list) and moving else len(moving))
-    return names
-
-
-def _complaint(node: Node, graph: Graph, rule: DualLayer | None) -> str:
-    where = node.source or node.out.name
-    if _is_random(node):
-        return f"{node.op} at {where}: random numbers have no bound; call .eval()"
-    if rule is None:
-        return f"{node.op} at {where}"
-    if node.out.dtype != graph.perturbed.dtype:
-        return f"{node.op} at {where}: gives {node.out.dtype}, the input is {graph.perturbed.dtype}"
-    names = ", ".join(_arguments(node, graph))
-    return f"{node.op} of a perturbed {names} (not affine there) at {where}"
+def _step(node: Node, rule: DualLayer, graph: Graph) -> Step:
+    variables = tuple(v for v in node.inputs if v in graph.moving)
+    own = tuple(dict.fromkeys(v for v in node.inputs if v not in graph.moving and grows(v.shape)))
+    return Step(node, rule, variables, own)
 
 
 def place(node: Node) -> str:

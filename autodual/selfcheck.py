@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from autodual import attack
 from autodual.arguments import as_inputs
 from autodual.attack import Attack, losses
-from autodual.capture import Inputs
+from autodual.capture import Inputs, unwrap
 from autodual.certificate import Certificate
-from autodual.certify import Certified
+from autodual.certify import Certified, capture_once
 from autodual.errors import CrossingError, UnsoundError
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
 
@@ -107,15 +107,17 @@ def self_check(
     certificate = net(x) if y is None else net(x, y)
     if not isinstance(certificate, Certificate):
         raise UnsoundError(f"nothing to check: {'; '.join(certificate.caveats)}")
+    labels = certificate.labels
+    assert labels is not None
     inputs = as_inputs(x)
     tensor, model = inputs.get(net.options.perturb), _Alone(net, inputs)
     kinds = _kinds(steps, generator)
     gaps = []
     for name in track(list(kinds)):
-        attacks = kinds[name](model, tensor, certificate.labels, net.threat, classes)
+        attacks = kinds[name](model, tensor, labels, net.threat, classes)
         found = [each.x for each in attacks]
         if found:
-            gaps.append(_gap(name, model, certificate, found))
+            gaps.append(_gap(name, model, certificate.margins, labels, found))
     report = SelfCheck(tuple(gaps), repr(net.threat), len(tensor))
     if not report.passed:
         raise CrossingError(f"an attack found a point below its bound.\n{report}")
@@ -129,10 +131,12 @@ class _Alone(nn.Module):
         super().__init__()
         self.model = net.model
         self.inputs, self.perturb = inputs, net.options.perturb
+        captured = capture_once(unwrap(net.model), inputs, self.perturb, net.options.output)
+        self.pick = captured.pick
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = self.inputs.replace(self.perturb, x).clone()
-        return self.model(*inputs.args, **inputs.kwargs)
+        return self.pick(self.model(*inputs.args, **inputs.kwargs))
 
 
 Kind = Callable[[nn.Module, Tensor, Tensor, ThreatModel, int], Iterator[Attack]]
@@ -214,9 +218,9 @@ def _union(run: Run) -> Kind:
 
 
 @torch.no_grad()
-def _gap(name: str, model: nn.Module, certificate: Certificate, found: list[Tensor]) -> Gap:
+def _gap(name: str, model: nn.Module, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
     """Compare the margins at all points found with the bound."""
-    bound, y = certificate.margins, certificate.labels.unsqueeze(1)
+    y = labels.unsqueeze(1)
     least, slack = torch.full_like(bound, torch.inf), torch.zeros_like(bound)
     for point in found:
         z = model(point)

@@ -492,3 +492,38 @@ def test_explain_names_every_node():
     assert rows["relu"]["intervals"] == "backward for 100 %"
     assert rows["convolution"]["form"] == "dense, patches"
     assert all(float(row["measured ms"]) >= 0 for row in rows.values())
+
+
+class Shaped(nn.Module):
+    """Constants that ask a perturbed tensor for its shape only."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        z = self.fc(x.flatten(1))
+        return z + torch.ones_like(z) - torch.full_like(z, 0.25) * torch.zeros_like(z[:, :1])
+
+
+def test_constants_of_a_perturbed_shape_are_constants():
+    model, x = Shaped().double(), picture()
+    net = ad.certify(model, 0.1)
+    torch.testing.assert_close(net.at(0.0).bounds(x).lower, model(x))
+    torch.testing.assert_close(net.at(0.0).bounds(x.repeat(2, 1, 1, 1)).lower[:3], model(x))
+
+
+def test_arguments_that_forward_collects_are_refused():
+    class Collecting(nn.Module):
+        def forward(self, x, **others):
+            return x * others["scale"]
+
+    with pytest.raises(ad.errors.CaptureError, match=r"collects in \*\*others. Name them"):
+        ad.certify(Collecting(), 0.1).bounds(ad.Inputs(picture(), scale=picture()))
+
+
+def test_frozen_attention_is_captured_in_its_parts():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()
+    box = ad.certify(layer.requires_grad_(False), 0.0).bounds(picture().squeeze(1))
+    torch.testing.assert_close(box.lower, layer(picture().squeeze(1)))
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -1,11 +1,14 @@
 """Each misuse gets one clear error: what, where in the user's code, why, what to do."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import autodual as ad
 from autodual import errors
+from tests.refusals import REFUSALS, refuse
 
 X = torch.rand(4, 3)
 Y = torch.tensor([0, 1, 0, 1])
@@ -143,9 +146,14 @@ BAD_MODELS = {
     "batch product": (lambda s, x: (x @ x.T) @ s.fc(x), errors.BatchError, "mixed at"),
     "round": (lambda s, x: s.fc(x.round()), errors.UnsupportedOpError, r"aten.round.default at .*"),
     "two of them": (
-        lambda s, x: s.fc(x.sign() + x.floor()),
+        lambda s, x: s.fc(torch.digamma(x) + torch.lgamma(x)),
         errors.UnsupportedOpError,
-        r"(?s)2 operation.*sign.*floor.*CONTRIBUTING",
+        r"(?s)2 operation.*digamma.*lgamma.*CONTRIBUTING",
+    ),
+    "where": (
+        lambda s, x: s.fc(torch.where(x > 0.5, x, -x)),
+        errors.UnsupportedOpError,
+        "(?s)gt.*gives torch.bool.*where.*reads torch.bool",
     ),
     "two perturbed sides": (
         lambda s, x: torch.nn.functional.conv1d(x.T.reshape(1, 3, -1), s.fc(x).reshape(2, 3, -1)),
@@ -252,3 +260,19 @@ def test_overflow_verifies_nothing():
         model[0].weight.fill_(3e38)
     for method in ("ibp", "dual", "ibp+dual", "ibp&dual"):
         assert not bool(ad.certify(model, 1.0, bounds=method)(X, Y).verified.any())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_says_where_why_and_what_to_do(name):
+    refusal = REFUSALS[name]
+    error = refuse(refusal)
+    assert type(error) is refusal.kind
+    for text in (refusal.place, refusal.reason, refusal.remedy):
+        assert re.search(text, str(error), re.DOTALL), (text, str(error))
+
+
+def test_a_size_from_values_is_no_batch_size():
+    model = lam(lambda s, x: s.fc(x) * (x.sum() * 8).int().item())
+    with pytest.raises(errors.ControlFlowError, match="depends on the values"):
+        ad.certify(model, 0.1)(X, Y)

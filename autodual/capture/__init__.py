@@ -5,5 +5,6 @@ from __future__ import annotations
 from autodual.capture.convert import Captured
 from autodual.capture.export import call_untouched, capture, unwrap
 from autodual.capture.inputs import Inputs
+from autodual.capture.outputs import Output
 
-__all__ = ["Captured", "Inputs", "call_untouched", "capture", "unwrap"]
+__all__ = ["Captured", "Inputs", "Output", "call_untouched", "capture", "unwrap"]

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
-from autodual.capture.diagnose import source_of
+from autodual.capture.diagnose import depends_on_values, source_of
 from autodual.capture.inputs import Inputs
+from autodual.capture.outputs import Output, choose
 from autodual.errors import BatchError, CaptureError, ModelError
 from autodual.ir import Batch, Constant, Dim, Graph, Literal, Node, Parameter, Value, map_leaves
 
@@ -20,21 +23,36 @@ OPEN_END = 2**63 - 1
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph and the order in which it takes the tensors of an ``Inputs``."""
+    """A graph, the order in which it takes the tensors of an ``Inputs``, and what it returns.
+
+    ``leaf`` is the position of the graph's output among all that the model returns.
+    """
 
     graph: Graph
     slots: tuple[int, ...]
+    leaf: int
 
     def bind(self, inputs: Inputs) -> dict[Value, Tensor]:
         """Map the graph's inputs to the tensors of a call."""
         leaves = inputs.leaves()
         return {v: leaves[i] for v, i in zip(self.graph.inputs, self.slots, strict=True)}
 
+    def pick(self, returned: Any) -> Tensor:
+        """Pick the graph's output from what the model returned."""
+        tensor: Tensor = pytree.tree_leaves(returned)[self.leaf]
+        return tensor
+
 
 def to_graph(
-    exported: torch.export.ExportedProgram, perturbed: int, device: torch.device
+    exported: torch.export.ExportedProgram,
+    perturbed: int,
+    device: torch.device,
+    output: Output = None,
 ) -> Captured:
-    """Convert a decomposed program; ``perturbed`` is the position of the leaf in the ball."""
+    """Convert a decomposed program.
+
+    ``perturbed`` is the position of the leaf in the ball, ``output`` the way to the one bounded.
+    """
     names = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     env: dict[fx.Node, Any] = {}
     constants: dict[Value, Constant] = {}
@@ -60,30 +78,35 @@ def to_graph(
     slots = tuple(i for i, value in enumerate(arguments) if value is not None)
     entry = arguments[perturbed]
     assert entry is not None
+    leaf, result = _output(exported, env, output)
     graph = Graph(
         inputs=tuple(value for value in arguments if value is not None),
         perturbed=entry,
         constants=constants,
         nodes=tuple(nodes),
-        output=_output(exported, env),
+        output=result,
         device=device,
     )
-    return Captured(graph, slots)
+    return Captured(graph, slots, leaf)
 
 
-def _output(exported: torch.export.ExportedProgram, env: Mapping[fx.Node, Any]) -> Value:
+def _output(
+    exported: torch.export.ExportedProgram, env: Mapping[fx.Node, Any], output: Output
+) -> tuple[int, Value]:
     specs = exported.graph_signature.output_specs
     (results,) = exported.graph.output_node().args
     user = [r for spec, r in zip(specs, results, strict=True) if spec.kind.name == "USER_OUTPUT"]
-    if len(user) != 1 or not exported.call_spec.out_spec.is_leaf():
-        raise ModelError(
-            f"the model returns {len(user)} values in a {exported.call_spec.out_spec.type!s}; "
-            "bounds need one tensor. Wrap the model in a module that returns the one to certify."
-        )
-    if not isinstance(user[0], fx.Node) or not isinstance(env.get(user[0]), Value):
-        raise ModelError("the model does not return a tensor; bounds need one tensor [N, K]")
-    output: Value = env[user[0]]
-    return output
+    found = [env.get(r) if isinstance(r, fx.Node) else r for r in user]
+
+    def show(i: int) -> str:
+        value = found[i]
+        return value.type if isinstance(value, Value) else f"{value}, no tensor"
+
+    leaf = choose(exported.call_spec.out_spec, output, show)
+    value = found[leaf]
+    if not isinstance(value, Value):
+        raise ModelError(f"the model returns {show(leaf)}; bounds need one tensor [N, K]")
+    return leaf, value
 
 
 def _constant(
@@ -110,6 +133,8 @@ def _convert(node: fx.Node, env: Mapping[fx.Node, Any], nodes: list[Node]) -> An
     An op with several results stays pending until ``getitem`` picks one of them.
     """
     meta = node.meta.get("val")
+    if isinstance(meta, torch.SymFloat | torch.SymBool):
+        raise depends_on_values(f"at {source_of(node)}")
     if isinstance(meta, torch.SymInt | int):
         return _dim(meta, node)
     if getattr(node.target, "__name__", "") == "getitem":
@@ -161,6 +186,8 @@ def _dim(size: Any, node: fx.Node) -> Dim:
     """Read a size as a number or a multiple of the batch size."""
     if isinstance(size, int):
         return size
+    if free_unbacked_symbols(size):
+        raise depends_on_values(f"at {source_of(node)}")
     expr = size.node.expr
     symbols: Sequence[Any] = sorted(expr.free_symbols, key=str)
     if not symbols:

@@ -15,13 +15,14 @@ from autodual.ir import Source
 
 _OWN = str(Path(__file__).parent.parent)
 _TORCH = str(Path(torch.__file__).parent)
+_FOREIGN = (_OWN, _TORCH, "<")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)[^\n]*\n\s*(?P<code>[^\n]*)')
 
 
 def source_of(node: fx.Node) -> Source | None:
     """Return the last line of the user's own code that led to ``node``, or else its module."""
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
-    own = [f for f in frames if not f["file"].startswith((_TORCH, _OWN))]
+    own = [f for f in frames if not f["file"].startswith(_FOREIGN)]
     if own:
         frame = own[-1]
         return Source(frame["file"], int(frame["line"]), frame["code"].strip(), _module_path(node))
@@ -53,11 +54,7 @@ def explain_failure(
         )
     text, name, where = str(error), type(error).__name__, _where(error)
     if "DataDependent" in name or "data-dependent" in text or "DynamicOutputShape" in name:
-        return ControlFlowError(
-            f"the model's path depends on the values of a tensor, {where}. A bound covers a whole "
-            "set of inputs, so one graph must hold for all of them. Write torch.where(condition, "
-            "a, b) instead of if, and keep numbers as tensors instead of .item() or float()."
-        )
+        return depends_on_values(where)
     specialised = "batch" in text and ("pecialized" in text or "Constraints violated" in text)
     if pair is not None or specialised:
         return BatchError(
@@ -67,11 +64,19 @@ def explain_failure(
     return CaptureError(f"torch.export cannot capture the model, {where}: {name}: {_first(text)}")
 
 
+def depends_on_values(where: str) -> ControlFlowError:
+    """Return the error for Python control flow or numbers that hang on a tensor's values."""
+    return ControlFlowError(
+        f"the model's path depends on the values of a tensor, {where}. A bound covers a whole "
+        "set of inputs, so one graph must hold for all of them. Write torch.where(condition, "
+        "a, b) instead of if, and keep numbers as tensors instead of .item() or float()."
+    )
+
+
 def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     frames = traceback.extract_tb(error.__traceback__)
     start = next((i for i, f in enumerate(frames) if f.filename.startswith(_TORCH)), len(frames))
-    foreign = (_OWN, _TORCH, "<")
-    return [f for f in frames[start:] if not f.filename.startswith(foreign)]
+    return [f for f in frames[start:] if not f.filename.startswith(_FOREIGN)]
 
 
 def _where(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -21,9 +21,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from autodual.capture.convert import Captured, to_graph
-from autodual.capture.diagnose import explain_failure
+from autodual.capture.diagnose import explain_failure, source_of
 from autodual.capture.inputs import Inputs
-from autodual.errors import InputError, ModelError
+from autodual.capture.outputs import Output
+from autodual.errors import CaptureError, InputError, ModelError
 
 aten = torch.ops.aten
 
@@ -48,7 +49,9 @@ def unwrap(model: Any) -> nn.Module:
     return model
 
 
-def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Captured:
+def capture(
+    model: nn.Module, inputs: Inputs, perturb: int | str = 0, output: Output = None
+) -> Captured:
     """Capture ``model`` as a graph that holds for any batch size.
 
     Args:
@@ -56,8 +59,10 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
         inputs: example arguments; tensors whose size along dimension 0 is the batch size of
             the perturbed one are taken to be batched.
         perturb: the position or keyword of the perturbed argument.
+        output: the way to the output that is bounded, if there are several.
 
     Raises:
+        ModelError: which outputs there are, if that does not name one.
         CaptureError: what in the model prevents one graph, where, and what to write instead.
     """
     perturbed = inputs.get(perturb)
@@ -69,7 +74,7 @@ def capture(model: nn.Module, inputs: Inputs, perturb: int | str = 0) -> Capture
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
-    return to_graph(exported, inputs.position(perturb), perturbed.device)
+    return to_graph(exported, inputs.position(perturb), perturbed.device, output)
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
@@ -111,10 +116,21 @@ def _dynamic_shapes(model: nn.Module, inputs: Inputs, batch: int) -> dict[str, A
             f"{type(model).__name__}.forward does not take these arguments: {error}. "
             "Pass several with autodual.Inputs(x, other, name=...)."
         ) from error
+    _refuse_collected(model, bound.arguments)
     return {
         name: pytree.tree_map(lambda leaf: {0: dim} if _batched(leaf, batch) else None, value)
         for name, value in bound.arguments.items()
     }
+
+
+def _refuse_collected(model: nn.Module, given: Iterable[str]) -> None:
+    """Raise if arguments arrive in a ``**kwargs``, for which torch.export fails."""
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD and name in given:
+            raise CaptureError(
+                f"torch.export takes no arguments that {type(model).__name__}.forward collects in "
+                f"**{name}. Name them in its signature, or pass them by position."
+            )
 
 
 def _export(
@@ -169,7 +185,16 @@ def _decompositions() -> Any:
     table[aten.copy.default] = lambda self, src, non_blocking=False: (
         src.to(self.dtype).expand(self.shape).clone()
     )
+    table[aten.adaptive_avg_pool2d.default] = _adaptive_mean
     return table
+
+
+def _adaptive_mean(z: Tensor, output_size: list[int]) -> Tensor:
+    """Average to a given size, without the look at strides that aten's own entry takes."""
+    if list(output_size) == [1, 1]:
+        return z.mean((-2, -1), keepdim=True)
+    pooled: Tensor = aten._adaptive_avg_pool2d(z, output_size)
+    return pooled
 
 
 def _show_no_grad(module: fx.GraphModule) -> None:
@@ -179,6 +204,13 @@ def _show_no_grad(module: fx.GraphModule) -> None:
     """
     graph = module.graph
     for node in list(graph.nodes):
+        if "wrap_with_autocast" in str(node.target) and node.args[2]:
+            inside = getattr(module, node.args[4].target).graph.nodes
+            place = next(filter(None, map(source_of, inside)), node)
+            raise CaptureError(
+                f"autocast at {place}: it rounds what depends on x to another dtype. A "
+                "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
+            )
         if node.op != "call_function" or "wrap_with_set_grad_enabled" not in str(node.target):
             continue
         enabled, inner, *args = node.args
@@ -210,20 +242,24 @@ def _detached(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def _quietly(model: nn.Module) -> Iterator[None]:
     """Capture without torch's chatter, without drawing random numbers or running compiled code.
 
-    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile.
+    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile. So is
+    the fused kernel that attention takes where nothing needs a gradient.
     """
     compiled = {
         m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None
     }
     state, disabled = torch.get_rng_state(), logging.root.manager.disable
+    fused = torch.backends.mha.get_fastpath_enabled()
     logging.disable(max(logging.CRITICAL, disabled))
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         for module in compiled:
             module._compiled_call_impl = None
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, call in compiled.items():
             module._compiled_call_impl = call
         logging.disable(disabled)

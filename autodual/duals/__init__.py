@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from autodual.duals.base import Affine, Bilinear, Call, DualLayer, Elementwise, Lines, Planes
+from autodual.duals.base import (
+    Affine,
+    Bilinear,
+    Call,
+    DualLayer,
+    Elementwise,
+    IntervalRule,
+    Lines,
+    Planes,
+)
 from autodual.duals.curves import smooth
 from autodual.duals.registry import REGISTRY, Registry
 
@@ -13,6 +22,7 @@ __all__ = [
     "Call",
     "DualLayer",
     "Elementwise",
+    "IntervalRule",
     "Lines",
     "Planes",
     "Registry",

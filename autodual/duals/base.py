@@ -4,13 +4,14 @@ For an op z ↦ f(z) and a relaxation of it, a dual layer is a pair (g, h) with 
 
     sup over the relaxation of  −zᵀν_in + f(z)ᵀν_out  ≤  h(ν_in, ν_out).           (Fenchel)
 
-Theorem 3 of the thesis then bounds any network made of such ops. Three kinds cover what is here:
+Theorem 3 of the thesis then bounds any network made of such ops. Four kinds cover what is here:
 
 * ``Affine``: f(z) = Az + b. ν_in = Aᵀν_out, h = bᵀν_out. Exact.
 * ``Elementwise``: a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u].
   ν_in = a_u[ν_out]₊ + a_l[ν_out]₋, h = b_u[ν_out]₊ + b_l[ν_out]₋. Of several arguments
   likewise, with a slope for each.
 * ``Bilinear``: products of two perturbed arguments, entry by entry or of matrices.
+* ``IntervalRule``: ℓ ≤ f(z) ≤ u, where nothing better is known and the user allows it.
 """
 
 from __future__ import annotations
@@ -371,4 +372,30 @@ class Bilinear:
         )
 
 
-DualLayer = Affine | Elementwise | Bilinear
+@dataclass(frozen=True)
+class IntervalRule:
+    """The dual layer of any op ℓ ≤ f(z) ≤ u of which only these ends are known.
+
+    They are two lines of slope 0: ν_in = 0, h = u[ν_out]₊ + ℓ[ν_out]₋. No row passes, and what
+    the entries of f(z) have in common is lost: used only where the user allows it.
+
+    Args:
+        interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
+        arguments: the schema names of the arguments that may be perturbed.
+    """
+
+    interval: Callable[..., Interval] = by_endpoints
+    arguments: tuple[str, ...] = ("self",)
+
+    def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
+        """Return whether only these arguments are perturbed."""
+        return set(names) <= set(self.arguments)
+
+    def dual(self, call: Call, nu: Tensor, *boxes: Interval) -> tuple[Sequence[Tensor], Tensor]:
+        """Return ν_in per argument and h, for rows nu [R, *] over boxes of one example."""
+        image = self.interval(call, *boxes)
+        h = image.upper * nu.clamp(min=0) + image.lower * nu.clamp(max=0)
+        return [nu.new_zeros(len(nu), *box.lower.shape) for box in boxes], h.flatten(1).sum(1)
+
+
+DualLayer = Affine | Elementwise | Bilinear | IntervalRule

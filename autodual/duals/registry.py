@@ -10,6 +10,7 @@ from autodual.duals import (
     conv,
     functions,
     hardtanh,
+    intervals,
     linear,
     maximum,
     norm,
@@ -35,4 +36,5 @@ REGISTRY: Registry = {
     **threshold.TABLE,
     **activations.TABLE,
     **functions.TABLE,
+    **intervals.TABLE,
 }

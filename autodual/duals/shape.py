@@ -63,6 +63,8 @@ TABLE = {
     "aten.cat.default": Affine(together=("tensors",), window=_stacked_channels),
     "aten.stack.default": Affine(together=("tensors",)),
     "aten.where.self": Affine(together=("self", "other")),
+    "aten.index_put.default": Affine(together=("self", "values")),
+    "aten.scatter_add.default": Affine(together=("self", "src")),
     "aten.slice_scatter.default": Affine(together=("self", "src")),
     "aten.select_scatter.default": Affine(together=("self", "src")),
 }

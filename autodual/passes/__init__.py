@@ -5,6 +5,7 @@ from __future__ import annotations
 from autodual.ir import Graph, check
 from autodual.passes.attention import attend
 from autodual.passes.batch_norm import nominal_batch_norm
+from autodual.passes.constants import fill_by_shape
 from autodual.passes.dead_code import remove_dead_code
 from autodual.passes.flattened import unflatten_linear
 from autodual.passes.identities import remove_identities
@@ -19,6 +20,7 @@ from autodual.passes.stop_gradient import stop_gradients
 PIPELINE = (
     remove_dead_code,
     views_to_reshapes,
+    fill_by_shape,
     unflatten_linear,
     nominal_batch_norm,
     stop_gradients,

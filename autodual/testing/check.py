@@ -53,11 +53,9 @@ def check_dual_layer(
 
 def _arguments(rule: DualLayer) -> Sequence[str]:
     """Return the arguments to perturb where no case says which."""
-    if isinstance(rule, Elementwise):
-        return rule.arguments
-    if isinstance(rule, Bilinear):
-        return rule.alone.alone
-    return (rule.together + rule.alone)[:1]
+    if isinstance(rule, Affine):
+        return (rule.together + rule.alone)[:1]
+    return rule.alone.alone if isinstance(rule, Bilinear) else rule.arguments
 
 
 def _checks(rule: DualLayer) -> Callable[..., None]:
@@ -134,7 +132,7 @@ def _check_elementwise(
 
 
 def _check_several(
-    rule: Elementwise | Bilinear,
+    rule: several.Rule,
     call: Call,
     boxes: tuple[Interval, ...],
     generator: torch.Generator,

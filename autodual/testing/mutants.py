@@ -84,7 +84,7 @@ def mutants(rule: DualLayer) -> dict[str, DualLayer]:
         return _affine(rule)
     if isinstance(rule, Bilinear):
         return _rows(rule.alone, lambda broken: replace(rule, alone=broken)) | _intervals(rule)
-    return _elementwise(rule)
+    return _elementwise(rule) if isinstance(rule, Elementwise) else _intervals(rule)
 
 
 def _elementwise(rule: Elementwise) -> dict[str, DualLayer]:

@@ -1,4 +1,4 @@
-"""What holds for every dual layer of a nonlinear function of several perturbed arguments."""
+"""What holds for every dual layer of a function of several entries or perturbed arguments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals import Bilinear, Call, Elementwise, Planes
+from autodual.duals import Bilinear, Call, Elementwise, IntervalRule, Planes
 from autodual.interval import Interval
 from autodual.testing.elementwise import first, slack
 from autodual.testing.strategies import BENDS
 
-Rule = Elementwise | Bilinear
+Rule = Elementwise | Bilinear | IntervalRule
 RANDOM = 8
 """How many random points of a box are tried."""
 

@@ -111,6 +111,19 @@ SHAPE = [
         "aten.index.Tensor",
         {"self": M, "indices": [None, None, T((5,), "index"), T((5,), "index")]},
     ),
+    Case(
+        "aten.index_put.default",
+        {
+            "self": M,
+            "indices": [None, None, T((5,), "index")],
+            "values": Z((1, 2, 5, 4)),
+            "accumulate": True,
+        },
+    ),
+    Case(
+        "aten.scatter_add.default",
+        {"self": V, "dim": 1, "index": T((1, 5), "index"), "src": Z((1, 5))},
+    ),
     unary("aten.constant_pad_nd.default", pad=[1, 2, 0, 1], value=-1.5),
     unary("aten.pad.default", pad=[1, 2], mode="constant", value=0.5),
     unary("aten.pad.default", pad=[1, 2, 1, 0], mode="reflect"),
@@ -260,6 +273,17 @@ EXTREMES = [
     Case("aten.logaddexp.default", {"self": V, "other": V}),
 ]
 
+INTERVALS = [
+    unary("aten.round.default"),
+    unary("aten.round.decimals", decimals=1),
+    unary("aten.floor.default"),
+    unary("aten.ceil.default"),
+    unary("aten.trunc.default"),
+    unary("aten.sign.default"),
+    Case("aten.sort.default", {"self": M, "dim": 3}, index=0),
+    Case("aten.topk.default", {"self": M, "k": 2, "dim": 2}, index=0),
+]
+
 PRODUCTS = [
     Case("aten.mul.Tensor", {"self": V, "other": V}),
     Case("aten.mul.Tensor", {"self": M, "other": Z((1, 1, 3, 1))}),
@@ -271,7 +295,7 @@ PRODUCTS = [
 ]
 
 AFFINE = CONVOLUTIONS + LINEAR + ARITHMETIC + SHAPE + POOL + NORM
-CASES = AFFINE + ACTIVATIONS + EXTREMES + JUMPS + SMOOTH + PRODUCTS
+CASES = AFFINE + ACTIVATIONS + EXTREMES + JUMPS + SMOOTH + PRODUCTS + INTERVALS
 
 
 def name(case):
