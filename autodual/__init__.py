@@ -9,7 +9,8 @@ from __future__ import annotations
 from autodual import attack, errors
 from autodual.capture import Inputs
 from autodual.certificate import Certificate, Estimate
-from autodual.certify import Certified, certify
+from autodual.certified import Certified
+from autodual.certify import certify
 from autodual.coverage import Coverage, coverage
 from autodual.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.interval import Interval

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autodual.arguments import as_inputs, check_x
 from autodual.capture import Inputs, Output, unwrap
-from autodual.certify import capture_once
+from autodual.captures import capture_once
 from autodual.cost import tabulate
 from autodual.duals import REGISTRY, Affine, DualLayer, Elementwise, IntervalRule
 from autodual.fidelity import check_fidelity

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autodual.capture import Inputs
-from autodual.certify import Certified, certify
+from autodual.certified import Certified
+from autodual.certify import certify
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
 

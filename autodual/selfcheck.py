@@ -14,8 +14,9 @@ from autodual import attack
 from autodual.arguments import as_inputs
 from autodual.attack import Attack, losses
 from autodual.capture import Inputs, unwrap
+from autodual.captures import capture_once
 from autodual.certificate import Certificate
-from autodual.certify import Certified, capture_once
+from autodual.certified import Certified
 from autodual.errors import CrossingError, UnsoundError
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
 

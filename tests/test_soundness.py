@@ -97,8 +97,8 @@ def test_free_slopes_of_relu_are_those_of_the_field():
     box = ad.Interval(torch.tensor([-1.0, -2.0, 1.0, -3.0]), torch.tensor([2.0, 1.0, 2.0, -1.0]))
     rule, call = REGISTRY["aten.relu.default"], Call(torch.relu, {"self": Hole(0)})
     lines = rule.free_lines(call, box)
-    torch.testing.assert_close(lines.lower_slope, torch.tensor([1.0, 0.0, 1.0, 0.0]))
-    torch.testing.assert_close(lines.upper_slope, torch.tensor([2 / 3, 1 / 3, 1.0, 0.0]))
+    torch.testing.assert_close(lines.lower_slopes[0], torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    torch.testing.assert_close(lines.upper_slopes[0], torch.tensor([2 / 3, 1 / 3, 1.0, 0.0]))
     torch.testing.assert_close(lines.lower_intercept, torch.zeros(4))
 
 

@@ -9,10 +9,9 @@ from autodual.duals.base import (
     DualLayer,
     Elementwise,
     IntervalRule,
-    Lines,
-    Planes,
 )
 from autodual.duals.curves import smooth
+from autodual.duals.planes import Lines, Planes
 from autodual.duals.registry import REGISTRY, Registry
 
 __all__ = [

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise, Lines
+from autodual.duals.base import Call, Elementwise
 from autodual.duals.curves import Curve, by_curve, curve_lines, smooth
 from autodual.duals.piecewise import enclose
+from autodual.duals.planes import Lines
 from autodual.interval import Interval
 
 INF = math.inf

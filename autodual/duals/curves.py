@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise, Lines
+from autodual.duals.base import Call, Elementwise
+from autodual.duals.planes import Lines
 from autodual.interval import Interval
 
 STEPS = 24

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise, Planes, Slopes
+from autodual.duals.base import Call, Elementwise
+from autodual.duals.planes import Planes, Slopes
 from autodual.interval import Interval
 
 

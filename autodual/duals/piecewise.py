@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Lines
+from autodual.duals.base import Call
+from autodual.duals.planes import Lines
 from autodual.interval import Interval
 
 

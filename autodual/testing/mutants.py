@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, Planes
-from autodual.duals.base import Slopes
+from autodual.duals.planes import Slopes
 from autodual.interval import Interval
 
 Change = Callable[[Planes, Interval], Planes]
