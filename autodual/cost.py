@@ -54,8 +54,9 @@ class Record:
 
     def note(self, step: Step, network: DualNetwork) -> None:
         """Write down what a step added to the network, and its time."""
-        if step.out in network.radius:
-            open_ = (network.radius[step.out] != 0).flatten(1).sum(1)
+        radius = network.radius(step.out)
+        if radius is not None:
+            open_ = (radius != 0).flatten(1).sum(1)
             self.sources[step.out] = max(int(open_.max()), self.sources.get(step.out, 0))
         self.tick(step)
 

@@ -36,7 +36,6 @@ class DualNetwork:
 
     Attributes:
         lines: per elementwise op its two lines or planes, [N, *size(1)]; None where rows stop.
-        radius: per nonlinear op its r, [N, *size(1)]; where rows stop, once asked for.
         constants: all that does not depend on the perturbation, and the centers of what
             products multiply.
         undefined: the examples [N] whose set may hold points where some op is not defined. They
@@ -52,7 +51,7 @@ class DualNetwork:
         self._reference = {plan.graph.perturbed: threat.center(x)}
         self._affine: dict[Value, tuple[Step, Call]] = {}
         self.lines: dict[Value, Planes | None] = {}
-        self.radius: dict[Value, Tensor] = {}
+        self._radius: dict[Value, Tensor] = {}
         self._boxes: dict[Value, Interval] = {}
         self.undefined: Tensor | None = None
 
@@ -65,7 +64,7 @@ class DualNetwork:
         self._note_undefined(step, Interval(lines.lower_intercept, lines.upper_intercept))
         ends = lines.at(*map(self.reference, step.variables))
         self._reference[step.out] = ends.center
-        self.radius[step.out] = step.out.per_example(ends.radius, self.batch)
+        self._radius[step.out] = step.out.per_example(ends.radius, self.batch)
         self.lines[step.out] = lines.map(lambda t: step.out.per_example(t, self.batch))
 
     def add_product(self, step: Step, call: Call, x: Interval, y: Interval) -> None:
@@ -75,7 +74,7 @@ class DualNetwork:
         linear = call(at_x, center[1]) + call(center[0], at_y) - call(*center)
         self._reference[step.out] = linear
         rest = Bilinear.rest(call, x, y)
-        self.radius[step.out] = step.out.per_example(rest, self.batch)
+        self._radius[step.out] = step.out.per_example(rest, self.batch)
         self.constants.env.update(zip(map(centered, step.variables), center, strict=True))
 
     def add_box(self, step: Step, box: Interval) -> None:
@@ -96,11 +95,11 @@ class DualNetwork:
         self._reference[value] = found
         return found
 
-    def radius_at(self, value: Value) -> Tensor | None:
-        """Return r where a nonlinear op computes the value, else None."""
-        if value in self._boxes and value not in self.radius:
-            self.radius[value] = value.per_example(self._boxes[value].radius, self.batch)
-        return self.radius.get(value)
+    def radius(self, value: Value) -> Tensor | None:
+        """Return r [N, *size(1)] where a nonlinear op computes the value, else None."""
+        if value in self._boxes and value not in self._radius:
+            self._radius[value] = value.per_example(self._boxes[value].radius, self.batch)
+        return self._radius.get(value)
 
     def at(self, value: Value) -> Tensor:
         """Return z⁰ at a value, [N, *size(1)]."""
@@ -139,7 +138,7 @@ class DualNetwork:
             out = nu.pop(step.out, None)
             if out is None:
                 continue
-            radius = self.radius_at(step.out)
+            radius = self.radius(step.out)
             if radius is not None:
                 total = total + out.weigh(radius, memo)
             for value, pulled in zip(step.variables, self._pull(step, out, memo), strict=False):
@@ -199,7 +198,7 @@ class DualNetwork:
             for side in () if step.out in self.lines else step.sides:
                 constant = [v for v in side.node.inputs if v not in side.variables]
                 found += [self.constants.env[v] for v in constant]
-            radius = self.radius_at(step.out)
+            radius = self.radius(step.out)
             if radius is not None:
                 found.append(radius)
         return list({id(tensor): tensor for tensor in found}.values())
@@ -215,7 +214,7 @@ class DualNetwork:
         twin.constants = Constants(env, self.batch)
         twin.x = swap(self.x)
         twin.weights = None if self.weights is None else swap(self.weights)
-        twin.radius = {v: swap(t) for v, t in self.radius.items()}
+        twin._radius = {v: swap(t) for v, t in self._radius.items()}
         twin.lines = {
             v: None
             if n is None

@@ -38,8 +38,9 @@ class Columns(ABC):
             columns = self._elementwise(step)
         else:
             columns = self._sum([self._affine(side) for side in step.sides])
-        if step.out in self.network.radius:
-            columns = self._inject(columns, self.network.radius[step.out])
+        radius = self.network.radius(step.out)
+        if radius is not None:
+            columns = self._inject(columns, radius)
         self.at[step.out] = columns
         for value in self.network.plan.last_reads.get(step.out, ()):
             self.at.pop(value, None)

@@ -86,3 +86,29 @@ def test_a_rule_of_ones_own():
     for _ in range(100):
         z = model(x + 0.6 * torch.rand_like(x) - 0.3)
         assert bool(((box.lower <= z) & (z <= box.upper)).all())
+
+
+def test_columns_and_samples_know_of_what_intervals_bring_in():
+    """Forward order equals backward order; certificates of high probability stay below it."""
+    model, x = NETS["round"], torch.randn(3, 3, dtype=torch.float64)
+    C = torch.eye(2, dtype=torch.float64)
+
+    def bound(**options):
+        with torch.no_grad():
+            return ad.certify(model, 0.3, intervals=True, bounds="dual", **options).lower_bound(
+                x, C
+            )
+
+    names = ad.certify(model, 0.3, intervals=True, bounds="dual")
+    names.bounds(x)
+    forward = {value.name: "forward" for value in names.plan.bounded}
+    torch.testing.assert_close(bound(choose=forward), bound(), rtol=1e-9, atol=1e-9)
+    likely = bound(estimator=ad.Geometric(r=2000, delta=0.01))
+    assert bool((likely <= bound() + 1e-9).all())
+    half = ad.certify(model, 0.3, intervals=True, estimator=ad.Cauchy(4001), bounds="dual")
+    torch.testing.assert_close(
+        half.margins(x, torch.tensor([0, 1, 0]))[0, 1],
+        names.margins(x, torch.tensor([0, 1, 0]))[0, 1],
+        rtol=0.1,
+        atol=0.1,
+    )
