@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/autodual demo
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

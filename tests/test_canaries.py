@@ -370,7 +370,7 @@ ENGINE = {
     ),
     "rows of the wrong sign": patch_method(
         "autodual.rows.dense.Dense.pull_lines",
-        lambda f: lambda self, lines, memo: -f(self, lines, memo),
+        lambda f: lambda self, lines, memo: [-rows for rows in f(self, lines, memo)],
     ),
     "skip connections overwritten": patch_method("autodual.network.add", lambda f: lambda a, b: b),
     "ℓ2 room ignored below": patch_method(

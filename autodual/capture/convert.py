@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from autodual.capture.diagnose import depends_on_values, source_of
@@ -184,6 +183,8 @@ def _value(node: fx.Node, name: str | None = None) -> Value:
 
 def _dim(size: Any, node: fx.Node) -> Dim:
     """Read a size as a number or a multiple of the batch size."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
     if isinstance(size, int):
         return size
     if free_unbacked_symbols(size):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array, vstack
 from torch import Tensor
 
 from autodual.threat.transport import Moves
@@ -19,6 +17,9 @@ def least_cost(moves: Moves, x: Tensor, point: Tensor) -> float:
     An exact linear program; infinite if there is no plan. A share ``MASS`` of the mass may
     appear or vanish on the way.
     """
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_array, vstack
+
     start = x.detach().double().cpu().numpy().clip(min=0)
     end = point.detach().double().cpu().numpy()
     total = start.sum()
