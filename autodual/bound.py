@@ -33,7 +33,7 @@ from autodual.threat import ThreatModel
 Choice = str | Estimator
 """How a node is bounded: "ibp", "backward", "forward", or an estimator."""
 
-HELD = 24
+HELD = 16
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
 
