@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.cost import Record, choose_orders
-from autodual.duals import Affine, Elementwise, IntervalRule
+from autodual.duals import Affine, Call, Elementwise, IntervalRule
 from autodual.errors import InputError
 from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import entries, run_nodes
@@ -16,7 +16,7 @@ from autodual.interval import Interval
 from autodual.ir import Value
 from autodual.network import DualNetwork
 from autodual.parts import in_parts
-from autodual.plan import Constants, Plan
+from autodual.plan import Constants, Plan, Step
 from autodual.relaxation import Relaxation, tighten, unbounded, widen
 from autodual.rows import Specs, Units
 from autodual.sums import (
@@ -193,19 +193,8 @@ class BoundModule:
                 if "ibp" in method:
                     ibp[step.out] = step.rule.interval(call, *given)
                     flat.add_box(step, ibp[step.out])
-                if book and isinstance(step.rule, Elementwise):
-                    slope = slopes.get(step.out)
-                    free = self.free and slope is None
-                    lines = (
-                        step.rule.free_lines(call, *given)
-                        if free
-                        else step.rule.lines(call, *given, slope)
-                    )
-                    dual.add_lines(step, lines)
-                elif book and isinstance(step.rule, IntervalRule):
-                    dual.add_box(step, step.rule.interval(call, *given))
-                elif book:
-                    dual.add_product(step, call, *given)
+                if book:
+                    self._extend(dual, step, call, given, slopes.get(step.out))
             for sums in book.values():
                 sums.extend(step)
             if record is not None:
@@ -215,6 +204,25 @@ class BoundModule:
             self._orders = choose_orders(self.plan, record, dual, self.memory)
             self._decided_for = batch if record.costs else 0
         return Relaxation(boxes, used)
+
+    def _extend(
+        self,
+        dual: DualNetwork,
+        step: Step,
+        call: Call,
+        boxes: Sequence[Interval],
+        slope: Tensor | None,
+    ) -> None:
+        """Extend a dual network by a nonlinear op on these boxes."""
+        rule = step.rule
+        if isinstance(rule, Elementwise):
+            free = self.free and slope is None
+            lines = rule.free_lines(call, *boxes) if free else rule.lines(call, *boxes, slope)
+            dual.add_lines(step, lines)
+        elif isinstance(rule, IntervalRule):
+            dual.add_box(step, rule.interval(call, *boxes))
+        else:
+            dual.add_product(step, call, *boxes)
 
     def _choice(self, value: Value) -> Choice:
         """Return how a value is served: by the user's word, the estimator, or the planner."""

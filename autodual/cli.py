@@ -52,16 +52,16 @@ def main() -> None:
         import torch
         from rich.progress import track
 
-        from autodual.errors import CrossingError
+        from autodual.errors import AutodualError
         from autodual.selfcheck import self_check
 
-        net, x, y = _made_by(factory)
-        generator = torch.Generator(getattr(x, "device", "cpu")).manual_seed(seed)
         bar = partial(track, description="attacking")
-        how = partial(self_check, steps=steps, classes=classes, generator=generator, track=bar)
         try:
+            net, x, y = _certified(factory)
+            generator = torch.Generator(getattr(x, "device", "cpu")).manual_seed(seed)
+            how = partial(self_check, steps=steps, classes=classes, generator=generator, track=bar)
             print(how(net, x, y))
-        except CrossingError as error:
+        except AutodualError as error:
             sys.exit(str(error))
 
     @app.command()
@@ -81,7 +81,7 @@ def main() -> None:
         from autodual.errors import AutodualError
 
         try:
-            found = report(*_load(factory, shape))
+            found = report(*_model(factory, shape))
         except AutodualError as error:
             sys.exit(str(error))
         print(found)
@@ -90,31 +90,35 @@ def main() -> None:
     app()
 
 
-def _made_by(factory: str) -> tuple[Any, Any, Any]:
-    """Return what the function at ``module:function`` returns, in this folder or installed."""
-    module, _, function = factory.partition(":")
+def _named(factory: str) -> Any:
+    """Return what ``module:name`` stands for, in the working directory or installed."""
+    from autodual.errors import InputError
+
+    module, _, name = factory.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        made = getattr(importlib.import_module(module), function or "make")()
-    except (ImportError, AttributeError) as error:
-        sys.exit(f"{factory} cannot be called: {error}. Give module:function.")
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{factory!r} is no module:name that can be imported: {error}") from error
+
+
+def _certified(factory: str) -> tuple[Any, Any, Any]:
+    """Return a certified model, inputs and labels."""
+    from autodual.errors import InputError
+
+    made = _named(factory if ":" in factory else f"{factory}:make")()
     if not isinstance(made, tuple) or len(made) != 3:
-        sys.exit(f"{factory} must return (net, x, y), with net = autodual.certify(...)")
+        raise InputError(f"{factory} must return (net, x, y), with net = autodual.certify(...)")
     return made
 
 
-def _load(factory: str, shape: str) -> tuple[Any, Any]:
-    """Return a model and an example input, from the working directory or what is installed."""
+def _model(factory: str, shape: str) -> tuple[Any, Any]:
+    """Return a model and an example input."""
     import torch
 
     from autodual.errors import InputError
 
-    module, _, name = factory.partition(":")
-    sys.path.insert(0, "")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{factory!r} is no module:name that can be imported: {error}") from error
+    made = _named(factory)
     made = made if isinstance(made, torch.nn.Module) else made()
     if isinstance(made, tuple):
         return made

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autodual.attack.problem import Attack
+from autodual.attack.problem import Attack, pose, wide
 from autodual.errors import InputError
 from autodual.threat import Wasserstein
 
@@ -74,56 +74,29 @@ def wasserstein(
     ball = eps if isinstance(eps, Wasserstein) else Wasserstein(eps)
     ball.check(x)
     x, grows = x.detach(), growth > 1
+    problem = pose(model, x, y, ball, loss, None, None, None, None)
     radius = ball.radius(x).flatten().expand(len(x))
-    point = best = ball.center(x)
-    least, sought = _gap(model, point, y), radius
+    here = problem.read(ball.center(x), gradient=True)
+    best, least, sought = here.x, -here.score, radius
     for t in range(steps):
-        slope = _gradient(model, point, y, loss)
         around = ball.with_eps(radius)
         if method == "conjugate":
             share = 2 / (t % every + 2 if grows else t + 2) if step_size is None else step_size
-            point = point + share * (around.maximizer(x, slope) - point)
+            point = here.x + share * (around.maximizer(x, here.gradient) - here.x)
         else:
             rate = 0.1 if step_size is None else step_size
-            point = around.sinkhorn(x, point + rate * slope.sign())
-        gap = _gap(model, point, y)
-        better = (gap < least) & ((least > 0) | (not grows))
-        best = torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), point, best)
-        least, sought = torch.where(better, gap, least), torch.where(better, radius, sought)
+            point = around.sinkhorn(x, here.x + rate * here.gradient.sign())
+        here = problem.read(point, gradient=t + 1 < steps)
+        better = (-here.score < least) & ((least > 0) | (not grows))
+        best = torch.where(wide(better, point), point, best)
+        least, sought = (
+            torch.where(better, new, old) for new, old in ((-here.score, least), (radius, sought))
+        )
         if grows and bool((least <= 0).all()):
             break
         if grows and (t + 1) % every == 0:
             radius = torch.where(least > 0, radius * growth, radius)
     inside = ball.with_eps(sought).contains(x, best)
-    best = torch.where(inside.reshape(-1, *[1] * (x.dim() - 1)), best, x)
-    margins, rejected = _margins(model, best, y), int((~inside).sum())
-    score = -_smallest(margins, y)
-    return WassersteinAttack(best, margins, score >= 0, score, rejected, sought)
-
-
-def _gradient(
-    model: nn.Module, point: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Return the loss's slope at ``point``, 0 where it is not finite."""
-    point = point.detach().requires_grad_()
-    with torch.enable_grad():
-        value = loss(model(point), y).sum()
-    (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
-    if gradient is None:
-        raise InputError("the model's output has no gradient in x: there is nothing to climb")
-    return gradient.nan_to_num(0.0)
-
-
-@torch.no_grad()
-def _margins(model: nn.Module, point: Tensor, y: Tensor) -> Tensor:
-    logits = model(point)
-    return logits.gather(1, y.unsqueeze(1)) - logits
-
-
-def _smallest(margins: Tensor, y: Tensor) -> Tensor:
-    """Return the smallest margin [N] over the other classes."""
-    return margins.scatter(1, y.unsqueeze(1), torch.inf).amin(1)
-
-
-def _gap(model: nn.Module, point: Tensor, y: Tensor) -> Tensor:
-    return _smallest(_margins(model, point, y), y)
+    found = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
+    rejected = int((~inside).sum())
+    return WassersteinAttack(found.x, found.margins, found.success, found.score, rejected, sought)

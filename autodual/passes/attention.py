@@ -8,7 +8,7 @@ import torch
 
 from autodual.ir import Graph, Node, Value
 from autodual.passes.rewrite import Emit, rewrite
-from autodual.passes.softmax import softmax
+from autodual.passes.softmax import counting, silenced, softmax
 
 aten = torch.ops.aten
 
@@ -30,10 +30,9 @@ def _attention(emit: Emit, node: Node) -> Value | None:
         counts = emit(aten._to_copy.default, given, scores.dtype)
         mask = emit(aten.expand.default, counts, list(scores.shape))
     elif given is not None and not emit.moves(given):
-        silent = emit(aten.eq.Scalar, given, -torch.inf)
-        scores = emit(aten.add.Tensor, scores, emit(aten.masked_fill.Scalar, given, silent, 0.0))
-        counts = emit(aten._to_copy.default, emit(aten.logical_not.default, silent), scores.dtype)
-        mask = emit(aten.expand.default, counts, list(scores.shape))
+        silent, shift = silenced(emit, given)
+        scores = emit(aten.add.Tensor, scores, shift)
+        mask = counting(emit, silent, scores)
     elif given is not None:
         scores = emit(aten.add.Tensor, scores, given)
     return emit(aten.matmul.default, softmax(emit, scores, -1, mask), value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from autodual.ir import Graph, Node
+from autodual.ir import Graph, Node, Value
+from autodual.passes.rewrite import Emit, rewrite
 
 aten = torch.ops.aten
+
+
+def _full(emit: Emit, node: Node) -> Value | None:
+    out, number = node.out, node.args["fill_value"]
+    return emit(aten.full.default, list(out.shape), number, out.dtype, None, emit.graph.device)
 
 
 def fill_by_shape(graph: Graph) -> Graph:
@@ -16,18 +20,4 @@ def fill_by_shape(graph: Graph) -> Graph:
 
     Decomposition has turned ``zeros_like`` and ``ones_like`` into ``full_like`` before.
     """
-    return replace(graph, nodes=tuple(_full(node, graph) for node in graph.nodes))
-
-
-def _full(node: Node, graph: Graph) -> Node:
-    if node.op != "aten.full_like.default":
-        return node
-    args = {
-        "size": list(node.out.shape),
-        "fill_value": node.args["fill_value"],
-        "dtype": node.out.dtype,
-        "layout": None,
-        "device": graph.device,
-        "pin_memory": None,
-    }
-    return replace(node, op=str(aten.full.default), target=aten.full.default, args=args)
+    return rewrite(graph, {"aten.full_like.default": _full})

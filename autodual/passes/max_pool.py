@@ -11,7 +11,7 @@ import torch
 
 from autodual.ir import Graph, Node, Value
 from autodual.passes.reductions import fold
-from autodual.passes.rewrite import Decomposition, Emit, rewrite
+from autodual.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
 
@@ -30,9 +30,9 @@ def _max_pool(emit: Emit, node: Node) -> Value | None:
     geometry = zip(kernel, stride or kernel, padding, dilation, strict=True)
     first = len(x.shape) - count
     for dim, (k, s, p, d) in enumerate(geometry, start=first):
-        length = _length(out, dim)
+        length = fixed(out.shape[dim])
         reach = (length - 1) * s + (k - 1) * d + 1
-        before, after = p, reach - p - _length(x, dim)
+        before, after = p, reach - p - fixed(x.shape[dim])
         if before > 0 or after > 0:
             pad = [0, 0] * (len(x.shape) - 1 - dim) + [before, max(after, 0)]
             x = emit(aten.constant_pad_nd.default, x, pad, torch.finfo(x.dtype).min / 4)
@@ -50,7 +50,7 @@ def _adaptive_max_pool(emit: Emit, node: Node) -> Value | None:
         return None
     x, out = node.args["self"], node.out
     for dim in range(len(x.shape) - len(node.args["output_size"]), len(x.shape)):
-        size, count = _length(x, dim), _length(out, dim)
+        size, count = fixed(x.shape[dim]), fixed(out.shape[dim])
         pieces = []
         for i in range(count):
             start, stop = i * size // count, -(-(i + 1) * size // count)
@@ -67,12 +67,6 @@ def _largest(emit: Emit, values: Sequence[Value]) -> Value:
         rest = values[len(values) // 2 * 2 :]
         values = [*(emit(aten.maximum.default, a, b) for a, b in pairs), *rest]
     return values[0]
-
-
-def _length(value: Value, dim: int) -> int:
-    size = value.shape[dim]
-    assert isinstance(size, int)
-    return size
 
 
 TABLE: dict[str, Decomposition] = {

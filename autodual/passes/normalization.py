@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from autodual.ir import Batch, Dim, Graph, Node, Value
-from autodual.passes.rewrite import Decomposition, Emit, rewrite
+from autodual.ir import Graph, Node, Value
+from autodual.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
 
@@ -21,7 +21,7 @@ def standardize(emit: Emit, x: Value, dims: list[int], eps: float) -> Value:
     centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
     variance = emit(aten.mean.dim, emit(aten.pow.Tensor_Scalar, centered, 2), dims, True)
     inverse = emit(aten.rsqrt.default, emit(aten.add.Scalar, variance, eps))
-    most = math.sqrt(math.prod(_size(x.shape[d]) for d in dims) - 1)
+    most = math.sqrt(math.prod(fixed(x.shape[d]) for d in dims) - 1)
     return emit(aten.clamp.default, emit(aten.mul.Tensor, centered, inverse), -most, most)
 
 
@@ -37,7 +37,7 @@ def _layer_norm(emit: Emit, node: Node) -> Value | None:
 
 def _grouped(emit: Emit, x: Value, groups: int, node: Node) -> Value:
     """Standardize channels in groups; then weight and bias of each channel."""
-    shape = [x.shape[0], groups, _size(x.shape[1]) // groups, *x.shape[2:]]
+    shape = [x.shape[0], groups, fixed(x.shape[1]) // groups, *x.shape[2:]]
     parts = emit(aten.reshape.default, x, shape)
     out = standardize(emit, parts, list(range(2, len(shape))), node.args["eps"])
     out = emit(aten.reshape.default, out, list(x.shape))
@@ -59,7 +59,7 @@ def _instance_norm(emit: Emit, node: Node) -> Value | None:
         names = ("weight", "bias", "running_mean", "running_var", "momentum", "eps")
         given = [node.args[name] for name in names]
         return emit(aten._native_batch_norm_legit_no_training.default, x, *given, index=0)
-    return _grouped(emit, x, _size(x.shape[1]), node)
+    return _grouped(emit, x, fixed(x.shape[1]), node)
 
 
 def _variance(emit: Emit, node: Node) -> Value | None:
@@ -68,7 +68,7 @@ def _variance(emit: Emit, node: Node) -> Value | None:
     correction = node.args["correction"]
     if not dims or not all(isinstance(x.shape[d], int) for d in dims):
         return None
-    count = math.prod(_size(x.shape[d]) for d in dims) - (1 if correction is None else correction)
+    count = math.prod(fixed(x.shape[d]) for d in dims) - (1 if correction is None else correction)
     centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
     squares = emit(aten.pow.Tensor_Scalar, centered, 2)
     total = emit(aten.sum.dim_IntList, squares, dims, node.args["keepdim"])
@@ -84,11 +84,6 @@ def _norm(emit: Emit, node: Node) -> Value | None:
         return emit(aten.sum.dim_IntList, emit(aten.abs.default, x), dims, keep)
     squares = emit(aten.pow.Tensor_Scalar, x, 2)
     return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
-
-
-def _size(dim: Dim) -> int:
-    assert not isinstance(dim, Batch)
-    return dim
 
 
 TABLE: dict[str, Decomposition] = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from autodual.ir import Graph, Node, Value
-from autodual.passes.rewrite import Decomposition, Emit, rewrite
+from autodual.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
 
 
 def fold(emit: Emit, op: torch._ops.OpOverload, x: Value, dim: int) -> Value:
     """Combine all entries along a dimension of size ≥ 1, half with half; keep its size 1."""
-    size = int(x.shape[dim])  # type: ignore[arg-type]
+    size = fixed(x.shape[dim])
     while size > 1:
         half = size // 2
         first = emit(aten.slice.Tensor, x, dim, 0, half)

@@ -62,6 +62,12 @@ class Emit:
         return isinstance(arg, Value) and arg in self.graph.moving
 
 
+def fixed(dim: Dim) -> int:
+    """Return a size that does not grow with the batch."""
+    assert not isinstance(dim, Batch)
+    return dim
+
+
 Decomposition = Callable[[Emit, Node], Value | None]
 """Writes what a node computes and returns its value, or None to leave the node as it is."""
 

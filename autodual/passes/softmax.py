@@ -12,7 +12,7 @@ import torch
 
 from autodual.ir import Graph, Node, Value
 from autodual.passes.reductions import fold
-from autodual.passes.rewrite import Decomposition, Emit, rewrite
+from autodual.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
 
@@ -47,8 +47,7 @@ def log_softmax(emit: Emit, z: Value, dim: int) -> Value:
 def _rivals(emit: Emit, z: Value, dim: int, mask: Value | None) -> Value:
     """Write L, with the shape of z."""
     dim = dim % len(z.shape)
-    n = z.shape[dim]
-    assert isinstance(n, int)
+    n = fixed(z.shape[dim])
     others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
     index = emit.literal(others.flatten())
 
@@ -108,23 +107,28 @@ def unmasked(emit: Emit, z: Value) -> tuple[Value, Value | None]:
         c, scores = (b, a) if emit.moves(a) else (a, b)
         if emit.moves(c):
             return z, None
-        silent = emit(aten.eq.Scalar, c, -torch.inf)
-        shift = emit(aten.masked_fill.Scalar, c, silent, 0.0)
-        return emit(aten.add.Tensor, scores, shift), _counting(emit, silent, z)
+        silent, shift = silenced(emit, c)
+        return emit(aten.add.Tensor, scores, shift), counting(emit, silent, z)
     if made.op == "aten.where.self":
         a, b, condition = made.args["self"], made.args["other"], made.args["condition"]
         if emit.moves(a) == emit.moves(b):
             return z, None
         c, scores = (b, a) if emit.moves(a) else (a, b)
         chosen = condition if c == a else emit(aten.logical_not.default, condition)
-        silent = emit(aten.logical_and.default, chosen, emit(aten.eq.Scalar, c, -torch.inf))
-        shift = emit(aten.masked_fill.Scalar, c, emit(aten.eq.Scalar, c, -torch.inf), 0.0)
+        silent, shift = silenced(emit, c)
         pair = (shift, scores) if c == a else (scores, shift)
-        return emit(aten.where.self, condition, *pair), _counting(emit, silent, z)
+        finite = emit(aten.where.self, condition, *pair)
+        return finite, counting(emit, emit(aten.logical_and.default, chosen, silent), z)
     return z, None
 
 
-def _counting(emit: Emit, silent: Value, like: Value) -> Value:
+def silenced(emit: Emit, c: Value) -> tuple[Value, Value]:
+    """Return where a constant is −∞, and the constant with 0 in these places."""
+    silent = emit(aten.eq.Scalar, c, -torch.inf)
+    return silent, emit(aten.masked_fill.Scalar, c, silent, 0.0)
+
+
+def counting(emit: Emit, silent: Value, like: Value) -> Value:
     """Return 1 where ``silent`` does not hold and 0 where it does, in the shape of ``like``."""
     counts = emit(aten._to_copy.default, emit(aten.logical_not.default, silent), like.dtype)
     return emit(aten.expand.default, counts, list(like.shape))
