@@ -74,6 +74,7 @@ MODELS = {
     "softmax of one": (lambda z: F.softmax(z, 1) * z, (1, 3)),
     "softmax, −∞ added": (lambda z: F.softmax(z + CAUSAL.to(z), 2), (3, 3)),
     "softmax, −∞ filled in": (lambda z: F.softmax(z.masked_fill(DIAGONAL, -torch.inf), 1), (3, 3)),
+    "softmax, −∞ elsewhere": (lambda z: F.softmax(torch.where(DIAGONAL, z, -torch.inf), 1), (3, 3)),
     "log softmax": (lambda z: F.log_softmax(z, 1), (4,)),
     "logsumexp": (lambda z: torch.logsumexp(z, (1, 2)).unsqueeze(1), (2, 2)),
     "layer norm": (own, (3, 4), nn.LayerNorm(4)),
