@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autodual.capture import Captured, Inputs, Output, capture
+from autodual.capture import Captured, Inputs, Kind, Output, capture
 from autodual.fingerprint import fingerprint, freeze
 from autodual.passes import simplify
 
@@ -18,13 +19,17 @@ _CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary
 
 
 def capture_once(
-    model: nn.Module, inputs: Inputs, perturb: int | str = 0, output: Output = None
+    model: nn.Module,
+    inputs: Inputs,
+    perturb: int | str = 0,
+    output: Output = None,
+    kinds: Iterable[Kind] = (),
 ) -> Captured:
     """Capture the model and simplify its graph, once for each kind of input."""
-    key = _key(model, inputs, perturb, output)
+    key = _key(model, inputs, perturb, output), frozenset(kinds)
     captures = _CAPTURES.setdefault(model, {})
     if key not in captures:
-        found = capture(model, inputs, perturb, output)
+        found = capture(model, inputs, perturb, output, kinds)
         captures[key] = replace(found, graph=simplify(found.graph))
     return captures[key]
 

@@ -16,7 +16,6 @@ from autodual.captures import capture_once
 from autodual.certificate import Certificate, Estimate
 from autodual.compiled import CompiledBound
 from autodual.cost import Explanation, explain
-from autodual.duals import DualLayer
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
 from autodual.estimate import Estimator, Geometric, Median
 from autodual.evaluate import run
@@ -26,6 +25,7 @@ from autodual.ir import Graph, Value
 from autodual.memory import default_memory
 from autodual.plan import Plan, Program, make_plan
 from autodual.relaxation import Relaxation
+from autodual.rules import Rules
 from autodual.threat import Ball, ThreatModel, as_threat
 
 
@@ -36,7 +36,7 @@ class Options:
     bounds: str
     perturb: int | str
     output: Output
-    rules: Mapping[str, DualLayer]
+    rules: Rules
     intervals: bool
     estimator: Estimator
     memory: int | None
@@ -305,11 +305,12 @@ class Certified(nn.Module):
         tensor = check_x(inputs.get(self.options.perturb), model, self._looks)
         if self._looks(tensor):
             self.threat.check(tensor)
-        captured = capture_once(model, inputs, self.options.perturb, self.options.output)
+        options = self.options
+        captured = capture_once(model, inputs, options.perturb, options.output, options.rules.kinds)
         bound = self._bounds.get(id(captured))
         if bound is None:
-            options = self.options
-            plan = make_plan(captured.graph, options.rules, options.bounds, options.intervals)
+            registry = options.rules.registry
+            plan = make_plan(captured.graph, registry, options.bounds, options.intervals)
             check_fidelity(captured, model, inputs)
             memory = options.memory or default_memory(tensor.device)
             how = (

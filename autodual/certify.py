@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from autodual.bound import Choice
 from autodual.capture import Output, unwrap
 from autodual.certified import Certified, Options
-from autodual.duals import REGISTRY, DualLayer
 from autodual.errors import InputError
 from autodual.estimate import Estimator, Exact
 from autodual.memory import parse_memory
 from autodual.plan import METHODS
+from autodual.rules import UserRules, read_rules
 from autodual.threat import ThreatModel, as_threat
 
 SLOPES = "equal", "free"
@@ -27,7 +27,7 @@ def certify(
     bounds: str = "ibp&dual",
     perturb: int | str = 0,
     output: Output = None,
-    rules: Mapping[str, DualLayer] | None = None,
+    rules: UserRules | None = None,
     intervals: bool = False,
     estimator: Estimator | None = None,
     memory: int | str | None = None,
@@ -50,8 +50,9 @@ def certify(
         perturb: which argument of the model is perturbed, by position or keyword.
         output: which of several outputs is bounded, by position or key, ``"logits"``, or by a
             tuple that leads to it, ``("heads", 1)``; None for a model that returns one tensor.
-        rules: further dual layers by the op's name, or others than the registry's: ATen ops
-            (``"aten.asinh.default"``) and ops of a ``torch.library`` (``"mylib.op.default"``).
+        rules: further dual layers, or others than the registry's, by the name of an ATen op
+            (``"aten.asinh.default"``) or of one of a ``torch.library`` (``"mylib.op.default"``),
+            by the class of a module or by a ``torch.autograd.Function``.
         intervals: allow ops of which only an interval is known, such as ``round`` and ``sort``:
             sound, but rows stop there, and so do gradients of steps.
         estimator: how sums over rows are found: ``Exact()``, the default; ``Cauchy(r)`` or
@@ -89,8 +90,6 @@ def certify(
         raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
-    for key, rule in (rules or {}).items():
-        _check_rule(key, rule)
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     if slopes == "free" and not isinstance(estimator, Exact):
@@ -102,7 +101,7 @@ def certify(
         bounds=bounds,
         perturb=perturb,
         output=output,
-        rules={**REGISTRY, **(rules or {})},
+        rules=read_rules(rules),
         intervals=intervals,
         estimator=estimator,
         memory=parse_memory(memory),
@@ -112,16 +111,3 @@ def certify(
         slopes=slopes,
     )
     return Certified(model, as_threat(eps), options)
-
-
-def _check_rule(key: object, rule: object) -> None:
-    if not isinstance(key, str):
-        raise InputError(
-            f"rules are given by the op's name, like 'aten.asinh.default', not by {key!r}. Modules "
-            "and autograd Functions are captured through their forward; to give one a dual layer "
-            "of its own, make it a torch.library.custom_op and name that: 'mylib.op.default'."
-        )
-    if not isinstance(rule, DualLayer):
-        raise InputError(
-            f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from autodual.arguments import as_inputs, check_x
 from autodual.capture import Inputs, Output, unwrap
 from autodual.captures import capture_once
 from autodual.cost import tabulate
-from autodual.duals import REGISTRY, Affine, DualLayer, Elementwise, IntervalRule
+from autodual.duals import Affine, DualLayer, Elementwise, IntervalRule
 from autodual.fidelity import check_fidelity
 from autodual.match import Match, match_all
 from autodual.plan import place
+from autodual.rules import UserRules, read_rules
 
 TIGHTNESS = {
     "exact": "the dual layer is the op itself",
@@ -82,7 +83,7 @@ class Coverage:
 def coverage(
     model: nn.Module,
     x: Tensor | Inputs,
-    rules: Mapping[str, DualLayer] | None = None,
+    rules: UserRules | None = None,
     *,
     perturb: int | str = 0,
     output: Output = None,
@@ -102,8 +103,9 @@ def coverage(
     """
     model, inputs = unwrap(model), as_inputs(x)
     check_x(inputs.get(perturb), model, lambda x: False)
-    captured = capture_once(model, inputs, perturb, output)
-    found = match_all(captured.graph, {**REGISTRY, **(rules or {})}, intervals)
+    given = read_rules(rules)
+    captured = capture_once(model, inputs, perturb, output, given.kinds)
+    found = match_all(captured.graph, given.registry, intervals)
     if all(match.rule for match in found):
         check_fidelity(captured, model, inputs)
     return Coverage(tuple(map(_row, found)), captured.graph.caveats)

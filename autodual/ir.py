@@ -151,7 +151,7 @@ class Node:
     @property
     def label(self) -> str:
         """The op's everyday name: ``aten.add.Tensor`` is ``add``."""
-        return self.op.split(".")[1] if self.op.count(".") else self.op
+        return self.op.split(".")[1 if hasattr(self.target, "_schema") else -1]
 
     def __str__(self) -> str:
         args = ", ".join(f"{k}={_show(v)}" for k, v in self.args.items() if v is not None)

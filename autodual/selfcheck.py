@@ -132,7 +132,9 @@ class _Alone(nn.Module):
         super().__init__()
         self.model = net.model
         self.inputs, self.perturb = inputs, net.options.perturb
-        captured = capture_once(unwrap(net.model), inputs, self.perturb, net.options.output)
+        captured = capture_once(
+            unwrap(net.model), inputs, self.perturb, net.options.output, net.options.rules.kinds
+        )
         self.pick = captured.pick
 
     def forward(self, x: Tensor) -> Tensor:

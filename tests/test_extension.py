@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
-from autodual.duals import smooth
-from autodual.errors import InputError, UnsupportedOpError
-from autodual.testing import Case, Z, check_dual_layer
+from autodual.duals import Affine, Curve, by_curve, smooth
+from autodual.errors import BatchError, CaptureError, InputError, UnsupportedOpError
+from autodual.testing import Case, T, Z, check_dual_layer
 
 
 @torch.library.custom_op("autodual_tests::bump", mutates_args=())
@@ -43,6 +43,40 @@ class Arsinh(torch.autograd.Function):
         return g / torch.sqrt(1 + ctx.saved_tensors[0] ** 2)
 
 
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(z, scale):
+        return scale * torch.asinh(z)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * g / torch.sqrt(1 + ctx.saved_tensors[0] ** 2), None
+
+
+class Sharp(nn.Module):
+    """sinh⁻¹(βz), with a number of its own, a parameter and a second argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.height, self.beta = 0.5, nn.Parameter(torch.tensor([0.5, 1.0, 2.0, -1.0]))
+
+    def forward(self, z, shift=0.0):
+        return self.height * torch.asinh(self.beta * z) + shift
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, z):
+        return torch.einsum("ij,nj->ni", self.weight, z) + self.bias
+
+
 class Model(nn.Module):
     def __init__(self, f):
         super().__init__()
@@ -55,28 +89,120 @@ class Model(nn.Module):
 ASINH = smooth(lambda z: 1 / torch.sqrt(1 + z * z), (0.0,))
 
 
+def asinh_curve(call):
+    scale, steepness = call.args.get("height", 3.0), call.args.get("beta", 1.0)
+    return Curve(lambda z: scale * steepness / torch.sqrt(1 + (steepness * z) ** 2), (0.0,))
+
+
+OWN = by_curve(asinh_curve, argument="z")
+
+
+def mixing_interval(call, z):
+    center, radius = call(z.center), z.radius @ call["weight"].abs().T
+    return ad.Interval(center - radius, center + radius)
+
+
+MIXING = Affine(together=("z",), interval=mixing_interval)
+
+
 @pytest.mark.parametrize(
-    ("f", "rules"),
-    [(bump, {"autodual_tests.bump.default": BUMP}), (Arsinh.apply, {"aten.asinh.default": ASINH})],
-    ids=["custom op", "autograd.Function"],
+    ("f", "rules", "missing"),
+    [
+        (bump, {"autodual_tests.bump.default": BUMP}, "autodual_tests.bump.default"),
+        (Arsinh.apply, {"aten.asinh.default": ASINH}, "aten.asinh.default"),
+        (lambda z: Scaled.apply(z, 3.0), {Scaled: OWN}, "aten.asinh.default"),
+        (Sharp(), {Sharp: OWN}, "aten.asinh.default"),
+        (nn.Sequential(Sharp(), Mixing(), Sharp()), {Sharp: OWN, Mixing: MIXING}, "aten.asinh"),
+    ],
+    ids=["custom op", "traced Function", "Function", "module", "modules"],
 )
-def test_a_rule_from_outside_serves(f, rules):
+def test_a_rule_from_outside_serves(f, rules, missing):
+    torch.manual_seed(0)
     model, x = Model(f).double(), torch.rand(2, 3, dtype=torch.float64)
-    with pytest.raises(UnsupportedOpError, match=next(iter(rules))):
+    with pytest.raises(UnsupportedOpError, match=missing):
         ad.certify(model, 0.1)(x)
-    bound = ad.certify(model, 0.1, rules=rules).bounds(x)
+    net = ad.certify(model, 0.1, rules=rules)
+    bound = net.bounds(x)
     for _ in range(50):
         z = model(x + 0.1 * (2 * torch.rand_like(x) - 1))
         assert bool(((bound.lower <= z) & (z <= bound.upper)).all())
+    ad.robust_loss(net, x, torch.tensor([0, 1])).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_what_is_captured_whole_is_one_node():
+    model, x = Model(nn.Sequential(Sharp(), Sharp())), torch.rand(2, 3)
+    found = ad.coverage(model, x, {Sharp: OWN})
+    assert [row.op.split(".")[-1] for row in found.rows] == ["default", "Sharp", "Sharp", "default"]
+    assert "(f.1)" in found.rows[2].source
+    assert not ad.coverage(model, x).complete  # and nothing is left behind by the first
+
+
+def test_a_module_under_several_names_keeps_its_parameters():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.z, self.a = nn.Sequential(Sharp()), nn.Linear(3, 4)
+            self.b = self.z[0]
+
+        def forward(self, x):
+            return self.b(self.z(self.a(x)))
+
+    net = ad.certify(Twice(), 0.1, rules={Sharp: OWN})
+    net.bounds(torch.rand(2, 3))
+    assert [list(node.args) for node in net.graph.body[1:]] == 2 * [
+        ["height", "z", "shift", "beta"]
+    ]
+
+
+def test_only_the_very_class_is_captured_whole():
+    class Sharper(Sharp):
+        def forward(self, z):
+            return 2 * super().forward(z)
+
+    other = Sharp()
+    other.forward = torch.asinh
+    for f in (Sharper(), other):
+        assert not ad.coverage(Model(f), torch.rand(2, 3), {Sharp: OWN}).complete
+
+
+def test_what_draws_random_numbers_or_mixes_examples_is_not_taken_for_a_function():
+    class Noisy(nn.Module):
+        def forward(self, z):
+            return z + torch.rand_like(z)
+
+    class Centred(nn.Module):
+        def forward(self, z):
+            return z - z.mean(0)
+
+    class Pair(nn.Module):
+        def forward(self, z):
+            return z, z
+
+    identity = Affine(together=("z",), linear=True)
+    with pytest.raises(UnsupportedOpError, match="random numbers"):
+        ad.certify(Model(Noisy()), 0.1, rules={Noisy: identity})(torch.rand(2, 3))
+    with pytest.raises(BatchError, match="mixed"):
+        ad.certify(Model(Centred()), 0.1, rules={Centred: identity})(torch.rand(2, 3))
+    with pytest.raises(CaptureError, match="returns a tuple"):
+        ad.certify(Model(Pair()), 0.1, rules={Pair: identity})(torch.rand(2, 3))
+
+
+def test_the_rule_of_a_module_is_proved():
+    check_dual_layer(OWN, Case(Sharp(), {"z": Z((1, 4))}), examples=5)
+    check_dual_layer(MIXING, Case(Mixing(), {"z": Z((1, 4)), "weight": T((4, 4))}), examples=5)
+    wrong = smooth(lambda z: 1 / torch.sqrt(1 + z * z), (0.0,), argument="z")
+    with pytest.raises(AssertionError, match=r"Sharp.*violated"):
+        check_dual_layer(wrong, Case(Sharp(), {"z": Z((1, 4))}), examples=5)
 
 
 def test_the_rule_of_a_custom_op_is_proved():
     check_dual_layer(BUMP, Case("autodual_tests.bump.default", {"z": Z((1, 3))}), examples=5)
 
 
-def test_rules_are_given_by_name():
-    with pytest.raises(InputError, match="custom_op"):
-        ad.certify(Model(torch.tanh), 0.1, rules={nn.Tanh: ASINH})
+def test_rules_are_given_by_name_or_class():
+    with pytest.raises(InputError, match="by the class of a module"):
+        ad.certify(Model(torch.tanh), 0.1, rules={torch.tanh: ASINH})
     with pytest.raises(InputError, match="no dual layer"):
         ad.certify(Model(torch.tanh), 0.1, rules={"aten.tanh.default": torch.tanh})
 

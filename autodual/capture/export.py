@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -24,6 +25,7 @@ from autodual.capture.convert import Captured, to_graph
 from autodual.capture.diagnose import explain_failure, source_of
 from autodual.capture.inputs import Inputs
 from autodual.capture.outputs import Output
+from autodual.capture.whole import Kind, fold, marked
 from autodual.errors import CaptureError, InputError, ModelError
 
 aten = torch.ops.aten
@@ -50,7 +52,11 @@ def unwrap(model: Any) -> nn.Module:
 
 
 def capture(
-    model: nn.Module, inputs: Inputs, perturb: int | str = 0, output: Output = None
+    model: nn.Module,
+    inputs: Inputs,
+    perturb: int | str = 0,
+    output: Output = None,
+    kinds: Iterable[Kind] = (),
 ) -> Captured:
     """Capture ``model`` as a graph that holds for any batch size.
 
@@ -60,6 +66,7 @@ def capture(
             the perturbed one are taken to be batched.
         perturb: the position or keyword of the perturbed argument.
         output: the way to the output that is bounded, if there are several.
+        kinds: classes of modules, and autograd Functions, each call of which is one node.
 
     Raises:
         ModelError: which outputs there are, if that does not name one.
@@ -69,12 +76,13 @@ def capture(
     batch = perturbed.shape[0]
     example = inputs.map(lambda leaf: _example(leaf, batch))
     try:
-        with _quietly(model):
+        with _quietly(model), marked(model, kinds) as sites:
             exported = _export(model, example, _dynamic_shapes(model, inputs, batch))
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
-    return to_graph(exported, inputs.position(perturb), perturbed.device, output)
+    captured = to_graph(exported, inputs.position(perturb), perturbed.device, output)
+    return replace(captured, graph=fold(captured.graph, sites))
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:

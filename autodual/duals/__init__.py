@@ -10,7 +10,7 @@ from autodual.duals.base import (
     Elementwise,
     IntervalRule,
 )
-from autodual.duals.curves import smooth
+from autodual.duals.curves import Curve, by_curve, smooth
 from autodual.duals.planes import Lines, Planes
 from autodual.duals.registry import REGISTRY, Registry
 
@@ -19,11 +19,13 @@ __all__ = [
     "Affine",
     "Bilinear",
     "Call",
+    "Curve",
     "DualLayer",
     "Elementwise",
     "IntervalRule",
     "Lines",
     "Planes",
     "Registry",
+    "by_curve",
     "smooth",
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autodual.capture import plain_attributes
 from autodual.duals.base import Call, Hole
 
 
@@ -46,9 +47,10 @@ class Case:
     """A call of an op. Shapes are those of one example: where there is a batch, it is 1.
 
     Args:
-        op: the op's name, like ``"aten.add.Tensor"``, or a function.
+        op: the op's name, like ``"aten.add.Tensor"``, a function or a module.
         args: its arguments by name, perturbed ones as ``Z(shape)``, random constants as
-            ``T(shape)``; those not given keep the op's defaults.
+            ``T(shape)``; those not given keep the op's defaults, a module's parameters their
+            values.
         index: which of its results is meant, if it has several.
     """
 
@@ -58,7 +60,8 @@ class Case:
 
     def __str__(self) -> str:
         shown = ",".join(f"{k}={v}" for k, v in self.args.items() if not isinstance(v, T | Z))
-        name = self.op if isinstance(self.op, str) else getattr(self.op, "__name__", repr(self.op))
+        op = type(self.op) if isinstance(self.op, nn.Module) else self.op
+        name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
         return f"{name.removeprefix('aten.')}({shown})"
 
     @property
@@ -85,6 +88,8 @@ class Case:
                 return arg.draw(generator, dtype)
             return [draw(a) for a in arg] if isinstance(arg, list) else arg
 
+        if isinstance(self.op, nn.Module):
+            return self._of_module(self.op, draw, dtype), shapes
         schema = getattr(self.target, "_schema", None)
         names = self.args if schema is None else {a.name: a.default_value for a in schema.arguments}
         unknown = set(self.args) - set(names)
@@ -92,3 +97,18 @@ class Case:
             raise TypeError(f"{self.op} has no arguments {sorted(unknown)}; it has {list(names)}")
         args = {k: draw(self.args.get(k, default)) for k, default in dict(names).items()}
         return Call(self.target, args, self.index), shapes
+
+    def _of_module(self, module: nn.Module, draw: Callable[[Any], Any], dtype: torch.dtype) -> Call:
+        """Return a call of a module with the arguments that a captured one has."""
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        own = {name: tensor.detach().to(dtype) for name, tensor in held.items()}
+        args = {**plain_attributes(module), **own, **{k: draw(a) for k, a in self.args.items()}}
+
+        def run(*values: Any) -> Tensor:
+            named = dict(zip(args, values, strict=True))
+            given = {name: named[name] for name in self.args if name not in held}
+            tensors = {name: named[name] for name in held}
+            result: Tensor = torch.func.functional_call(module, tensors, kwargs=given)
+            return result
+
+        return Call(run, args)
