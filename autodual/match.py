@@ -98,7 +98,7 @@ def _near(op: str, registry: Registry) -> str:
     near = [labels[name] for name in get_close_matches(label, labels, n=1, cutoff=0.75)]
     own = f'or add one: certify(rules={{"{op}": ...}}), see CONTRIBUTING.md'
     if near:
-        return f"if {near[0]} would do, that has a dual layer; {own[3:]}"
+        return f"{near[0]} has a dual layer, if that would do; {own}"
     return f"write it with ops that have a dual layer, {own}"
 
 

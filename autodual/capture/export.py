@@ -25,6 +25,7 @@ from autodual.capture.convert import Captured, to_graph
 from autodual.capture.diagnose import explain_failure, source_of
 from autodual.capture.inputs import Inputs
 from autodual.capture.outputs import Output
+from autodual.capture.stand_ins import put_originals, put_stand_ins
 from autodual.capture.whole import Kind, fold, marked
 from autodual.errors import CaptureError, InputError, ModelError
 
@@ -82,7 +83,7 @@ def capture(
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
     captured = to_graph(exported, inputs.position(perturb), perturbed.device, output)
-    return replace(captured, graph=fold(captured.graph, sites))
+    return replace(captured, graph=fold(put_originals(captured.graph), sites))
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
@@ -149,6 +150,7 @@ def _export(
             model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
         )
     _show_no_grad(exported.graph_module)
+    put_stand_ins(exported.graph_module)
     decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
     return decomposed
 
@@ -172,6 +174,7 @@ _KEEP = (
     aten.hardsigmoid.default,
     aten.hardswish.default,
     aten.log_sigmoid_forward.default,
+    aten.logit.default,
     aten.mish.default,
     aten.silu.default,
     aten.softplus.default,
@@ -194,6 +197,8 @@ def _decompositions() -> Any:
         src.to(self.dtype).expand(self.shape).clone()
     )
     table[aten.adaptive_avg_pool2d.default] = _adaptive_mean
+    table[aten._trilinear.default] = _trilinear
+    table[aten.unfold.default] = _unfold
     return table
 
 
@@ -203,6 +208,40 @@ def _adaptive_mean(z: Tensor, output_size: list[int]) -> Tensor:
         return z.mean((-2, -1), keepdim=True)
     pooled: Tensor = aten._adaptive_avg_pool2d(z, output_size)
     return pooled
+
+
+def _unfold(z: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Pick windows of a dimension, as a new last one."""
+    dim = dimension % z.dim()
+    starts = torch.arange(0, z.shape[dim] - size + 1, step, device=z.device)
+    index = (starts.unsqueeze(1) + torch.arange(size, device=z.device)).flatten()
+    picked = z.index_select(dim, index)
+    shape = [*z.shape[:dim], len(starts), size, *z.shape[dim + 1 :]]
+    return picked.reshape(shape).movedim(dim + 1, -1)
+
+
+def _trilinear(
+    i1: Tensor,
+    i2: Tensor,
+    i3: Tensor,
+    expand1: list[int],
+    expand2: list[int],
+    expand3: list[int],
+    sumdim: list[int],
+    unroll_dim: int = 1,
+) -> Tensor:
+    """Multiply three tensors entry by entry and sum, what the third does not vary in first."""
+
+    def expanded(t: Tensor, dims: list[int]) -> Tensor:
+        for dim in sorted(dims):
+            t = t.unsqueeze(dim)
+        return t
+
+    pairs = expanded(i1, expand1) * expanded(i2, expand2)
+    early = [dim for dim in sumdim if dim in expand3]
+    if early:
+        pairs = pairs.sum(early, keepdim=True)
+    return (pairs * expanded(i3, expand3)).sum(sumdim)
 
 
 def _show_no_grad(module: fx.GraphModule) -> None:

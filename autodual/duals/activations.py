@@ -130,6 +130,11 @@ def _beyond(call: Call, z: Tensor) -> Tensor:
     return call["beta"] * z > call["threshold"]
 
 
+def softsign_derivative(z: Tensor) -> Tensor:
+    """(z/(1 + |z|))′ = (1 + |z|)⁻²."""
+    return (1 + z.abs()) ** -2
+
+
 TABLE = {
     "aten.sigmoid.default": smooth(sigmoid_derivative, (0.0,), range=(0.0, 1.0)),
     "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0)),
@@ -146,6 +151,7 @@ TABLE = {
         (-1.192431214515495,),
         range=(-0.31, INF),
     ),
+    "autodual.softsign": smooth(softsign_derivative, (0.0,), range=(-1.0, 1.0), argument="input"),
     "aten.elu.default": by_curve(_elu),
     "aten.celu.default": by_curve(_celu),
     "aten.hardswish.default": smooth(

@@ -48,6 +48,7 @@ class Curve:
         holds: where this describes f on the whole box; elsewhere (poles, the edge of the domain)
             only ``range`` is known.
         range: bounds on f everywhere.
+        inside: a point where f and f′ are finite.
     """
 
     derivative: Function
@@ -55,6 +56,7 @@ class Curve:
     stationary: Points = ()
     holds: Callable[[Interval], Tensor] = everywhere
     range: tuple[float, float] = (-math.inf, math.inf)
+    inside: float = 1.0
 
 
 def smooth(
@@ -64,6 +66,7 @@ def smooth(
     holds: Callable[[Interval], Tensor] = everywhere,
     range: tuple[float, float] = (-math.inf, math.inf),
     argument: str = "self",
+    inside: float = 1.0,
 ) -> Elementwise:
     """Return the dual layer of an elementwise op; f is the op itself.
 
@@ -71,7 +74,7 @@ def smooth(
     Sound if f′ is right, monotone between the inflections, and of one sign between the
     stationary points; ``autodual.testing.check_dual_layer`` checks that.
     """
-    curve = Curve(derivative, inflections, stationary, holds, range)
+    curve = Curve(derivative, inflections, stationary, holds, range, inside)
     return by_curve(lambda call: curve, argument, partial=holds is not everywhere)
 
 
@@ -105,7 +108,7 @@ def curve_lines(f: Function, curve: Curve, box: Interval, slope: Tensor | None) 
     Where f or the box is not finite, the lines are those around the interval of f.
     """
     known = _known(f, curve, box)
-    finite = box.map(lambda end: torch.where(known, end, 1.0))
+    finite = box.map(lambda end: torch.where(known, end, curve.inside))
     if slope is None:
         slope = chord(f, curve.derivative, finite) * known
     low, high = intercepts(f, curve, finite, slope)
@@ -135,7 +138,7 @@ def curve_slopes(f: Function, curve: Curve, box: Interval) -> list[Tensor]:
     One of these or the chord's is the best for each side of a function with one inflection point.
     """
     known = _known(f, curve, box)
-    finite = box.map(lambda end: torch.where(known, end, 1.0))
+    finite = box.map(lambda end: torch.where(known, end, curve.inside))
     found = [curve.derivative(finite.center)]
     ends = finite.lower, finite.upper
     for near, far in (ends, ends[::-1]) if curve.inflections else ():

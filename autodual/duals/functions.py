@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,17 @@ def positive(box: Interval) -> Tensor:
 def apart_from_zero(box: Interval) -> Tensor:
     """Return where a box does not hold the pole at 0."""
     return (box.lower > 0) | (box.upper < 0)
+
+
+def within(edge: float) -> Callable[[Interval], Tensor]:
+    """Return where a box lies in the domain [−edge, edge]."""
+    return lambda box: (box.lower >= -edge) & (box.upper <= edge)
+
+
+def between_poles(box: Interval) -> Tensor:
+    """Return where a box holds no pole (k + ½)π, and lies close enough to tell."""
+    branch = box.map(lambda end: torch.floor(end / math.pi + 0.5))
+    return _within_a_turn(box) & (branch.lower == branch.upper)
 
 
 def _log(base: float) -> Callable[[Tensor], Tensor]:
@@ -94,10 +106,30 @@ TABLE = {
     "aten.pow.Tensor_Scalar": by_curve(_power, partial=True),
     "aten.sin.default": by_curve(lambda call: SINE),
     "aten.cos.default": by_curve(lambda call: COSINE),
+    "aten.tan.default": smooth(
+        lambda z: 1 + torch.tan(z) ** 2, _multiples(0.0), holds=between_poles
+    ),
+    "aten.asin.default": smooth(
+        lambda z: torch.rsqrt(1 - z * z), (0.0,), holds=within(1.0), inside=0.5
+    ),
+    "aten.acos.default": smooth(
+        lambda z: -torch.rsqrt(1 - z * z), (0.0,), holds=within(1.0), inside=0.5
+    ),
     "aten.sinh.default": smooth(torch.cosh, (0.0,)),
     "aten.cosh.default": smooth(torch.sinh, (), (0.0,), range=(1.0, INF)),
     "aten.atan.default": smooth(
         lambda z: 1 / (1 + z * z), (0.0,), range=(-math.pi / 2, math.pi / 2)
+    ),
+    "aten.acosh.default": smooth(lambda z: torch.rsqrt(z * z - 1), holds=above(1.0), inside=2.0),
+    "aten.atanh.default": smooth(lambda z: 1 / (1 - z * z), (0.0,), holds=within(1.0), inside=0.5),
+    "aten.logit.default": replace(
+        smooth(
+            lambda z: 1 / (z * (1 - z)),
+            (0.5,),
+            holds=lambda box: (box.lower >= 0) & (box.upper <= 1),
+            inside=0.5,
+        ),
+        accepts=lambda args: args["eps"] is None,
     ),
     "aten.erf.default": smooth(lambda z: ROOT * torch.exp(-z * z), (0.0,), range=(-1.0, 1.0)),
     "aten.erfc.default": smooth(lambda z: -ROOT * torch.exp(-z * z), (0.0,), range=(0.0, 2.0)),

@@ -17,6 +17,7 @@ from autodual.duals import (
     pool,
     relu,
     shape,
+    shrink,
     threshold,
 )
 from autodual.duals.base import DualLayer
@@ -34,6 +35,7 @@ REGISTRY: Registry = {
     **hardtanh.TABLE,
     **maximum.TABLE,
     **threshold.TABLE,
+    **shrink.TABLE,
     **activations.TABLE,
     **functions.TABLE,
     **intervals.TABLE,

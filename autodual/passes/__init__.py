@@ -11,6 +11,7 @@ from autodual.passes.flattened import unflatten_linear
 from autodual.passes.identities import remove_identities
 from autodual.passes.max_pool import slice_max_pools
 from autodual.passes.normalization import normalize
+from autodual.passes.pointwise import spell_out
 from autodual.passes.products import pair_up
 from autodual.passes.reductions import fold_reductions
 from autodual.passes.reshapes import views_to_reshapes
@@ -25,12 +26,14 @@ PIPELINE = (
     nominal_batch_norm,
     stop_gradients,
     remove_identities,
+    spell_out,
     attend,
     normalize,
     share_out,
     slice_max_pools,
     fold_reductions,
     pair_up,
+    remove_dead_code,
 )
 
 

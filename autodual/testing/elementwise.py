@@ -146,7 +146,8 @@ def check_point(rule: Elementwise, call: Call, z: Tensor) -> None:
     ):
         ends = lines.at(z)
         for end in (ends.lower, ends.upper):
-            broken = (end - value).abs() > slack(z, value, lines.lower_slopes[0] * z)
+            sizes = [slope * z for slope in (*lines.lower_slopes, *lines.upper_slopes)]
+            broken = (end - value).abs() > slack(z, value, *sizes)
             broken = broken & value.isfinite()
             assert not bool(broken.any()), f"{which}: not exact at ℓ = u: " + first(
                 broken, z=z, f=value, line=end
@@ -193,8 +194,9 @@ def check_gradients(rule: Elementwise, call: Call, shape: torch.Size) -> None:
         return found.lower_slopes[0], found.lower_intercept, found.upper_intercept
 
     with torch.no_grad():
-        defined = torch.stack(lines(lower, width)).isfinite().all(0)
-        lower[~defined], width[~defined] = 1.3, 0.53
+        for start, extent in ((1.3, 0.53), (0.2, 0.31)):
+            defined = torch.stack(lines(lower, width)).isfinite().all(0)
+            lower[~defined], width[~defined] = start, extent
     try:
         torch.autograd.gradcheck(lines, (lower, width))
     except RuntimeError as error:

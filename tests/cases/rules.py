@@ -1,5 +1,7 @@
 """One or more cases for every dual layer: the op, its arguments, which of them are perturbed."""
 
+import torch.nn.functional as F
+
 from autodual.duals import REGISTRY, Bilinear
 from autodual.passes.batch_norm import batch_norm
 from autodual.testing import Case, T, Z
@@ -218,9 +220,11 @@ ACTIVATIONS = [
     unary("aten.abs.default"),
     unary("aten._prelu_kernel.default", weight=T((1, 2, 1, 1))),
     unary("aten.hardsigmoid.default"),
+    unary("aten.softshrink.default", lambd=0.3),
 ]
 
 JUMPS = [
+    unary("aten.hardshrink.default", lambd=0.3),
     unary("aten.threshold.default", threshold=0.1, value=-2.0),
 ]
 
@@ -244,6 +248,13 @@ SMOOTH = [
     unary("aten.sinh.default"),
     unary("aten.cosh.default"),
     unary("aten.atan.default"),
+    unary("aten.tan.default"),
+    unary("aten.asin.default"),
+    unary("aten.acos.default"),
+    unary("aten.acosh.default"),
+    unary("aten.atanh.default"),
+    unary("aten.logit.default"),
+    Case(F.softsign, {"input": M}),
     unary("aten.erf.default"),
     unary("aten.erfc.default"),
     unary("aten.exp.default"),
@@ -300,7 +311,7 @@ CASES = AFFINE + ACTIVATIONS + EXTREMES + JUMPS + SMOOTH + PRODUCTS + INTERVALS
 
 def name(case):
     """Return the registry's name of a case's op."""
-    return "autodual.batch_norm" if case.op is batch_norm else case.op
+    return case.op if isinstance(case.op, str) else f"autodual.{case.op.__name__}"
 
 
 def rule_of(case):

@@ -28,6 +28,7 @@ ACTIVATIONS = {
     "hardswish": F.hardswish,
     "softsign": F.softsign,
     "softshrink": lambda z: F.softshrink(z, 0.1),
+    "hardshrink": lambda z: F.hardshrink(z, 0.1),
     "tanhshrink": F.tanhshrink,
     "exp": torch.exp,
     "log": lambda z: torch.log(z.relu() + 0.5),
@@ -42,6 +43,11 @@ ACTIVATIONS = {
     "cos": torch.cos,
     "erf": torch.erf,
     "atan": torch.atan,
+    "asin": lambda z: torch.asin(z.tanh()),
+    "tan": lambda z: torch.tan(z.tanh()),
+    "atanh": lambda z: torch.atanh(0.9 * z.tanh()),
+    "acosh": lambda z: torch.acosh(1.5 + z.square()),
+    "logit": lambda z: torch.logit(z.sigmoid()),
     "prelu": nn.PReLU,
     "rrelu": nn.RReLU,
     "sign": torch.sign,
@@ -49,10 +55,6 @@ ACTIVATIONS = {
     "floor": lambda z: torch.floor(8 * z) / 8,
 }
 STEPS = {"sign", "round", "floor"}
-MISSING = {
-    "softshrink": ("aten.gt.Scalar", "aten.sign.default", "aten.where.self"),
-    "rrelu": ("aten.rrelu_with_noise_functional.default",),
-}
 
 
 def mlp(activation):
@@ -72,5 +74,4 @@ for name, activation in ACTIVATIONS.items():
         shape=(6,),
         eps=0.02,
         intervals=name in STEPS,
-        missing=MISSING.get(name, ()),
     )

@@ -129,7 +129,7 @@ def mixture_of_experts():
     return Net(forward, gate=nn.Linear(6, 3), experts=experts, head=nn.Linear(5, 3))
 
 
-@entry(6, missing=("aten._trilinear.default",))
+@entry(6)
 def bilinear_form():
     def forward(net, x):
         return net.form(F.relu(net.left(x)), F.relu(net.right(x)))
