@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.cost import Record, choose_orders
-from autodual.duals import Affine, Call, Elementwise, IntervalRule
+from autodual.duals import Affine, Bilinear, Call, Elementwise, IntervalRule
 from autodual.errors import InputError
 from autodual.estimate import Estimator, Exact, Geometric, Median
 from autodual.evaluate import entries, run_nodes
@@ -215,10 +215,14 @@ class BoundModule:
     ) -> None:
         """Extend a dual network by a nonlinear op on these boxes."""
         rule = step.rule
-        if isinstance(rule, Elementwise):
-            free = self.free and slope is None
-            lines = rule.free_lines(call, *boxes) if free else rule.lines(call, *boxes, slope)
-            dual.add_lines(step, lines)
+        free = self.free and slope is None
+        if free and isinstance(rule, Bilinear) and rule.planes is not None:
+            rule = rule.planes
+        if isinstance(rule, Elementwise) and free:
+            point = [dual.reference(v) for v in step.variables]
+            dual.add_lines(step, rule.free_lines(call, *boxes, at=point))
+        elif isinstance(rule, Elementwise):
+            dual.add_lines(step, rule.lines(call, *boxes, slope))
         elif isinstance(rule, IntervalRule):
             dual.add_box(step, rule.interval(call, *boxes))
         else:

@@ -90,6 +90,19 @@ def replaced_product(rule, change):
     return Broken(rule.alone, rule.interval) if isinstance(rule, Bilinear) else rule
 
 
+def without_gap(rule):
+    """The planes of a product, both through the middle."""
+
+    def lines(call, x, y, slopes):
+        slopes = slopes or (y.center, x.center)
+        end = call(x.center, y.center) - slopes[0] * x.center - slopes[1] * y.center
+        return Planes.with_slopes(slopes, end, end)
+
+    if not isinstance(rule, Bilinear):
+        return rule
+    return replace(rule, planes=replace(rule.planes, lines=lines))
+
+
 def by_ends(call, *z):
     return Interval(call(*(i.lower for i in z)), call(*(i.upper for i in z)))
 
@@ -225,6 +238,7 @@ RULES |= {
         "aten.mul.Tensor",
         lambda rule: replaced_product(rule, lambda x, y: (Interval(x.lower, x.center), y)),
     ),
+    "product: planes without a gap": ("aten.mul.Tensor", without_gap),
     "matrix product: rests of half the size": (
         "aten.matmul.default",
         lambda rule: replaced_product(rule, lambda x, y: (x, halved(y))),

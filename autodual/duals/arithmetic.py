@@ -12,10 +12,12 @@ from autodual.duals.base import (
     Bilinear,
     Call,
     DualLayer,
+    Elementwise,
     Hole,
     pixel_by_pixel,
     transpose_by_vjp,
 )
+from autodual.duals.planes import Planes, Slopes
 from autodual.interval import Interval
 
 
@@ -57,6 +59,21 @@ def transpose_sum(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Seque
     return transpose_by_vjp(call, nu, shapes)
 
 
+def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) -> Planes:
+    """Enclose x·y; by the planes through the centers, x c_y + y c_x − c_x c_y ± r_x r_y.
+
+    With any slopes s_x, s_y, x y − s_x x − s_y y is bilinear: it is extreme at corners.
+    """
+    slopes = slopes or (y.center, x.center)
+    gaps = corners(lambda p, q: call(p, q) - slopes[0] * p - slopes[1] * q, x, y)
+    return Planes.with_slopes(slopes, gaps.lower, gaps.upper)
+
+
+def at_corners(call: Call, x: Interval, y: Interval) -> Sequence[Slopes]:
+    """Return the slopes of McCormick's planes, each exact on two sides of the box."""
+    return [(q, p) for p in (x.lower, x.upper) for q in (y.lower, y.upper)]
+
+
 SUM = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
@@ -77,7 +94,10 @@ NEGATION = Affine(
     together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel
 )
 SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
-PRODUCT = Bilinear(SCALED, interval=corners)
+PLANES = Elementwise(
+    product_planes, interval=corners, arguments=("self", "other"), slopes=at_corners
+)
+PRODUCT = Bilinear(SCALED, interval=corners, planes=PLANES)
 QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
 TOTAL = Affine(together=("self",), linear=True)
 

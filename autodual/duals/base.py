@@ -193,13 +193,19 @@ class Elementwise:
         """Return whether exactly the right arguments are perturbed."""
         return tuple(names) == self.arguments and self.accepts(args)
 
-    def free_lines(self, call: Call, *boxes: Interval) -> Planes:
-        """Return two planes with slopes of their own: of those tried, closest to f mid-box."""
+    def free_lines(
+        self, call: Call, *boxes: Interval, at: Sequence[Tensor] | None = None
+    ) -> Planes:
+        """Return two planes with slopes of their own: of those tried, closest to f at a point.
+
+        The point is the middle of the box if not given.
+        """
         tried = [self.lines(call, *boxes, None)]
         tried += [self.lines(call, *boxes, slope) for slope in self.slopes(call, *boxes)]
         if len(tried) == 1:
             return tried[0]
-        ends = [lines.at(*(box.center for box in boxes)) for lines in tried]
+        point = [box.center for box in boxes] if at is None else at
+        ends = [lines.at(*point) for lines in tried]
         highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
         lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
 
@@ -237,10 +243,12 @@ class Bilinear:
     Args:
         alone: the op with one argument perturbed.
         interval: interval arithmetic for the op with both perturbed.
+        planes: for products entry by entry, planes of any slopes around them.
     """
 
     alone: Affine
     interval: Callable[[Call, Interval, Interval], Interval]
+    planes: Elementwise | None = None
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether one of the two arguments is perturbed, or both are."""

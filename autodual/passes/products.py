@@ -24,6 +24,20 @@ def _square(emit: Emit, node: Node) -> Value | None:
     return emit(aten.pow.Tensor_Scalar, a, 2) if a == b else None
 
 
+def _product(emit: Emit, node: Node) -> Value | None:
+    """Bring two perturbed factors to one shape."""
+    a, b = node.args["self"], node.args["other"]
+    if not (emit.moves(a) and emit.moves(b)) or a.shape == b.shape:
+        return None
+    return emit(aten.mul.Tensor, *(_widened(emit, v, node.out) for v in (a, b)))
+
+
+def _widened(emit: Emit, value: Value, like: Value) -> Value:
+    if value.shape == like.shape:
+        return value
+    return emit(aten.expand.default, value, list(like.shape))
+
+
 def _extreme(sign: int) -> Decomposition:
     """Bring the arguments of a pairwise maximum (1) or minimum (−1) to one shape.
 
@@ -35,7 +49,7 @@ def _extreme(sign: int) -> Decomposition:
         if emit.moves(a) and emit.moves(b):
             if a.shape == b.shape:
                 return None
-            wide = [emit(aten.expand.default, v, list(node.out.shape)) for v in (a, b)]
+            wide = [_widened(emit, v, node.out) for v in (a, b)]
             return emit(node.target, *wide)  # type: ignore[arg-type]
         z, c = (a, b) if emit.moves(a) else (b, a)
         over = emit(aten.sub.Tensor, z, c) if sign > 0 else emit(aten.sub.Tensor, c, z)
@@ -55,4 +69,4 @@ TABLE: dict[str, Decomposition] = {
 
 def pair_up(graph: Graph) -> Graph:
     """Rewrite ops of two arguments so that each has a dual layer for those that are perturbed."""
-    return rewrite(graph, TABLE)
+    return rewrite(rewrite(graph, TABLE), {"aten.mul.Tensor": _product})

@@ -139,5 +139,6 @@ def _check_several(
 ) -> None:
     several.check_fenchel(rule, call, boxes, generator)
     several.check_interval(rule, call, boxes, generator)
-    if isinstance(rule, Elementwise):
-        several.check_planes(rule, call, boxes, generator)
+    planes = rule.planes if isinstance(rule, Bilinear) else rule
+    if isinstance(planes, Elementwise):
+        several.check_planes(planes, call, boxes, generator)

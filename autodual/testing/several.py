@@ -109,8 +109,10 @@ def check_planes(
     }
     for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):
         value, ends = call(*z), planes.at(*z)
+        slopes_of = zip(planes.lower_slopes, planes.upper_slopes, z, strict=True)
+        terms = [slope * v for a, b, v in slopes_of for slope in (a, b)]
         for sign, end in ((1, ends.upper), (-1, ends.lower)):
-            broken = sign * (value - end) > slack(value, value, end, *z)
+            broken = sign * (value - end) > slack(value, value, end, *z, *terms)
             assert not bool(broken.any()), (
                 f"{which}: violated {'f ≤ Σ a·z + b' if sign > 0 else 'Σ a·z + b ≤ f'}: "
                 + first(broken, f=value, plane=end)
