@@ -83,12 +83,19 @@ def mutants(rule: DualLayer) -> dict[str, DualLayer]:
     if isinstance(rule, Affine):
         return _affine(rule)
     if isinstance(rule, Bilinear):
-        return _rows(rule.alone, lambda broken: replace(rule, alone=broken)) | _intervals(rule)
+        broken = _rows(rule.alone, lambda broken: replace(rule, alone=broken))
+        for name, planes in _lines(rule.planes).items() if rule.planes else ():
+            broken[f"planes: {name}"] = replace(rule, planes=planes)
+        return broken | _intervals(rule)
     return _elementwise(rule) if isinstance(rule, Elementwise) else _intervals(rule)
 
 
 def _elementwise(rule: Elementwise) -> dict[str, DualLayer]:
-    broken: dict[str, DualLayer] = {}
+    return {**_lines(rule), **_intervals(rule)}
+
+
+def _lines(rule: Elementwise) -> dict[str, Elementwise]:
+    broken: dict[str, Elementwise] = {}
     for name, change in LINES.items():
 
         def lines(
@@ -108,7 +115,7 @@ def _elementwise(rule: Elementwise) -> dict[str, DualLayer]:
             return rule.lines(call, *boxes)
 
         broken[f"lines: {name}"] = replace(rule, lines=moved)
-    return broken | _intervals(rule)
+    return broken
 
 
 def _affine(rule: Affine) -> dict[str, DualLayer]:

@@ -314,7 +314,11 @@ def name(case):
 
 
 def rule_of(case):
-    """Return the dual layer of a case's op: for a product with a constant, the affine one."""
-    rule = REGISTRY[name(case)]
+    """Return the dual layer of a case's op."""
+    return serving(REGISTRY[name(case)], case)
+
+
+def serving(rule, case):
+    """Return what of an op's rule serves a case: of a product with a constant, the affine part."""
     perturbed = sum(isinstance(arg, Z) for arg in case.args.values())
     return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule
