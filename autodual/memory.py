@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -45,3 +48,21 @@ def default_memory(device: torch.device) -> int:
         except (ValueError, OSError, AttributeError):
             free = 2**31
     return max(free // 2, 2**28)
+
+
+def give_back() -> None:
+    """Return what is freed to the system, where the C library can be asked to (glibc).
+
+    It keeps holes between blocks otherwise, and a process grows beyond what it uses.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autodual.memory import give_back
+
 Part = Callable[[Mapping[int, Tensor], Tensor], Tensor]
 """(tensors in the place of others, by their identity; which examples) → their results."""
 
@@ -29,7 +31,11 @@ class _Parts(torch.autograd.Function):
     def forward(ctx: Any, part: Part, indices: Sequence[Tensor], *leaves: Tensor) -> Tensor:
         ctx.part, ctx.indices, ctx.names = part, indices, [id(leaf) for leaf in leaves]
         ctx.save_for_backward(*leaves)
-        return torch.cat([part({}, index) for index in indices])
+        results = []
+        for index in indices:
+            results.append(part({}, index))
+            give_back()
+        return torch.cat(results)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -42,5 +48,8 @@ class _Parts(torch.autograd.Function):
         for index in ctx.indices:
             with torch.enable_grad():
                 results = ctx.part(others, index)
+            give_back()
             torch.autograd.backward(results, gradient[index])
+            del results
+            give_back()
         return None, None, *(t.grad for t in new)

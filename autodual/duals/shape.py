@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Hole, Window
+from autodual.duals.base import Affine, Call, Hole, Window, pair
 
 
 def transpose_reshape(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
@@ -21,9 +21,32 @@ def _stacked_channels(call: Call) -> Window | None:
     return Window() if pixelwise else None
 
 
+def _sliced(call: Call) -> Window | None:
+    """Return the window of a slice of an image [N, C, H, W]: along its channels, or its pixels."""
+    dim, start, step = call["dim"], call["start"] or 0, call["step"]
+    if dim == 1:
+        return Window()
+    if dim not in (2, 3) or start < 0:
+        return None
+    stride, shift = [1, 1], [0, 0]
+    stride[dim - 2], shift[dim - 2] = step, -start
+    return Window((1, 1), pair(stride), pair(shift), {"start": 0, "end": None})
+
+
+def _padded(call: Call) -> Window | None:
+    """Return the window of an image with pixels around it."""
+    right_to_left = [*call["pad"], 0, 0, 0, 0]
+    if len(call["pad"]) > 4:
+        return None
+    shift = right_to_left[2], right_to_left[0]
+    return Window((1, 1), (1, 1), shift, {"pad": [0, 0, 0, 0]})
+
+
 RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True)
 MOVE = Affine(together=("self",), linear=True)
+SLICE = Affine(together=("self",), linear=True, window=_sliced)
 PAD = Affine(together=("self",))
+CONSTANT_PAD = Affine(together=("self",), window=_padded)
 
 TABLE = {
     "aten.reshape.default": RESHAPE,
@@ -37,7 +60,7 @@ TABLE = {
     "aten.t.default": MOVE,
     "aten.expand.default": MOVE,
     "aten.repeat.default": MOVE,
-    "aten.slice.Tensor": MOVE,
+    "aten.slice.Tensor": SLICE,
     "aten.select.int": MOVE,
     "aten.narrow.default": MOVE,
     "aten.split.Tensor": MOVE,
@@ -50,7 +73,7 @@ TABLE = {
     "aten.index_select.default": MOVE,
     "aten.index.Tensor": MOVE,
     "aten.gather.default": MOVE,
-    "aten.constant_pad_nd.default": PAD,
+    "aten.constant_pad_nd.default": CONSTANT_PAD,
     "aten.pad.default": PAD,
     "aten.reflection_pad1d.default": MOVE,
     "aten.reflection_pad2d.default": MOVE,

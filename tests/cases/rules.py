@@ -97,6 +97,8 @@ SHAPE = [
     unary("aten.expand.default", Z((1, 1, 4)), size=[1, 3, 4]),
     unary("aten.repeat.default", V, repeats=[1, 2]),
     unary("aten.slice.Tensor", dim=3, start=1, end=4, step=2),
+    unary("aten.slice.Tensor", Z((1, 2, 7, 4)), dim=2, start=1, end=6, step=3),
+    unary("aten.slice.Tensor", dim=1, start=1),
     unary("aten.select.int", dim=2, index=1),
     unary("aten.narrow.default", dim=2, start=1, length=2),
     Case("aten.split.Tensor", {"self": M, "split_size": 2, "dim": 3}, index=1),
