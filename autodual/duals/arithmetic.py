@@ -91,7 +91,10 @@ REVERSED_DIFFERENCE = Affine(
     window=pixel_by_pixel,
 )
 NEGATION = Affine(
-    together=("self",), interval=_difference(lambda call: {"self": -1}), window=pixel_by_pixel
+    together=("self",),
+    interval=_difference(lambda call: {"self": -1}),
+    window=pixel_by_pixel,
+    linear=True,
 )
 SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
 PLANES = Elementwise(

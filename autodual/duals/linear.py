@@ -73,6 +73,8 @@ TABLE: dict[str, DualLayer] = {
     "aten.matmul.default": _product("other"),
     "aten.mm.default": _product("mat2"),
     "aten.bmm.default": _product("mat2"),
-    "aten.mv.default": Affine(alone=("self", "vec"), interval=by_magnitude("self", "vec")),
+    "aten.mv.default": Affine(
+        alone=("self", "vec"), interval=by_magnitude("self", "vec"), linear=True
+    ),
     "aten.addmm.default": Affine(alone=("mat1",), interval=_addmm_interval),
 }

@@ -72,6 +72,7 @@ ARITHMETIC = [
     Case("aten.div.Tensor", {"self": M, "other": T((), "positive")}),
     Case("aten.sub.Scalar", {"self": V, "other": 3.0}),
     Case("aten.rsub.Tensor", {"self": V, "other": Z((1, 4)), "alpha": 3}),
+    Case("aten.rsub.Tensor", {"self": V, "other": T((1, 4))}),
     Case("aten.rsub.Scalar", {"self": V, "other": 1.0}),
     unary("aten.neg.default"),
     Case("aten.mul.Tensor", {"self": V, "other": T((4,))}),
@@ -146,6 +147,20 @@ SHAPE = [
     Case("aten.cat.default", {"tensors": [M, T((1, 1, 3, 4))], "dim": 1}),
     Case("aten.stack.default", {"tensors": [V, T((1, 4)), V], "dim": 2}),
     Case("aten.where.self", {"condition": T((1, 4), "mask"), "self": V, "other": V}),
+    Case("aten.where.self", {"condition": T((1, 4), "mask"), "self": V, "other": T((1, 4))}),
+    Case(
+        "aten.index_put.default",
+        {"self": V, "indices": [None, T((2,), "index")], "values": T((1, 2))},
+    ),
+    Case(
+        "aten.scatter_add.default",
+        {"self": V, "dim": 1, "index": T((1, 5), "index"), "src": T((1, 5))},
+    ),
+    Case(
+        "aten.slice_scatter.default",
+        {"self": V, "src": T((1, 2)), "dim": 1, "start": 1, "end": 3},
+    ),
+    Case("aten.select_scatter.default", {"self": V, "src": T((1,)), "dim": 1, "index": 2}),
     Case(
         "aten.slice_scatter.default", {"self": V, "src": Z((1, 2)), "dim": 1, "start": 1, "end": 3}
     ),
