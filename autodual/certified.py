@@ -263,7 +263,7 @@ class Certified(nn.Module):
 
     def _looks(self, x: Tensor) -> bool:
         """Return whether the host may look at values: not where a GPU should train unhindered."""
-        return self.options.select or not x.is_cuda or not torch.is_grad_enabled()
+        return not x.is_cuda or not torch.is_grad_enabled()
 
     def _convex(self) -> ThreatModel:
         """Return the set, if it is one and not a union."""

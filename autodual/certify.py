@@ -66,7 +66,8 @@ def certify(
             planner chooses where this does not.
         select: give rows only to entries that interval arithmetic leaves open. To find them the
             host looks at data once per node; with ``select=False`` every entry gets rows and a
-            training step on a GPU never waits for the host (x and y are then not checked).
+            training step on a GPU never waits for the host. (In training on a GPU the values of
+            x and y are not checked.)
         compile: run the bound through torch.compile, for ℓ∞ balls. Selects nothing, and takes
             seconds to minutes for each new shape: for long training with "ibp" or "ibp+dual".
         slopes: of the two lines around each nonlinear op. ``"equal"``: parallel lines; the dual

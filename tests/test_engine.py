@@ -3,12 +3,14 @@
 import itertools
 import random
 import shutil
+import traceback
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import autodual as ad
 from autodual.memory import default_memory, parse_memory
@@ -262,6 +264,48 @@ def test_rows_for_every_entry_give_the_same_bound(bounds):
             assert bool((everything[0] >= selected[0] - 1e-12).all())
         else:
             assert_same(selected, everything)
+
+
+class Waits(TorchDispatchMode):
+    """Notes who in autodual calls an op for which the host must wait for a GPU."""
+
+    OPS = ("_local_scalar_dense", "nonzero", "equal", "unique", "masked_select", "bincount")
+    INDEXED = ("index", "index_put", "index_put_")
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        indices = [i for i in args[1] if i is not None] if name in self.INDEXED else []
+        masks = any(i.dtype == torch.bool for i in indices)
+        if masks or name.strip("_").startswith(tuple(op.strip("_") for op in self.OPS)):
+            frames = traceback.extract_stack()
+            self.found.add([f.name for f in frames if "/autodual/" in f.filename][-1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("estimator", [ad.Exact(), ad.Cauchy(5)], ids=str)
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual", "ibp"])
+def test_without_selection_no_step_waits_for_the_host(bounds, estimator, monkeypatch):
+    """As far as a CPU can tell. Seeds are drawn on the host; checks of x and y are for CPUs."""
+    if bounds == "ibp" and not isinstance(estimator, ad.Exact):
+        return
+    monkeypatch.setattr(ad.Certified, "_looks", lambda self, x: False)
+    model, x, y = picture_net(1)
+    for select in (True, False):
+        net = ad.certify(
+            model, 0.05, bounds=bounds, estimator=estimator, select=select, memory="1GB"
+        )
+        ad.robust_loss(net, x, y).backward()
+        with Waits() as waits:
+            ad.robust_loss(net, x, y).backward()
+        if select:
+            assert waits.found  # it does see
+            assert waits.found <= {"draw_seed", "where", "take", "backward", "rows", "widen"}
+        else:
+            assert waits.found <= {"draw_seed"}
 
 
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual", "ibp"])
