@@ -37,6 +37,11 @@ HELD = 16
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
 
+LEAN = 0.1
+"""How far from the middle of the box towards z⁰ free lines are compared. The planes of a product
+are equally close in the middle; for other ops the middle decides."""
+
+
 class BoundModule:
     """The emitted bound: from inputs and a threat model to a ``Relaxation``.
 
@@ -219,7 +224,8 @@ class BoundModule:
         if free and isinstance(rule, Bilinear) and rule.planes is not None:
             rule = rule.planes
         if isinstance(rule, Elementwise) and free:
-            point = [dual.reference(v) for v in step.variables]
+            nominal = map(dual.reference, step.variables)
+            point = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
             dual.add_lines(step, rule.free_lines(call, *boxes, at=point))
         elif isinstance(rule, Elementwise):
             dual.add_lines(step, rule.lines(call, *boxes, slope))
