@@ -20,6 +20,9 @@ ROWS_BYTES = 2**26
 NEAREST = 30
 """Atoms of a projection."""
 
+CLOSE = 5
+"""Atoms of one that starts close by."""
+
 FAR = 1e6
 """How far a point may lie, in units of the largest pixel, and be told from one even farther."""
 
@@ -182,7 +185,9 @@ class Wasserstein(Ball):
             mean = mean + (plan - mean) * (2 / (t + 2))
         return self._land(x, moves, mean)
 
-    def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
+    def project(
+        self, x: Tensor, point: Tensor, steps: int = NEAREST, start: Tensor | None = None
+    ) -> Tensor:
         """Return the nearest point of the ball (``threat.nearest``); points inside are kept.
 
         With a domain the maximizer is not exact, and the result a point near ``point``.
@@ -190,18 +195,21 @@ class Wasserstein(Ball):
         Args:
             x, point: [N, *].
             steps: atoms to find: many make it exact, few leave it inside and close.
+            start: points of the ball to search from, the closer the better; x if not given.
         """
-        inside = self.contains(x, point)
-        if bool(inside.all()):
+        outside = (~self.contains(x, point)).nonzero().squeeze(1)
+        if len(outside) == 0:
             return point
+        ball = self.with_eps(self.radius(x).flatten().expand(len(x))[outside])
+        images, start = x[outside], self.center(x) if start is None else start
         far = FAR * (1 + x.abs().max())
-        aim, start = point.clamp(-far, far).flatten(1), self.center(x).flatten(1)
 
         def best(direction: Tensor) -> Tensor:
-            return self.maximizer(x, direction.reshape(x.shape), prices=4).flatten(1)
+            return ball.maximizer(images, direction.reshape(images.shape), prices=4).flatten(1)
 
-        near = nearest(aim, start, best, steps).reshape(x.shape)
-        return torch.where(_spread(inside, x), point, self.clamp(near))
+        aim = point[outside].clamp(-far, far).flatten(1)
+        near = nearest(aim, start[outside].flatten(1), best, steps).reshape(images.shape)
+        return point.index_copy(0, outside, self.clamp(near))
 
     def steepest(
         self,
@@ -212,6 +220,28 @@ class Wasserstein(Ball):
     ) -> Tensor:
         """Return the step from ``point`` to the maximizer: any part of it stays in the ball."""
         return self.maximizer(x, gradient) - (x if point is None else point)
+
+    def advance(
+        self,
+        x: Tensor,
+        point: Tensor,
+        gradient: Tensor,
+        rate: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return a point on the way to the maximizer, or that itself for a ``rate`` from 1 on.
+
+        The set is convex: nothing has to be projected.
+        """
+        rate = torch.as_tensor(rate, dtype=x.dtype, device=x.device).clamp(max=1)
+        return point.lerp(self.maximizer(x, gradient), rate)
+
+    def extend(self, x: Tensor, point: Tensor, step: Tensor) -> Tensor:
+        """Return a point between ``point`` and the projection of ``point + step``, after few atoms.
+
+        Most steps of an attack end inside, and the others not far from ``point``.
+        """
+        return self.project(x, point + step, CLOSE, start=point)
 
     def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a random point between x and the maximizer of a random function."""
