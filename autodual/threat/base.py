@@ -222,7 +222,10 @@ class Ball(ThreatModel):
                 f"ε has shape {list(self.eps.shape)} and the batch {x.shape[0]} examples. "
                 "Give a number, or a tensor [N] with one ε per example."
             )
-        if float(torch.as_tensor(self.eps).detach().max()) > torch.finfo(x.dtype).max:
+        if (
+            float(torch.as_tensor(self.eps, dtype=torch.float64).detach().max())
+            > torch.finfo(x.dtype).max
+        ):
             raise InputError(f"ε = {self.eps} is more than {x.dtype} can hold")
         super().check(x)
 
