@@ -151,6 +151,23 @@ def test_a_domain_only_tightens_and_is_kept():
             assert float(point.max()) <= 1
 
 
+@pytest.mark.parametrize("eps", [0.02, 0.2, 1.0])
+def test_prices_of_full_pixels_are_sound_and_pay(eps):
+    """Between the linear program with the domain and that without, near the first."""
+    tight = loose = 0.0
+    for seed in range(4):
+        x, nu, generator = draw(seed, (1, 4, 4))
+        x = torch.where(torch.rand(x.shape, generator=generator) < 0.4, 1.0, x)
+        free, cut = (ad.Wasserstein(eps, domain=d).support(x, nu) for d in (None, (0.0, 1.0)))
+        torch.testing.assert_close(ad.Wasserstein(eps, domain=(0, torch.inf)).support(x, nu), free)
+        for i, s in np.ndindex(2, 2):
+            flat, row = x[i].flatten().numpy(), nu[i, s].flatten().numpy()
+            exact = best(reach((1, 4, 4), 5, 1), flat, row, eps * flat.sum(), high=1.0)
+            assert float(cut[i, s]) >= exact - 1e-9
+            tight, loose = tight + float(cut[i, s]) - exact, loose + float(free[i, s]) - exact
+    assert tight < 0.4 * loose
+
+
 def quadratic_program(moves, x, w, budget, weight=1e4):
     """The nearest point of the ball, as non-negative least squares with heavy constraints."""
     leaves, arrives, price = matrices(moves, len(x))

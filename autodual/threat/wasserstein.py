@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
 from autodual.threat.cheapest import least_cost
 from autodual.threat.nearest import nearest
+from autodual.threat.prices import priced_deviation
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import best_plan, rows_deviation
 from autodual.threat.transport import Moves
@@ -43,7 +46,8 @@ class Wasserstein(Ball):
     are [N, C, H, W], [N, C, L] or [N, D] and at least 0.
 
     The support is exact without a domain. A domain cuts what attacks may reach; the support then
-    is the smaller one of the ball's and the domain's, an upper bound.
+    is an upper bound: the ball's, less what prices on overfull pixels save (``threat.prices``), or
+    that of the box around the set, whichever is smaller.
 
     Args:
         eps: the radius, a number or a tensor [N] with one per example; finite, ≥ 0.
@@ -120,7 +124,7 @@ class Wasserstein(Ball):
         return mass * self.radius(x).flatten().clamp(max=2 * float(moves.cost.max()) + 1)
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return sup νᵀ(x′ − x) over the ball, by its dual (``threat.support``)."""
+        """Return sup νᵀ(x′ − x), or with a domain a bound on it (``threat.support``)."""
         moves = self.moves(x)
         mass, budget = self.center(x).flatten(1), self.budget(x, moves)
         rows = nu.shape[1]
@@ -129,15 +133,12 @@ class Wasserstein(Ball):
         layers = len(moves.cost.unique()) if moves.cost.shape[1] == 1 else len(moves.cost)
         size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
         budget = budget.expand(len(x))
-        parts = [
-            rows_deviation(moves, *part)
-            for part in zip(
-                flat.split(size),
-                mass[owner].split(size),
-                budget[owner].split(size),
-                strict=True,
-            )
-        ]
+        bound = partial(rows_deviation, moves)
+        inputs = [flat, mass[owner], budget[owner]]
+        if self.domain is not None:
+            bound = partial(priced_deviation, moves)
+            inputs.append(self.domain_of(x)[1].expand_as(x).flatten(1)[owner])
+        parts = [bound(*part) for part in zip(*(t.split(size) for t in inputs), strict=True)]
         total = torch.cat(parts).reshape(len(x), rows) if parts else mass.new_zeros(len(x), rows)
         return total if self.domain is None else torch.minimum(total, self._by_domain(x, nu))
 
