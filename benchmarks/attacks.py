@@ -2,6 +2,7 @@
 
 python benchmarks/attacks.py --data PATH              errors on all 10,000 MNIST test images
 python benchmarks/attacks.py --data PATH --peers      beside foolbox and torchattacks, taking turns
+python benchmarks/attacks.py --data PATH --picture    draw examples from every set: out/NET.png
 
 The peers need ``pip install foolbox torchattacks``; those that are not installed are left out.
 """
@@ -21,7 +22,7 @@ from timing import alternate
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual import attack
+from autodual import attack, pictures
 from autodual.attack import losses
 
 STEPS = 40
@@ -127,6 +128,16 @@ def peers(data: Path, name: str, images: int, batch: int, runs: int) -> None:
         )
 
 
+def picture(data: Path, name: str, image: int) -> None:
+    """Draw adversarial examples of one test image, from the smallest set of each kind."""
+    x = mnist_test(data)[0][image : image + 1]
+    out = Path(f"out/{name}.png")
+    out.parent.mkdir(exist_ok=True)
+    found = pictures.of_each_kind(network(data, name), x)
+    pictures.draw(found).savefig(out, dpi=130)
+    print(f"{out}: {', '.join(found)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with nets/ and mnist/")
@@ -136,9 +147,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="time beside foolbox and torchattacks")
+    parser.add_argument("--picture", action="store_true", help="draw adversarial examples")
+    parser.add_argument("--image", type=int, default=0, help="which test image to draw")
     args = parser.parse_args()
     for name in args.nets:
-        if args.peers:
+        if args.picture:
+            picture(args.data, name, args.image)
+        elif args.peers:
             peers(args.data, name, args.images or 1000, args.batch, args.runs)
         else:
             errors(args.data, name, args.images or 10_000, args.batch, args.seed)

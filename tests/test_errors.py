@@ -135,8 +135,8 @@ BAD_MODELS = {
     "flip of batch": (lambda s, x: s.fc(x + x.flip(0)), errors.BatchError, "mixed at.*flip"),
     "repeated batch": (
         lambda s, x: s.fc(x.repeat(2, 1).relu()[: len(x)]),
-        errors.AutodualError,
-        "mixed at.*repeat|batch size",
+        errors.BatchError,
+        "mixed at.*repeat|fixes the batch size",
     ),
     "hidden mixing": (
         lambda s, x: s.fc((x + 100).flip(0).clamp(max=0) + x),
@@ -156,9 +156,14 @@ BAD_MODELS = {
         "(?s)gt.*gives torch.bool.*where.*reads torch.bool",
     ),
     "two perturbed sides": (
-        lambda s, x: torch.nn.functional.conv1d(x.T.reshape(1, 3, -1), s.fc(x).reshape(2, 3, -1)),
-        errors.AutodualError,
-        ".",
+        lambda s, x: torch._prelu_kernel(s.fc(x), s.fc(x) * 0.5),
+        errors.UnsupportedOpError,
+        r"(?s)1 operation.*prelu.*test_errors.py:\d+.*of a perturbed self, weight.*constants",
+    ),
+    "filters from the batch": (
+        lambda s, x: torch.nn.functional.conv1d(x.unsqueeze(1), s.fc(x).unsqueeze(1)).sum(1),
+        errors.BatchError,
+        "mixed at.*convolution",
     ),
     "rounded division": (
         lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),
@@ -167,7 +172,11 @@ BAD_MODELS = {
     ),
     "tuple": (lambda s, x: (s.fc(x), x), errors.ModelError, "one tensor"),
     "dict": (lambda s, x: {"logits": s.fc(x)}, errors.ModelError, "one tensor"),
-    "constant": (lambda s, x: s.fc.weight[:, :2].expand(2, 2), errors.AutodualError, "."),
+    "constant": (
+        lambda s, x: s.fc.weight[:, :2].expand(2, 2),
+        errors.InputError,
+        "does not depend on the perturbed input",
+    ),
     "picture": (lambda s, x: s.fc(x).unsqueeze(2), errors.ModelError, r"logits \[N, K\]"),
     "one output": (lambda s, x: s.fc(x)[:, :1], errors.ModelError, "two classes"),
     "failing": (lambda s, x: s.fc(x) @ torch.ones(7, 7), errors.ModelError, "itself fails"),

@@ -248,6 +248,33 @@ def test_no_point_lies_outside_whatever_the_radius(kind, seed, eps, cut, shape, 
     assert not bool((reached > support + 1e-4 * (1 + support.abs())).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("domain", [None, (0.0, 1.0), (0.0, float("inf"))])
+def test_euclidean_lengths_neither_overflow_nor_vanish(dtype, domain):
+    """Rows and radii may have any size: c·ν has c times the deviation of ν, and its gradient."""
+    x, nu, _ = draw(11)
+    x, nu, large = x.to(dtype), nu.to(dtype), torch.finfo(dtype).max ** 0.8
+    for eps in (1e-3, 0.4, large):
+        ball = ad.L2Ball(eps, domain)
+        rows = (nu / nu.abs().max()).requires_grad_()
+        far = ball.deviation(x, rows)
+        (slope,) = torch.autograd.grad(far.sum(), rows)
+        for size in (1 / large, 1e3) if eps == large else (1 / large, large):
+            scaled = (size * rows).detach().requires_grad_()
+            deviation = ball.deviation(x, scaled)
+            torch.testing.assert_close(deviation / size, far, rtol=1e-5, atol=0)
+            (gradient,) = torch.autograd.grad(deviation.sum(), scaled)
+            torch.testing.assert_close(gradient / eps, slope / eps, rtol=1e-4, atol=1e-6)
+    nothing = torch.zeros_like(nu).requires_grad_()
+    deviation = ad.L2Ball(0.4, domain).deviation(x, nothing)
+    (gradient,) = torch.autograd.grad(deviation.sum(), nothing)
+    assert not bool(deviation.any())
+    assert bool(gradient.isfinite().all())
+    for size in (1 / large, large):
+        far = ad.L2Ball(1.0).distance(torch.zeros_like(x), size * x)
+        torch.testing.assert_close(far / size, x.norm(dim=1))
+
+
 @pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
 def test_the_maximizer_reaches_the_support(kind):
     x, nu, _ = draw(8)

@@ -151,6 +151,23 @@ def test_a_domain_only_tightens_and_is_kept():
             assert float(point.max()) <= 1
 
 
+@pytest.mark.parametrize("eps", [0.02, 0.2, 1.0])
+def test_prices_of_full_pixels_are_sound_and_pay(eps):
+    """Between the linear program with the domain and that without, near the first."""
+    tight = loose = 0.0
+    for seed in range(4):
+        x, nu, generator = draw(seed, (1, 4, 4))
+        x = torch.where(torch.rand(x.shape, generator=generator) < 0.4, 1.0, x)
+        free, cut = (ad.Wasserstein(eps, domain=d).support(x, nu) for d in (None, (0.0, 1.0)))
+        torch.testing.assert_close(ad.Wasserstein(eps, domain=(0, torch.inf)).support(x, nu), free)
+        for i, s in np.ndindex(2, 2):
+            flat, row = x[i].flatten().numpy(), nu[i, s].flatten().numpy()
+            exact = best(reach((1, 4, 4), 5, 1), flat, row, eps * flat.sum(), high=1.0)
+            assert float(cut[i, s]) >= exact - 1e-9
+            tight, loose = tight + float(cut[i, s]) - exact, loose + float(free[i, s]) - exact
+    assert tight < 0.4 * loose
+
+
 def quadratic_program(moves, x, w, budget, weight=1e4):
     """The nearest point of the ball, as non-negative least squares with heavy constraints."""
     leaves, arrives, price = matrices(moves, len(x))
@@ -187,6 +204,37 @@ def test_projection_is_the_quadratic_program(eps):
     assert error(ball.project(x, w, steps=10)) < 0.1 * start
     assert error(ball.sinkhorn(x, w, 1000.0, 200)) < 0.2 * start
     torch.testing.assert_close(ball.project(x, exact), exact)
+
+
+def test_examples_are_projected_each_for_itself():
+    x, nu, _ = draw(9, (1, 4, 4), n=4)
+    eps = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    ball, point = ad.Wasserstein(eps), x + 0.2 * nu[:, 0]
+    point[1:3] = ball.maximizer(x, nu[:, 0])[1:3]
+    found = ball.project(x, point)
+    assert torch.equal(found[1:3], point[1:3])
+    for i in (0, 3):
+        alone = ad.Wasserstein(float(eps[i])).project(x[[i]], point[[i]])
+        torch.testing.assert_close(found[[i]], alone)
+
+
+def test_steps_from_inside_need_no_search_from_afar(monkeypatch):
+    x, nu, _ = draw(10, (1, 4, 4), n=3)
+    ball = ad.Wasserstein(0.3)
+    here, other = ball.maximizer(x, nu[:, 0]), ball.maximizer(x, nu[:, 1])
+    for step in (here - other, 0.25 * (here - x), 0.01 * nu[:, 1]):
+        end = ball.extend(x, here, step)
+        assert bool(ball.contains(x, end).all())
+        missed, walked = ((here + step - z).flatten(1).norm(dim=1) for z in (end, here))
+        assert bool((missed <= walked + 1e-12).all())
+    exact = ball.project(x, here + 0.25 * (here - x))
+    near = ball.extend(x, here, 0.25 * (here - x))
+    assert float((near - exact).norm()) < 0.1 * float((here - exact).norm())
+    monkeypatch.setattr(ad.Wasserstein, "contains", None)
+    for rate in (0.5, 1.0, 2.0, torch.full((3, 1, 1, 1), 0.5, dtype=torch.float64)):
+        end = ball.advance(x, here, nu[:, 1], rate)
+        share = 0.5 if isinstance(rate, torch.Tensor) else min(rate, 1)
+        torch.testing.assert_close(end, here + share * (other - here))
 
 
 @given(

@@ -56,7 +56,7 @@ class Adaptive(Rule):
         z = ahead(problem, point, gradient, wide(m["rate"], point))
         if index == 0:
             return z
-        return problem.threat.project(problem.x, 0.75 * z + 0.25 * (2 * point - before))
+        return problem.threat.extend(problem.x, point.lerp(z, 0.75), 0.25 * (point - before))
 
 
 def checkpoints(steps: int) -> Iterator[int]:

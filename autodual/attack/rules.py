@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from autodual.attack.ascent import Memory, Rule
@@ -13,12 +12,7 @@ from autodual.attack.problem import Problem, Reading, unit, wide
 
 def ahead(problem: Problem, point: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
     """Return P(x′ + rate · v), with v the set's steepest step and P its projection."""
-    step = problem.threat.steepest(problem.x, gradient, problem.generator, point)
-    if isinstance(rate, float):
-        moved = torch.add(point, step, alpha=rate)
-    else:
-        moved = torch.addcmul(point, step, rate)
-    return problem.threat.project(problem.x, moved)
+    return problem.threat.advance(problem.x, point, gradient, rate, problem.generator)
 
 
 @dataclass(frozen=True)

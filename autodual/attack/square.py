@@ -85,24 +85,25 @@ def _disc(
     """Move the length of one window into another, and what is left of ε² (Algorithm 3).
 
     The pattern put into a window is two heaps of opposite sign. At first, they tile the picture.
+    Lengths are in units of ε, so that their squares do not overflow.
     """
     x, best = picture(problem.x), picture(best)
     n, channels, height, width = x.shape
-    budget = radius.square()
+    radius = radius.clamp(min=torch.finfo(x.dtype).tiny)
     if first:
         side = (max(height // 5, 1), max(width // 5, 1))
         tile = heaps(*side, x).repeat(-(-height // side[0]), -(-width // side[1]))[:height, :width]
         cells = _coins(problem, n, channels, -(-height // side[0]), -(-width // side[1]))
         signs = cells.repeat_interleave(side[0], 2).repeat_interleave(side[1], 3)
         delta = tile * (1 - 2 * signs[:, :, :height, :width].to(x))
-        return x + delta * (budget / _energy(delta)).sqrt()
-    delta = (best - x).clone()
+        return x + delta * (radius / _energy(delta).sqrt())
+    delta = (best - x) / radius
     pattern = heaps(*size, x)
     if bool(_coins(problem, 1)):
         pattern = heaps(size[1], size[0], x).mT
     to, source = (_window(problem, n, channels, height, width, size) for _ in range(2))
     old = delta[to]
-    left = (budget - _energy(delta)).clamp(min=0)
+    left = (1 - _energy(delta)).clamp(min=0)
     freed = delta.clone()
     freed[to] = 0
     freed[source] = 0
@@ -111,7 +112,7 @@ def _disc(
     share = _energy(delta, (2, 3)) - _energy(freed, (2, 3)) + left / channels
     delta[source] = 0
     delta[to] = new / _energy(new, (2, 3)).sqrt() * share.clamp(min=0).sqrt()
-    return x + delta
+    return x + delta * radius
 
 
 def heaps(height: int, width: int, x: Tensor) -> Tensor:

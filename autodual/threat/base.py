@@ -71,6 +71,34 @@ class ThreatModel(ABC):
         where the step starts, x if not given: some sets make no step that leaves the domain.
         """
 
+    def advance(
+        self,
+        x: Tensor,
+        point: Tensor,
+        gradient: Tensor,
+        rate: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the point of B(x) that a step of ``rate`` steepest steps from ``point`` leads to.
+
+        Args:
+            x, point, gradient: [N, *], with ``point`` in B(x).
+            rate: a number, or a tensor that broadcasts with x.
+            generator: as for ``steepest``.
+        """
+        step = self.steepest(x, gradient, generator, point)
+        if isinstance(rate, Tensor):
+            return self.project(x, torch.addcmul(point, step, rate))
+        return self.project(x, torch.add(point, step, alpha=rate))
+
+    def extend(self, x: Tensor, point: Tensor, step: Tensor) -> Tensor:
+        """Return the projection of ``point + step``, or a point close to it where that is dear.
+
+        Args:
+            x, point, step: [N, *], with ``point`` in B(x).
+        """
+        return self.project(x, point + step)
+
     @abstractmethod
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return [N]: how far each point lies from x, in the set's own measure and units."""
@@ -194,7 +222,10 @@ class Ball(ThreatModel):
                 f"ε has shape {list(self.eps.shape)} and the batch {x.shape[0]} examples. "
                 "Give a number, or a tensor [N] with one ε per example."
             )
-        if float(torch.as_tensor(self.eps).detach().max()) > torch.finfo(x.dtype).max:
+        if (
+            float(torch.as_tensor(self.eps, dtype=torch.float64).detach().max())
+            > torch.finfo(x.dtype).max
+        ):
             raise InputError(f"ε = {self.eps} is more than {x.dtype} can hold")
         super().check(x)
 

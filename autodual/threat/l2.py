@@ -24,21 +24,23 @@ class L2Ball(Ball):
             δᵢ = min(|νᵢ|/λ, wᵢ).
 
         The best λ makes ‖δ‖ = ε. It is found by water-filling and held constant for gradients,
-        as the envelope theorem allows.
+        as the envelope theorem allows. All of this is done in units of the largest |νᵢ| and of ε,
+        so that no square over- or underflows.
         """
         eps = self.radius(x).reshape(-1, 1)
         flat = nu.flatten(2)
         if self.domain is None:
-            return torch.linalg.vector_norm(flat, dim=2) * eps
-        room = self.room(x, nu).flatten(2)
-        size = flat.abs().expand(room.shape)
-        most = 2 * torch.linalg.vector_norm(room.detach(), dim=2)
-        step = _step(size.detach(), room.detach(), eps.detach().minimum(most)).unsqueeze(2)
+            return norm(flat).squeeze(2) * eps
+        tiny, size = torch.finfo(x.dtype).tiny, flat.abs()
+        eps, unit = eps.clamp(min=tiny), size.detach().amax(2, keepdim=True).clamp(min=tiny)
+        room = self.room(x, nu).flatten(2) / eps.unsqueeze(2)
+        size = (size / unit).expand(room.shape)
+        step = _step(size.detach(), room.detach(), torch.ones_like(eps)).unsqueeze(2)
         delta = torch.minimum(size * step, room)
         lam = step.reciprocal()
-        gain = (delta * (size - delta * lam / 2)).sum(2) + (lam.squeeze(2) * eps.square()) / 2
+        gain = (delta * (size - delta * lam / 2)).sum(2) + lam.squeeze(2) / 2
         corner = (size * room).sum(2)
-        return torch.minimum(torch.where(eps > 0, gain, torch.zeros_like(gain)), corner)
+        return torch.minimum(gain, corner) * eps * unit.squeeze(2)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the nearest point, c + min(s|δ|, w) with the sign of δ, for the step δ to it.
@@ -57,7 +59,7 @@ class L2Ball(Ball):
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return ‖x′ − x‖₂."""
-        return torch.linalg.vector_norm((point - x).flatten(1), dim=1)
+        return norm((point - x).flatten(1)).squeeze(1)
 
     def steepest(
         self,
@@ -70,11 +72,20 @@ class L2Ball(Ball):
         return gradient / _length(gradient) * self.radius(x)
 
 
+def norm(x: Tensor) -> Tensor:
+    """Return ‖x‖₂ over the last dimension, which is kept at size 1.
+
+    In units of the largest entry: squares of numbers that have none over- or underflow.
+    """
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    unit = largest.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
+    return unit * torch.linalg.vector_norm(x / unit, dim=-1, keepdim=True)
+
+
 def _length(x: Tensor) -> Tensor:
     """Return ‖x‖₂ per example, at least tiny, shaped to broadcast with x [N, *]."""
-    unit = x.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    length = unit * torch.linalg.vector_norm(x.flatten(1) / unit, dim=1, keepdim=True)
-    return length.clamp(min=torch.finfo(x.dtype).tiny).reshape(-1, *[1] * (x.dim() - 1))
+    length = norm(x.flatten(1)).clamp(min=torch.finfo(x.dtype).tiny)
+    return length.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ def nearest(
         steps: how many atoms to find at most.
     """
     point, atoms, weight = start, start.unsqueeze(1), torch.ones_like(start[:, :1])
-    tiny = torch.finfo(aim.dtype).tiny
+    tiny, noise = torch.finfo(aim.dtype).tiny, torch.finfo(aim.dtype).eps
     rows = torch.arange(len(aim), device=aim.device)
     for _ in range(steps):
         atom = maximizer(aim - point)
         gain = ((aim - point) * (atom - point)).sum(1)
-        if not bool((gain > 1e-12 * (aim - point).square().sum(1)).any()):
+        if not bool((gain > noise * (aim - point).square().sum(1)).any()):
             break
         atoms = torch.cat([atoms, atom.unsqueeze(1)], dim=1)
         weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import Ball, ThreatModel, inner
+from autodual.threat.l2 import norm
 
 
 class Union(ThreatModel):
@@ -69,7 +70,7 @@ class Union(ThreatModel):
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the nearest of the members' projections."""
         ends = torch.stack([member.project(x, point) for member in self.members])
-        return _pick(ends, (ends - point).flatten(2).square().sum(2).argmin(0))
+        return _pick(ends, norm((ends - point).flatten(2)).squeeze(2).argmin(0))
 
     def steepest(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from autodual.interval import Interval
 from autodual.threat.base import ROUNDING, Ball, Domain
 from autodual.threat.cheapest import least_cost
 from autodual.threat.nearest import nearest
+from autodual.threat.prices import priced_deviation
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import best_plan, rows_deviation
 from autodual.threat.transport import Moves
@@ -19,6 +22,9 @@ ROWS_BYTES = 2**26
 
 NEAREST = 30
 """Atoms of a projection."""
+
+CLOSE = 5
+"""Atoms of one that starts close by."""
 
 FAR = 1e6
 """How far a point may lie, in units of the largest pixel, and be told from one even farther."""
@@ -40,7 +46,8 @@ class Wasserstein(Ball):
     are [N, C, H, W], [N, C, L] or [N, D] and at least 0.
 
     The support is exact without a domain. A domain cuts what attacks may reach; the support then
-    is the smaller one of the ball's and the domain's, an upper bound.
+    is an upper bound: the ball's, less what prices on overfull pixels save (``threat.prices``), or
+    that of the box around the set, whichever is smaller.
 
     Args:
         eps: the radius, a number or a tensor [N] with one per example; finite, ≥ 0.
@@ -117,7 +124,7 @@ class Wasserstein(Ball):
         return mass * self.radius(x).flatten().clamp(max=2 * float(moves.cost.max()) + 1)
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return sup νᵀ(x′ − x) over the ball, by its dual (``threat.support``)."""
+        """Return sup νᵀ(x′ − x), or with a domain a bound on it (``threat.support``)."""
         moves = self.moves(x)
         mass, budget = self.center(x).flatten(1), self.budget(x, moves)
         rows = nu.shape[1]
@@ -126,15 +133,12 @@ class Wasserstein(Ball):
         layers = len(moves.cost.unique()) if moves.cost.shape[1] == 1 else len(moves.cost)
         size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
         budget = budget.expand(len(x))
-        parts = [
-            rows_deviation(moves, *part)
-            for part in zip(
-                flat.split(size),
-                mass[owner].split(size),
-                budget[owner].split(size),
-                strict=True,
-            )
-        ]
+        bound = partial(rows_deviation, moves)
+        inputs = [flat, mass[owner], budget[owner]]
+        if self.domain is not None:
+            bound = partial(priced_deviation, moves)
+            inputs.append(self.domain_of(x)[1].expand_as(x).flatten(1)[owner])
+        parts = [bound(*part) for part in zip(*(t.split(size) for t in inputs), strict=True)]
         total = torch.cat(parts).reshape(len(x), rows) if parts else mass.new_zeros(len(x), rows)
         return total if self.domain is None else torch.minimum(total, self._by_domain(x, nu))
 
@@ -182,7 +186,9 @@ class Wasserstein(Ball):
             mean = mean + (plan - mean) * (2 / (t + 2))
         return self._land(x, moves, mean)
 
-    def project(self, x: Tensor, point: Tensor, steps: int = NEAREST) -> Tensor:
+    def project(
+        self, x: Tensor, point: Tensor, steps: int = NEAREST, start: Tensor | None = None
+    ) -> Tensor:
         """Return the nearest point of the ball (``threat.nearest``); points inside are kept.
 
         With a domain the maximizer is not exact, and the result a point near ``point``.
@@ -190,18 +196,21 @@ class Wasserstein(Ball):
         Args:
             x, point: [N, *].
             steps: atoms to find: many make it exact, few leave it inside and close.
+            start: points of the ball to search from, the closer the better; x if not given.
         """
-        inside = self.contains(x, point)
-        if bool(inside.all()):
+        outside = (~self.contains(x, point)).nonzero().squeeze(1)
+        if len(outside) == 0:
             return point
+        ball = self.with_eps(self.radius(x).flatten().expand(len(x))[outside])
+        images, start = x[outside], self.center(x) if start is None else start
         far = FAR * (1 + x.abs().max())
-        aim, start = point.clamp(-far, far).flatten(1), self.center(x).flatten(1)
 
         def best(direction: Tensor) -> Tensor:
-            return self.maximizer(x, direction.reshape(x.shape), prices=4).flatten(1)
+            return ball.maximizer(images, direction.reshape(images.shape), prices=4).flatten(1)
 
-        near = nearest(aim, start, best, steps).reshape(x.shape)
-        return torch.where(_spread(inside, x), point, self.clamp(near))
+        aim = point[outside].clamp(-far, far).flatten(1)
+        near = nearest(aim, start[outside].flatten(1), best, steps).reshape(images.shape)
+        return point.index_copy(0, outside, self.clamp(near))
 
     def steepest(
         self,
@@ -212,6 +221,28 @@ class Wasserstein(Ball):
     ) -> Tensor:
         """Return the step from ``point`` to the maximizer: any part of it stays in the ball."""
         return self.maximizer(x, gradient) - (x if point is None else point)
+
+    def advance(
+        self,
+        x: Tensor,
+        point: Tensor,
+        gradient: Tensor,
+        rate: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return a point on the way to the maximizer, or that itself for a ``rate`` from 1 on.
+
+        The set is convex: nothing has to be projected.
+        """
+        rate = torch.as_tensor(rate, dtype=x.dtype, device=x.device).clamp(max=1)
+        return point.lerp(self.maximizer(x, gradient), rate)
+
+    def extend(self, x: Tensor, point: Tensor, step: Tensor) -> Tensor:
+        """Return a point between ``point`` and the projection of ``point + step``, after few atoms.
+
+        Most steps of an attack end inside, and the others not far from ``point``.
+        """
+        return self.project(x, point + step, CLOSE, start=point)
 
     def random_start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a random point between x and the maximizer of a random function."""
