@@ -11,6 +11,10 @@ STEPS = 30
 """Newton steps for the multiplier. Any multiplier is sound; these make it exact to rounding."""
 
 
+PLAIN = 1e-10, 1e18
+"""Between these, a sum of squares holds all digits that a float32 has."""
+
+
 class L2Ball(Ball):
     """{x′ : ‖x′ − x‖₂ ≤ ε} ∩ domain. See ``Ball`` for the arguments."""
 
@@ -75,8 +79,14 @@ class L2Ball(Ball):
 def norm(x: Tensor) -> Tensor:
     """Return ‖x‖₂ over the last dimension, which is kept at size 1.
 
-    In units of the largest entry: squares of numbers that have none over- or underflow.
+    In units of the largest entry where squares could over- or underflow; a GPU does not wait to
+    find out.
     """
+    if x.device.type == "cpu":
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        least, most = torch.aminmax(length.detach()) if length.numel() else (length, length)
+        if bool((least > PLAIN[0]).all() & (most < PLAIN[1]).all()):
+            return length
     largest = x.detach().abs().amax(-1, keepdim=True)
     unit = largest.clamp(torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).max)
     return unit * torch.linalg.vector_norm(x / unit, dim=-1, keepdim=True)
