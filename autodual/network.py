@@ -203,6 +203,19 @@ class DualNetwork:
                 found.append(radius)
         return list({id(tensor): tensor for tensor in found}.values())
 
+    def until(self, target: Value) -> DualNetwork:
+        """Return the network up to a value, which no longer grows.
+
+        What a backward pass keeps must hold nothing that comes after it: through autograd's graph
+        that would hold what keeps it, and neither would ever be freed.
+        """
+        known = {step.out for step in self.plan.upstream[target]} | {self.plan.graph.perturbed}
+        part = copy.copy(self)
+        part.constants = Constants(dict(self.constants.env), self.batch)
+        for name in ("lines", "_radius", "_boxes", "_affine", "_reference"):
+            setattr(part, name, {v: t for v, t in getattr(self, name).items() if v in known})
+        return part
+
     def replace(self, others: Mapping[int, Tensor]) -> DualNetwork:
         """Return this network with tensors replaced, by their identity."""
 

@@ -87,7 +87,7 @@ class _Recomputed(torch.autograd.Function):
         select: bool,
         *leaves: Tensor,
     ) -> Tensor:
-        ctx.network, ctx.seeds, ctx.both = network, seeds, both
+        ctx.network, ctx.seeds, ctx.both = network.until(seeds.value), seeds, both
         ctx.memory, ctx.select = memory, select
         ctx.names = [id(leaf) for leaf in leaves]
         ctx.save_for_backward(*leaves)

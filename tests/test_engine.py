@@ -1,5 +1,6 @@
 """The same bound by every way of computing it: forms of rows, orders, chunks, dtypes."""
 
+import gc
 import itertools
 import random
 import shutil
@@ -264,6 +265,38 @@ def test_rows_for_every_entry_give_the_same_bound(bounds):
             assert bool((everything[0] >= selected[0] - 1e-12).all())
         else:
             assert_same(selected, everything)
+
+
+def alive():
+    gc.collect()
+    return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    ("threat", "options"),
+    [
+        (ad.LinfBall(0.05), {"bounds": "ibp"}),
+        (ad.LinfBall(0.05), {"bounds": "ibp&dual"}),
+        (ad.LinfBall(0.05), {"bounds": "dual", "memory": "17MB"}),
+        (ad.LinfBall(0.05), {"bounds": "dual", "slopes": "free"}),
+        (ad.LinfBall(0.05), {"bounds": "ibp+dual", "select": False}),
+        (ad.LinfBall(0.05), {"estimator": ad.Cauchy(5)}),
+        (ad.LinfBall(0.05), {"estimator": ad.Geometric(5, 2, 0.1)}),
+        (ad.L2Ball(0.2), {"bounds": "ibp&dual"}),
+        (ad.L2Ball(0.2), {"estimator": ad.Normal(5)}),
+        (ad.Wasserstein(0.05), {"bounds": "ibp+dual"}),
+    ],
+    ids=str,
+)
+def test_a_training_step_leaves_no_tensor_behind(threat, options):
+    """A backward pass that keeps what comes after it keeps itself: memory would grow for ever."""
+    model, x, y = picture_net(2)
+    net, counts = ad.certify(model, threat, **options), []
+    for _ in range(4):
+        model.zero_grad()
+        ad.robust_loss(net, x.abs(), y).backward()
+        counts.append(alive())
+    assert counts[3] <= counts[1]
 
 
 class Waits(TorchDispatchMode):
