@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 
 from autodual.capture import Kind, name_of
 from autodual.duals import REGISTRY, DualLayer, Registry
@@ -17,7 +19,7 @@ UserRules = Mapping[str | Kind, DualLayer]
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """The registry with the user's dual layers, and the classes that must be captured whole."""
+    """The registry with the user's dual layers, and what must be captured whole for them."""
 
     registry: Registry
     kinds: frozenset[Kind]
@@ -27,15 +29,20 @@ def read_rules(rules: UserRules | None) -> Rules:
     """Add what a user gives to the registry.
 
     Raises:
-        InputError: a key is neither a name nor such a class, or a value is no dual layer.
+        InputError: a key is neither an op's name nor such a class, or a value is no dual layer.
     """
+    if not isinstance(rules, Mapping | None):
+        raise InputError(f"rules must map ops to dual layers, not be a {type(rules).__name__}")
     own: dict[str, DualLayer] = {}
     kinds: set[Kind] = set()
     for key, rule in (rules or {}).items():
         if isinstance(key, type) and issubclass(key, nn.Module | torch.autograd.Function):
             kinds.add(key)
             own[name_of(key)] = rule
+        elif isinstance(key, str) and key in REGISTRY:
+            own[key] = rule
         elif isinstance(key, str):
+            kinds.add(_op(key))
             own[key] = rule
         else:
             raise InputError(
@@ -48,3 +55,20 @@ def read_rules(rules: UserRules | None) -> Rules:
                 f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
             )
     return Rules({**REGISTRY, **own}, frozenset(kinds))
+
+
+def _op(name: str) -> OpOverload:
+    """Return the op of a name."""
+    found: object = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, OpOverload):
+        return found
+    parts = (*name.split("."), "", "")
+    names = dir(getattr(torch.ops, parts[0], torch.ops.aten))
+    near = get_close_matches(parts[1] or parts[0], names, n=1)
+    meant = f"Did you mean '{parts[0] if parts[1] else 'aten'}.{near[0]}.default'? " if near else ""
+    raise InputError(
+        f"rules[{name!r}] names no op. {meant}Ops are named as ad.coverage(model, x) lists them, "
+        "'aten.asinh.default' or 'mylib.op.default'; a class of modules stands for itself."
+    )

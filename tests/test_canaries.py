@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import autodual as ad
-from autodual.duals import Bilinear, Lines, Planes
+from autodual.duals import Bilinear, Lines, Planes, smooth
 from autodual.duals.maximum import maximum_planes
 from autodual.interval import Interval
 from autodual.testing import check_dual_layer
@@ -237,6 +237,12 @@ RULES |= {
     "product: one center moved": (
         "aten.mul.Tensor",
         lambda rule: replaced_product(rule, lambda x, y: (Interval(x.lower, x.center), y)),
+    ),
+    "atanh: inflection forgotten": (
+        "aten.atanh.default",
+        lambda rule: smooth(
+            lambda z: 1 / (1 - z * z), holds=lambda b: (b.lower > -1) & (b.upper < 1), inside=0.0
+        ),
     ),
     "product: planes without a gap": ("aten.mul.Tensor", without_gap),
     "matrix product: rests of half the size": (

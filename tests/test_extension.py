@@ -1,5 +1,7 @@
 """Elementwise ops end to end: those the registry knows, and dual layers from outside."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -198,6 +200,42 @@ def test_the_rule_of_a_module_is_proved():
 
 def test_the_rule_of_a_custom_op_is_proved():
     check_dual_layer(BUMP, Case("autodual_tests.bump.default", {"z": Z((1, 3))}), examples=5)
+
+
+def test_an_op_with_a_rule_is_not_taken_apart():
+    entropy = smooth(
+        lambda z: -torch.log(z) - 1, (), (math.exp(-1),), holds=lambda box: box.lower >= 0
+    )
+    model, x = Model(lambda z: torch.special.entr(z.sigmoid())), torch.rand(2, 3)
+    assert not ad.coverage(model, x).complete
+    assert ad.coverage(model, x, {"aten.special_entr.default": entropy}).complete
+
+
+def test_rules_for_no_op_are_refused():
+    for name, meant in (
+        ("asinh", "aten.asinh"),
+        ("aten.asihn.default", "aten.a"),
+        ("A.b", "rules"),
+    ):
+        with pytest.raises(InputError, match=rf"names no op.*{meant}|rules.*names no op"):
+            ad.certify(Model(torch.tanh), 0.1, rules={name: ASINH})
+    with pytest.raises(InputError, match="must map"):
+        ad.certify(Model(torch.tanh), 0.1, rules=[ASINH])
+
+
+def test_slips_in_a_rule_are_named():
+    model, x = Model(Sharp()), torch.rand(2, 3)
+    with pytest.raises(UnsupportedOpError, match='for self; say argument="z"'):
+        ad.certify(model, 0.1, rules={Sharp: ASINH})(x)
+    with pytest.raises(TypeError, match="forward takes z, shift, not self"):
+        check_dual_layer(ASINH, Sharp())
+    with pytest.raises(TypeError, match="an instance of Sharp"):
+        check_dual_layer(OWN, Sharp)
+    with pytest.raises(TypeError, match="names no op"):
+        check_dual_layer(ASINH, "aten.asihn.default")
+    typo = by_curve(lambda call: Curve(lambda z: call["betta"] * z), argument="z")
+    with pytest.raises(InputError, match="no argument 'betta'; it has height, beta, z"):
+        check_dual_layer(typo, Case(Sharp(), {"z": Z((1, 4))}))
 
 
 def test_rules_are_given_by_name_or_class():

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from autodual.capture.convert import Captured, to_graph
@@ -67,7 +68,7 @@ def capture(
             the perturbed one are taken to be batched.
         perturb: the position or keyword of the perturbed argument.
         output: the way to the output that is bounded, if there are several.
-        kinds: classes of modules, and autograd Functions, each call of which is one node.
+        kinds: classes of modules, autograd Functions and ops, each call of which is one node.
 
     Raises:
         ModelError: which outputs there are, if that does not name one.
@@ -78,7 +79,8 @@ def capture(
     example = inputs.map(lambda leaf: _example(leaf, batch))
     try:
         with _quietly(model), marked(model, kinds) as sites:
-            exported = _export(model, example, _dynamic_shapes(model, inputs, batch))
+            whole = [kind for kind in kinds if isinstance(kind, OpOverload)]
+            exported = _export(model, example, _dynamic_shapes(model, inputs, batch), whole)
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, example)]
         raise explain_failure(error, *failures) from error
@@ -143,7 +145,7 @@ def _refuse_collected(model: nn.Module, given: Iterable[str]) -> None:
 
 
 def _export(
-    model: nn.Module, example: Inputs, shapes: dict[str, Any]
+    model: nn.Module, example: Inputs, shapes: dict[str, Any], whole: Iterable[OpOverload]
 ) -> torch.export.ExportedProgram:
     with torch.enable_grad():
         exported = torch.export.export(
@@ -151,7 +153,7 @@ def _export(
         )
     _show_no_grad(exported.graph_module)
     put_stand_ins(exported.graph_module)
-    decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions())
+    decomposed: torch.export.ExportedProgram = exported.run_decompositions(_decompositions(whole))
     return decomposed
 
 
@@ -189,9 +191,9 @@ _KEEP = (
 """Ops whose own dual layer is better than that of their parts."""
 
 
-def _decompositions() -> Any:
+def _decompositions(whole: Iterable[OpOverload] = ()) -> Any:
     table = torch.export.default_decompositions()
-    for op in _KEEP:
+    for op in (*_KEEP, *whole):
         table.pop(op, None)
     table[aten.copy.default] = lambda self, src, non_blocking=False: (
         src.to(self.dtype).expand(self.shape).clone()

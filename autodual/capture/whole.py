@@ -15,18 +15,22 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from autodual.errors import CaptureError
 from autodual.ir import Batch, Constant, Graph, Node, Parameter, Value, evaluate
 
-Kind = type[nn.Module] | type[torch.autograd.Function]
+Kind = type[nn.Module] | type[torch.autograd.Function] | OpOverload
+"""What can be captured whole: calls of a class, and ops that would be taken apart."""
 
 aten = torch.ops.aten
 PLAIN = bool, int, float, str, tuple
 
 
 def name_of(kind: Kind) -> str:
-    """Return the op's name for a class that is captured whole."""
+    """Return the name that its node's op has."""
+    if isinstance(kind, OpOverload):
+        return str(kind)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -80,6 +84,8 @@ def marked(model: nn.Module, kinds: Iterable[Kind]) -> Iterator[list[Site]]:
     sites: list[Site] = []
     with ExitStack() as stack:
         for kind in kinds:
+            if isinstance(kind, OpOverload):
+                continue
             if issubclass(kind, nn.Module):
                 for module in model.modules():
                     if type(module) is kind and "forward" not in vars(module):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals.planes import Planes, Slopes
+from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.ir import invoke, map_leaves
 
@@ -57,6 +58,8 @@ class Call:
         return result
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self.args:
+            raise InputError(f"the call has no argument {name!r}; it has {', '.join(self.args)}")
         return self.args[name]
 
     def replace(self, changes: Mapping[str, Any]) -> Call:

@@ -70,9 +70,16 @@ def smooth(
 ) -> Elementwise:
     """Return the dual layer of an elementwise op; f is the op itself.
 
-    The arguments are those of ``Curve``; ``argument`` is the schema name of the op's input.
     Sound if f′ is right, monotone between the inflections, and of one sign between the
     stationary points; ``autodual.testing.check_dual_layer`` checks that.
+
+    Args:
+        derivative, inflections, stationary, range: as for ``Curve``.
+        holds: for a function with poles or a domain, on which boxes it is defined: a bool tensor
+            like ``box.lower``, for example ``lambda box: box.lower > 0``. An example whose set
+            reaches others has no bound.
+        inside: a point of that domain, if 1 is none.
+        argument: the name of the op's input in its schema or forward.
     """
     curve = Curve(derivative, inflections, stationary, holds, range, inside)
     return by_curve(lambda call: curve, argument, partial=holds is not everywhere)
@@ -81,7 +88,12 @@ def smooth(
 def by_curve(
     curve: Callable[[Call], Curve], argument: str = "self", partial: bool = False
 ) -> Elementwise:
-    """Return the dual layer of an op whose curve depends on its other arguments."""
+    """Return the dual layer of an op whose curve depends on its other arguments.
+
+    ``curve`` reads them from the call by name: ``call["alpha"]``. For a module these are what its
+    forward is given, its parameters and buffers, and its attributes that are numbers, texts,
+    flags or tuples. The other arguments are those of ``smooth``.
+    """
     return Elementwise(
         lambda call, box, slope: curve_lines(call, curve(call), box, slope),
         interval=lambda call, box: curve_interval(call, curve(call), box),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -67,11 +68,15 @@ class Case:
     @property
     def target(self) -> Callable[..., Any]:
         """The function that the name stands for."""
+        if isinstance(self.op, type):
+            raise TypeError(f"give an instance of {self.op.__name__}, or the apply of a Function")
         if not isinstance(self.op, str):
             return self.op
         found: Any = torch.ops
         for part in self.op.split("."):
-            found = getattr(found, part)
+            found = getattr(found, part, None)
+        if not callable(found):
+            raise TypeError(f"{self.op!r} names no op; give its full name, 'aten.asinh.default'")
         return cast(Callable[..., Any], found)
 
     def build(
@@ -100,8 +105,12 @@ class Case:
 
     def _of_module(self, module: nn.Module, draw: Callable[[Any], Any], dtype: torch.dtype) -> Call:
         """Return a call of a module with the arguments that a captured one has."""
+        known = inspect.signature(module.forward).parameters
         held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         own = {name: tensor.detach().to(dtype) for name, tensor in held.items()}
+        unknown = set(self.args) - {*known, *held}
+        if unknown:
+            raise TypeError(f"{self}: forward takes {', '.join(known)}, not {', '.join(unknown)}")
         args = {**plain_attributes(module), **own, **{k: draw(a) for k, a in self.args.items()}}
 
         def run(*values: Any) -> Tensor:

@@ -13,10 +13,13 @@ from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise
 from autodual.interval import Interval
 from autodual.testing import affine, elementwise, several
 from autodual.testing.case import Case, Z
-from autodual.testing.strategies import intervals
+from autodual.testing.strategies import intervals, ordinary
 
 SHAPE = (1, 2, 3)
 """The shape that an elementwise op is tried on, if no case says otherwise."""
+
+
+_HINT = ". Is f′ right, and no inflection, kink, stationary point or pole forgotten?"
 
 
 def check_dual_layer(
@@ -45,7 +48,8 @@ def check_dual_layer(
         try:
             _search(_checks(rule), rule, case, dtype, count, shrink)
         except AssertionError as error:
-            raise AssertionError(f"{case}, {dtype}: {error}") from error
+            hint = _HINT if isinstance(rule, Elementwise) else ""
+            raise AssertionError(f"{case}, {dtype}: {error}{hint}") from error
     if isinstance(rule, Elementwise) and len(rule.arguments) == 1:
         call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
         elementwise.check_gradients(rule, call, shape)
@@ -79,6 +83,7 @@ def _search(
         max_examples=count,
         deadline=None,
         database=None,
+        report_multiple_bugs=False,
         derandomize=True,
         phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -91,6 +96,8 @@ def _search(
         generator = torch.Generator().manual_seed(seed)
         call, _ = case.build(generator, dtype)
         check(rule, call, boxes, generator)
+        if isinstance(rule, Elementwise) and rule.partial:
+            check(rule, call, ordinary(shapes, dtype, generator), generator)
 
     run()
 

@@ -40,6 +40,22 @@ def intervals(
     return st.lists(_pairs, min_size=size, max_size=size).map(build)
 
 
+def ordinary(
+    shapes: Sequence[torch.Size], dtype: torch.dtype, generator: torch.Generator
+) -> tuple[Interval, ...]:
+    """Draw boxes about as wide as their distance from 0, where domains of functions are.
+
+    Strategies seek what is odd; few of their boxes lie between the poles of a function.
+    """
+
+    def draw(shape: torch.Size) -> Interval:
+        center = torch.randn(shape, generator=generator, dtype=torch.float64)
+        radius = torch.rand(shape, generator=generator, dtype=torch.float64)
+        return Interval((center - radius).to(dtype), (center + radius).to(dtype))
+
+    return tuple(map(draw, shapes))
+
+
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU)
 
 
