@@ -171,6 +171,15 @@ def test_free_slopes(name):
         check(model, net, x, eps, torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_of_max_pools_stays_out_of_the_bound(dtype):
+    model = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten())
+    x = -5 - torch.rand(2, 1, 5, 4, dtype=dtype)
+    for bounds in ("dual", "ibp&dual"):
+        net = ad.certify(model, 0.1, bounds=bounds, slopes="free")
+        check(model, net, x, 0.1, torch.Generator().manual_seed(0))
+
+
 @torch.no_grad()
 def check(model, net, x, eps, generator):
     outputs = net.bounds(x)
