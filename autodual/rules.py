@@ -38,18 +38,20 @@ def read_rules(rules: UserRules | None) -> Rules:
     for key, rule in (rules or {}).items():
         if isinstance(key, type) and issubclass(key, nn.Module | torch.autograd.Function):
             kinds.add(key)
-            own[name_of(key)] = rule
-        elif isinstance(key, str) and key in REGISTRY:
-            own[key] = rule
+            name = name_of(key)
         elif isinstance(key, str):
-            kinds.add(_op(key))
-            own[key] = rule
+            name = key
+            if key not in REGISTRY:
+                kinds.add(_op(key))
         else:
             raise InputError(
                 "rules are given by an op's name, like 'aten.asinh.default' or "
                 "'mylib.op.default', by the class of a module or by an autograd Function, not by "
                 f"{key!r}"
             )
+        if name in own:
+            raise InputError(f"rules hold two dual layers for {name}: rename one of the classes")
+        own[name] = rule
         if not isinstance(rule, DualLayer):
             raise InputError(
                 f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"

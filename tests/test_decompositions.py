@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
+from autodual.duals.functions import between_poles
 from autodual.evaluate import run
 from autodual.plan import METHODS
 
@@ -169,6 +170,26 @@ def test_free_slopes(name):
     for eps in (0.1, 1.0):
         net = ad.certify(model, eps, bounds="dual", slopes="free")
         check(model, net, x, eps, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_of_max_pools_stays_out_of_the_bound(dtype):
+    model = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten())
+    x = -5 - torch.rand(2, 1, 5, 4, dtype=dtype)
+    for bounds in ("dual", "ibp&dual"):
+        net = ad.certify(model, 0.1, bounds=bounds, slopes="free")
+        check(model, net, x, 0.1, torch.Generator().manual_seed(0))
+
+
+def test_tan_has_no_bounds_over_a_pole():
+    for k in range(40):
+        pole = torch.tensor((k + 0.5) * torch.pi, dtype=torch.float32)
+        for toward in (-torch.inf, torch.inf):
+            end = torch.nextafter(pole, torch.tensor(toward)) if k % 2 else pole
+            lower = torch.stack([end - 0.1, end, -end - 0.1, -end])
+            holds = between_poles(ad.Interval(lower, lower + 0.1))
+            exact = torch.floor(torch.stack([lower, lower + 0.1]).double() / torch.pi + 0.5)
+            assert not bool((holds & (exact[0] != exact[1])).any())
 
 
 @torch.no_grad()

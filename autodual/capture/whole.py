@@ -80,31 +80,60 @@ def marked(model: nn.Module, kinds: Iterable[Kind]) -> Iterator[list[Site]]:
 
     Only instances of the very class count: a subclass may compute something else, and so may
     one whose forward was replaced.
+
+    Raises:
+        CaptureError: a class that does more than give one new tensor.
     """
     sites: list[Site] = []
+    views: list[View] = []
+    classes = [kind for kind in kinds if isinstance(kind, type)]
+    functions = {k: k.forward for k in classes if issubclass(k, torch.autograd.Function)}
     with ExitStack() as stack:
-        for kind in kinds:
-            if isinstance(kind, OpOverload):
-                continue
-            if issubclass(kind, nn.Module):
-                for module in model.modules():
-                    if type(module) is kind and "forward" not in vars(module):
-                        site = Site(
-                            name_of(kind), plain_attributes(module), _names_in(model, module)
-                        )
-                        module.forward = _around(sites, site, module.forward)
-                        stack.callback(delattr, module, "forward")
+        for module in model.modules():
+            kind = type(module)
+            if kind in classes and "forward" not in vars(module):
+                site = Site(name_of(kind), plain_attributes(module), _names_in(model, module))
+                module.forward = _around(sites, views, site, module.forward)
+                stack.callback(delattr, module, "forward")
+        for function, forward in functions.items():
+            skip = int(function.setup_context is torch.autograd.Function.setup_context)
+            around = _around(sites, views, Site(name_of(function), {}, {}), forward, skip)
+            if "forward" in vars(function):
+                stack.callback(setattr, function, "forward", vars(function)["forward"])
             else:
-                before = inspect.getattr_static(kind, "forward")
-                skip = int(kind.setup_context is torch.autograd.Function.setup_context)
-                around = _around(sites, Site(name_of(kind), {}, {}), kind.forward, skip)
-                stack.callback(setattr, kind, "forward", before)
-                kind.forward = staticmethod(around)  # type: ignore[method-assign]
+                stack.callback(delattr, function, "forward")
+            function.forward = staticmethod(around)  # type: ignore[method-assign]
         yield sites
+        for view in views:
+            view.check()
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A result that shares memory with an argument: in the graph it is a copy.
+
+    ``tensors`` are both, as the model sees them, ``versions`` how often each had been written to.
+    """
+
+    op: str
+    tensors: tuple[Tensor, Tensor]
+    versions: tuple[int, int]
+
+    def check(self) -> None:
+        """Raise if either was written to since: the other would have changed with it."""
+        if tuple(t._version for t in self.tensors) != self.versions:
+            raise CaptureError(
+                f"rules give {self.op} a dual layer, but its result is a view of its argument, "
+                "and one of them is changed in place later. Return a copy, with .clone()."
+            )
 
 
 def _around(
-    sites: list[Site], site: Site, forward: Callable[..., Any], skip: int = 0
+    sites: list[Site],
+    views: list[View],
+    site: Site,
+    forward: Callable[..., Any],
+    skip: int = 0,
 ) -> Callable[..., Tensor]:
     """Return ``forward`` between marks; ``skip`` says how many arguments are none of its own."""
     signature = inspect.signature(forward)
@@ -116,16 +145,27 @@ def _around(
         call, given = len(sites), list(bound.arguments.items())[skip:]
         plain = {k: None if isinstance(v, Tensor) else v for k, v in given}
         sites.append(replace(site, args={**site.args, **plain}))
-        for name, value in given:
-            if isinstance(value, Tensor):
-                bound.arguments[name] = enter(value, call, name)
+        tensors = {name: value for name, value in given if isinstance(value, Tensor)}
+        entered = {name: enter(value, call, name) for name, value in tensors.items()}
+        versions = [z._version for z in entered.values()]
+        bound.arguments.update(entered)
         result = forward(*bound.args, **bound.kwargs)
         if not isinstance(result, Tensor):
             raise CaptureError(
                 f"rules give {site.op} a dual layer, but it returns a {type(result).__name__}. A "
                 "dual layer is for one tensor: leave it out of rules, or split it."
             )
-        return leave(result, call)
+        if versions != [z._version for z in entered.values()]:
+            raise CaptureError(
+                f"rules give {site.op} a dual layer, but it changes its argument in place. A dual "
+                "layer is for what it returns: write it without in-place ops."
+            )
+        left = leave(result, call)
+        for name, z in entered.items():
+            if z.untyped_storage()._cdata == result.untyped_storage()._cdata:
+                pair = tensors[name], left
+                views.append(View(site.op, pair, (pair[0]._version, pair[1]._version)))
+        return left
 
     return around
 
@@ -192,6 +232,11 @@ def _folded(leaving: Node, site: Site, before: list[Node], graph: Graph) -> Node
     while open_values:
         value = open_values.pop()
         node = producers.get(value)
+        if value == graph.perturbed:
+            raise CaptureError(
+                f"rules give {site.op} a dual layer, but it reads what depends on x in a list, a "
+                "dict or an attribute. Pass it each tensor as an argument of its own."
+            )
         if node is None:
             name = _name(value, graph.constants.get(value), site)
             args[name], inputs[name] = value, value

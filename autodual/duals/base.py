@@ -201,16 +201,18 @@ class Elementwise:
     ) -> Planes:
         """Return two planes with slopes of their own: of those tried, closest to f at a point.
 
-        The point is the middle of the box if not given.
+        The point is the middle of the box if not given. Where the parallel lines meet, all others
+        could only add rounding errors: large ones around the padding of a max pool.
         """
         tried = [self.lines(call, *boxes, None)]
         tried += [self.lines(call, *boxes, slope) for slope in self.slopes(call, *boxes)]
         if len(tried) == 1:
             return tried[0]
         point = [box.center for box in boxes] if at is None else at
-        ends = [lines.at(*point) for lines in tried]
+        ends, exact = [lines.at(*point) for lines in tried], tried[0].meet
         highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
         lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
+        highest, lowest = (index.masked_fill(exact, 0) for index in (highest, lowest))
 
         def pick(index: Tensor, choices: Sequence[Tensor]) -> Tensor:
             return torch.stack(list(choices)).gather(0, index.unsqueeze(0)).squeeze(0)

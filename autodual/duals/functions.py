@@ -37,9 +37,11 @@ def within(edge: float) -> Callable[[Interval], Tensor]:
 
 
 def between_poles(box: Interval) -> Tensor:
-    """Return where a box holds no pole (k + ½)π, and lies close enough to tell."""
-    branch = box.map(lambda end: torch.floor(end / math.pi + 0.5))
-    return _within_a_turn(box) & (branch.lower == branch.upper)
+    """Return where a box holds no pole (k + ½)π, nor a few ulps beyond, and is close to 0."""
+    turns = box.map(lambda end: end / math.pi + 0.5)
+    slack = turns.map(lambda t: 4 * torch.finfo(t.dtype).eps * (1 + t.abs()))
+    first, last = turns.lower - slack.lower, turns.upper + slack.upper
+    return _within_a_turn(box) & (torch.floor(first) == torch.floor(last))
 
 
 def _log(base: float) -> Callable[[Tensor], Tensor]:

@@ -34,6 +34,14 @@ def _hypot(emit: Emit, node: Node) -> Value | None:
     return emit(aten.sqrt.default, emit(aten.add.Tensor, a, b))
 
 
+def _logit(emit: Emit, node: Node) -> Value | None:
+    """Of z clamped to [ε, 1 − ε]."""
+    z, eps = node.args["self"], node.args["eps"]
+    if eps is None:
+        return None
+    return emit(aten.logit.default, emit(aten.clamp.default, z, eps, 1 - eps))
+
+
 def _softsign(emit: Emit, node: Node) -> Value | None:
     """z/(1 + |z|) as one op: as a quotient it would forget that both z are the same."""
     z, below = node.args["self"], node.args["other"]
@@ -54,6 +62,7 @@ TABLE: dict[str, Decomposition] = {
     "aten.rrelu_with_noise_functional.default": _rrelu,
     "aten.clamp.Tensor": _clamp,
     "aten.hypot.default": _hypot,
+    "aten.logit.default": _logit,
     "aten.div.Tensor": _softsign,
 }
 

@@ -251,7 +251,9 @@ class Patches(Listed):
         """Return a tensor [N, C, H, W] cut or filled with zeros to what the windows cover."""
         image = tensor.reshape(len(tensor), *tensor.shape[-3:])
         ends = self._beyond()
-        return F.pad(image, (self.frame.offset[1], ends[1], self.frame.offset[0], ends[0]))
+        sides = self.frame.offset[1], ends[1], self.frame.offset[0], ends[0]
+        wide = F.pad(image, [max(side, 0) for side in sides])
+        return F.pad(wide, [min(side, 0) for side in sides])
 
 
 def _use_matrix(window: Window, shape: torch.Size) -> bool:
