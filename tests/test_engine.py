@@ -267,6 +267,24 @@ def test_rows_for_every_entry_give_the_same_bound(bounds):
             assert_same(selected, everything)
 
 
+def test_windows_beyond_the_image(monkeypatch):
+    """A stride that skips most of a picture: its windows start beyond some of the pictures."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, (1, 3), padding=1),
+        nn.Conv2d(3, 2, 1, stride=(2, 1)),
+        nn.MaxPool2d(3, (3, 2), padding=1),
+        nn.MaxPool2d(1, (1, 4), ceil_mode=True),
+        nn.Hardshrink(0.2),
+        nn.Conv2d(2, 2, 1),
+    ).double()
+    x = torch.rand(2, 3, 3, 6, dtype=torch.float64)
+    found = ad.certify(model, ad.L2Ball(0.1), bounds="dual").bounds(x)
+    monkeypatch.setattr(Patches, "serve", staticmethod(lambda value: False))
+    dense = ad.certify(model, ad.L2Ball(0.1), bounds="dual").bounds(x)
+    assert_same((found.lower, found.upper), (dense.lower, dense.upper))
+
+
 def alive():
     gc.collect()
     return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
