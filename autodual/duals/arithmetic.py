@@ -69,9 +69,30 @@ def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) 
     return Planes.with_slopes(slopes, gaps.lower, gaps.upper)
 
 
-def at_corners(call: Call, x: Interval, y: Interval) -> Sequence[Slopes]:
-    """Return the slopes of McCormick's planes, each exact on two sides of the box."""
-    return [(q, p) for p in (x.lower, x.upper) for q in (y.lower, y.upper)]
+def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Planes:
+    """Enclose x·y by planes that are exact on two sides of the box, those closer to a point.
+
+    Below, x y − (l_y x + l_x y − l_x l_y) = (x − l_x)(y − l_y), and likewise (u_x − x)(u_y − y). At
+    the point c + δ they differ from r_x r_y, the gap in the center, by ±(r_x δ_y + r_y δ_x) and
+    terms of second order; above, by ±(r_x δ_y − r_y δ_x). Where rounding decides which is closer
+    the planes through the center are taken.
+    """
+    parts = [
+        r * (p - box.center) for r, p, box in zip((y.radius, x.radius), at, (x, y), strict=True)
+    ]
+    toss = (
+        8 * torch.finfo(x.lower.dtype).eps * (y.radius * x.center.abs() + x.radius * y.center.abs())
+    )
+
+    def slopes(side: Tensor, low: Slopes, high: Slopes) -> Slopes:
+        near = [torch.where(side < 0, a, b) for a, b in zip(low, high, strict=True)]
+        tied = side.abs() <= toss
+        return tuple(torch.where(tied, box.center, s) for box, s in zip((y, x), near, strict=True))
+
+    below = slopes(parts[0] + parts[1], (y.lower, x.lower), (y.upper, x.upper))
+    above = slopes(parts[0] - parts[1], (y.upper, x.lower), (y.lower, x.upper))
+    lower, upper = (product_planes(call, x, y, s) for s in (below, above))
+    return Planes(below, lower.lower_intercept, above, upper.upper_intercept)
 
 
 SUM = Affine(
@@ -97,9 +118,7 @@ NEGATION = Affine(
     linear=True,
 )
 SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
-PLANES = Elementwise(
-    product_planes, interval=corners, arguments=("self", "other"), slopes=at_corners
-)
+PLANES = Elementwise(product_planes, interval=corners, arguments=("self", "other"), free=mccormick)
 PRODUCT = Bilinear(SCALED, interval=corners, planes=PLANES)
 QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
 TOTAL = Affine(together=("self",), linear=True)

@@ -181,6 +181,8 @@ class Elementwise:
         accepts: further conditions on the call.
         slopes: (call, *intervals) → slopes worth trying besides that of the parallel lines, where
             each of the two lines may have its own. Any are sound.
+        free: (call, *intervals, at=points) → two planes with slopes of their own, where there is a
+            better way to find them than to try ``slopes``.
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
     """
@@ -190,6 +192,7 @@ class Elementwise:
     arguments: tuple[str, ...] = ("self",)
     accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
     slopes: Callable[..., Sequence[Tensor | Slopes]] = lambda call, *boxes: ()
+    free: Callable[..., Planes] | None = None
     partial: bool = False
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
@@ -202,14 +205,19 @@ class Elementwise:
         """Return two planes with slopes of their own: of those tried, closest to f at a point.
 
         The point is the middle of the box if not given. Where the parallel lines meet, all others
-        could only add rounding errors: large ones around the padding of a max pool.
+        could only add rounding errors: large ones around the padding of a max pool. Those that
+        are better by no more than rounding are not taken either: the choice would be a toss.
         """
+        point = [box.center for box in boxes] if at is None else at
+        if self.free is not None:
+            return self.free(call, *boxes, at=point)
         tried = [self.lines(call, *boxes, None)]
         tried += [self.lines(call, *boxes, slope) for slope in self.slopes(call, *boxes)]
         if len(tried) == 1:
             return tried[0]
-        point = [box.center for box in boxes] if at is None else at
         ends, exact = [lines.at(*point) for lines in tried], tried[0].meet
+        toss = tried[0].map(torch.abs).at(*map(torch.abs, point)).map(_rounding)
+        ends[0] = Interval(ends[0].lower + toss.lower, ends[0].upper - toss.upper)
         highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
         lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
         highest, lowest = (index.masked_fill(exact, 0) for index in (highest, lowest))
@@ -230,6 +238,11 @@ class Elementwise:
         """Return ν_in per argument and h, for rows nu [R, *] over boxes [*] of one example."""
         planes = self.lines(call, *boxes, None)
         return planes.pull(nu), planes.intercept(nu).flatten(1).sum(1)
+
+
+def _rounding(size: Tensor) -> Tensor:
+    """Return what rounding may do to sums of terms whose magnitudes add up to ``size``."""
+    return (64 * torch.finfo(size.dtype).eps * size).nan_to_num(0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,15 @@ def check_planes(
 ) -> None:
     """Both planes enclose f: of equal slopes, of free ones, and of any slopes given."""
     slopes = tuple(torch.randn(b.lower.shape, generator=generator).to(b.lower) for b in boxes)
+    shares = [torch.rand(b.lower.shape, generator=generator).to(b.lower) for b in boxes]
+    inside = [torch.lerp(b.lower, b.upper, s) for b, s in zip(boxes, shares, strict=True)]
     given = rule.lines(call, *boxes, slopes)
     assert given.are_parallel, "slopes given from outside must serve both planes"
     for mine, theirs in zip(given.lower_slopes, slopes, strict=True):
         assert torch.equal(mine, theirs), "the planes did not take the slopes given"
     found: dict[str, Planes] = {
         "equal slopes": rule.lines(call, *boxes, None),
-        "free slopes": rule.free_lines(call, *boxes),
+        "free slopes": rule.free_lines(call, *boxes, at=inside),
         "slopes given": given,
     }
     for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autodual.threat.base import Ball, ThreatModel
+from autodual.threat.ball import Ball
+from autodual.threat.base import ThreatModel
 from autodual.threat.box import Box, LinfBall
 from autodual.threat.l1 import L1Ball
 from autodual.threat.l2 import L2Ball

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
-from autodual.threat.base import Ball, Domain, ThreatModel, _checked_domain, check_broadcast, inner
+from autodual.threat.ball import Ball
+from autodual.threat.base import Domain, ThreatModel, check_broadcast, checked_domain, inner
 
 
 class _Boxlike(ThreatModel):
@@ -95,7 +96,7 @@ class Box(_Boxlike):
         if bool((lower > upper).any()):
             raise InputError("a Box needs lower ≤ upper everywhere")
         self.lower, self.upper = lower, upper
-        self.domain = _checked_domain(domain)
+        self.domain = checked_domain(domain)
 
     def __repr__(self) -> str:
         return f"Box({list(self.lower.shape)})"

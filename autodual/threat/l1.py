@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autodual.threat.base import Ball
+from autodual.threat.ball import Ball
 
 MOST = 20
 """How many coordinates a steepest step changes at most (thesis, section 5.4.1)."""

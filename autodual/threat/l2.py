@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autodual.threat.base import Ball
+from autodual.threat.ball import Ball
 
 STEPS = 30
 """Newton steps for the multiplier. Any multiplier is sound; these make it exact to rounding."""

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
-from autodual.threat.base import Ball, ThreatModel, inner
+from autodual.threat.ball import Ball
+from autodual.threat.base import ThreatModel, inner
 from autodual.threat.l2 import norm
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.interval import Interval
-from autodual.threat.base import ROUNDING, Ball, Domain
+from autodual.threat.ball import Ball
+from autodual.threat.base import ROUNDING, Domain
 from autodual.threat.cheapest import least_cost
 from autodual.threat.nearest import nearest
 from autodual.threat.prices import priced_deviation

@@ -1,0 +1,98 @@
+"""What export takes apart, and into what: functional ATen ops, but for those kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+aten = torch.ops.aten
+
+KEEP = (
+    aten.stack.default,
+    aten.linear.default,
+    aten.matmul.default,
+    aten.pad.default,
+    aten.detach.default,
+    aten.relu6.default,
+    aten.scaled_dot_product_attention.default,
+    aten.instance_norm.default,
+    aten.logsumexp.default,
+    aten._prelu_kernel.default,
+    aten.celu.default,
+    aten.elu.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
+    aten.log_sigmoid_forward.default,
+    aten.logit.default,
+    aten.mish.default,
+    aten.silu.default,
+    aten.softplus.default,
+    aten.threshold.default,
+    aten.upsample_nearest1d.vec,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest3d.vec,
+    aten.upsample_linear1d.vec,
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_trilinear3d.vec,
+)
+"""Ops whose own dual layer is better than that of their parts."""
+
+
+def decompositions(whole: Iterable[OpOverload] = ()) -> Any:
+    """Return the table for ``run_decompositions``, by which ``KEEP`` and ``whole`` stay whole."""
+    table = torch.export.default_decompositions()
+    for op in (*KEEP, *whole):
+        table.pop(op, None)
+    table[aten.copy.default] = lambda self, src, non_blocking=False: (
+        src.to(self.dtype).expand(self.shape).clone()
+    )
+    table[aten.adaptive_avg_pool2d.default] = _adaptive_mean
+    table[aten._trilinear.default] = _trilinear
+    table[aten.unfold.default] = _unfold
+    return table
+
+
+def _adaptive_mean(z: Tensor, output_size: list[int]) -> Tensor:
+    """Average to a given size, without the look at strides that aten's own entry takes."""
+    if list(output_size) == [1, 1]:
+        return z.mean((-2, -1), keepdim=True)
+    pooled: Tensor = aten._adaptive_avg_pool2d(z, output_size)
+    return pooled
+
+
+def _unfold(z: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Pick windows of a dimension, as a new last one."""
+    dim = dimension % z.dim()
+    starts = torch.arange(0, z.shape[dim] - size + 1, step, device=z.device)
+    index = (starts.unsqueeze(1) + torch.arange(size, device=z.device)).flatten()
+    picked = z.index_select(dim, index)
+    shape = [*z.shape[:dim], len(starts), size, *z.shape[dim + 1 :]]
+    return picked.reshape(shape).movedim(dim + 1, -1)
+
+
+def _trilinear(
+    i1: Tensor,
+    i2: Tensor,
+    i3: Tensor,
+    expand1: list[int],
+    expand2: list[int],
+    expand3: list[int],
+    sumdim: list[int],
+    unroll_dim: int = 1,
+) -> Tensor:
+    """Multiply three tensors entry by entry and sum, what the third does not vary in first."""
+
+    def expanded(t: Tensor, dims: list[int]) -> Tensor:
+        for dim in sorted(dims):
+            t = t.unsqueeze(dim)
+        return t
+
+    pairs = expanded(i1, expand1) * expanded(i2, expand2)
+    early = [dim for dim in sumdim if dim in expand3]
+    if early:
+        pairs = pairs.sum(early, keepdim=True)
+    return (pairs * expanded(i3, expand3)).sum(sumdim)
