@@ -394,7 +394,7 @@ ENGINE = {
     ),
     "skip connections overwritten": patch_method("autodual.network.add", lambda f: lambda a, b: b),
     "ℓ2 room ignored below": patch_method(
-        "autodual.threat.base.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
+        "autodual.threat.ball.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
     ),
     "center not moved": patch_method(
         "autodual.network.DualNetwork.add_box",

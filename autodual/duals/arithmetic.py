@@ -77,20 +77,17 @@ def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Pla
     terms of second order; above, by ±(r_x δ_y − r_y δ_x). Where rounding decides which is closer
     the planes through the center are taken.
     """
-    parts = [
-        r * (p - box.center) for r, p, box in zip((y.radius, x.radius), at, (x, y), strict=True)
-    ]
-    toss = (
-        8 * torch.finfo(x.lower.dtype).eps * (y.radius * x.center.abs() + x.radius * y.center.abs())
-    )
+    along_x, along_y = y.radius * (at[0] - x.center), x.radius * (at[1] - y.center)
+    size = y.radius * x.center.abs() + x.radius * y.center.abs()
+    toss = 8 * torch.finfo(size.dtype).eps * size
 
     def slopes(side: Tensor, low: Slopes, high: Slopes) -> Slopes:
         near = [torch.where(side < 0, a, b) for a, b in zip(low, high, strict=True)]
         tied = side.abs() <= toss
         return tuple(torch.where(tied, box.center, s) for box, s in zip((y, x), near, strict=True))
 
-    below = slopes(parts[0] + parts[1], (y.lower, x.lower), (y.upper, x.upper))
-    above = slopes(parts[0] - parts[1], (y.upper, x.lower), (y.lower, x.upper))
+    below = slopes(along_x + along_y, (y.lower, x.lower), (y.upper, x.upper))
+    above = slopes(along_x - along_y, (y.upper, x.lower), (y.lower, x.upper))
     lower, upper = (product_planes(call, x, y, s) for s in (below, above))
     return Planes(below, lower.lower_intercept, above, upper.upper_intercept)
 

@@ -45,7 +45,8 @@ def ordinary(
 ) -> tuple[Interval, ...]:
     """Draw boxes about as wide as their distance from 0, where domains of functions are.
 
-    Strategies seek what is odd; few of their boxes lie between the poles of a function.
+    Strategies seek what is odd; few of their boxes lie between the poles of a function, or hold one
+    bend only.
     """
 
     def draw(shape: torch.Size) -> Interval:
