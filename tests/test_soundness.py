@@ -68,7 +68,7 @@ def check_bound(net, x, threat, methods, spec, generator, **options):
 
 
 @given(seed=seeds, eps=EPS, cut=st.booleans())
-@settings(max_examples=18)
+@settings(max_examples=12)
 def test_no_point_beats_the_bound(seed, eps, cut):
     net, shape = random_net(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -151,7 +151,7 @@ def test_attack_milp_lp_bound(seed, eps, picture):
 
 
 @given(seed=seeds, eps=st.sampled_from([0.01, 0.1, 1.0]), norm=st.sampled_from([np.inf, 2, 1]))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_dual_is_algorithm_1(seed, eps, norm):
     """The fixed-slope bound equals an independent numpy implementation to 1e-9."""
     net = random_mlp(seed)

@@ -16,4 +16,6 @@ def remove_dead_code(graph: Graph) -> Graph:
             needed.update(node.inputs)
             nodes.append(node)
     constants = {v: c for v, c in graph.constants.items() if v in needed}
+    if len(nodes) == len(graph.nodes) and len(constants) == len(graph.constants):
+        return graph
     return replace(graph, nodes=tuple(reversed(nodes)), constants=constants)
