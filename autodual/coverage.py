@@ -12,7 +12,7 @@ from autodual.arguments import as_inputs, check_x
 from autodual.capture import Inputs, Output, unwrap
 from autodual.captures import capture_once
 from autodual.cost import tabulate
-from autodual.duals import Affine, DualLayer, Elementwise, IntervalRule
+from autodual.duals import Affine, Bilinear, DualLayer, Elementwise, IntervalRule
 from autodual.fidelity import check_fidelity
 from autodual.match import Match, match_all
 from autodual.plan import place
@@ -20,8 +20,8 @@ from autodual.rules import UserRules, read_rules
 
 TIGHTNESS = {
     "exact": "the dual layer is the op itself",
-    "free-slope": 'two parallel lines; with slopes="free" each takes the best of its own',
-    "parallel": "two parallel lines or planes, or a product about its center",
+    "free-slope": 'two parallel lines or planes; with slopes="free" each has slopes of its own',
+    "parallel": "two parallel lines or planes, or a matrix product about its center",
     "interval": "only its interval is kept",
     "missing": "no dual layer",
 }
@@ -123,6 +123,8 @@ def _tightness(rule: DualLayer | None) -> str:
         return "missing"
     if isinstance(rule, IntervalRule):
         return "interval"
-    if isinstance(rule, Elementwise) and rule.slopes is not Elementwise.slopes:
+    if isinstance(rule, Bilinear) and rule.planes is not None:
+        rule = rule.planes
+    if isinstance(rule, Elementwise) and (rule.free or rule.slopes is not Elementwise.slopes):
         return "free-slope"
     return "exact" if isinstance(rule, Affine) else "parallel"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autodual.duals import Bilinear, DualLayer, Elementwise, IntervalRule, Registry
+from autodual.duals import REGISTRY, Bilinear, DualLayer, Elementwise, IntervalRule, Registry
 from autodual.errors import BatchError
 from autodual.ir import Batch, Graph, Node, leaves
 
@@ -63,8 +63,10 @@ def _match(node: Node, graph: Graph, registry: Registry, intervals: bool) -> Mat
     if not rule.covers(names, node.args):
         reason = f"of a perturbed {', '.join(names)} (not affine there)"
         remedy = "make the other arguments constants, or give certify(rules=...) a dual layer"
-        if isinstance(rule, Elementwise) and len(names) == len(rule.arguments) == 1:
-            reason = f"of a perturbed {names[0]}, but its dual layer is for {rule.arguments[0]}"
+        expected = rule.arguments if isinstance(rule, Elementwise) else ()
+        users = rule is not REGISTRY.get(node.op)
+        if users and len(names) == len(expected) == 1 and tuple(names) != expected:
+            reason = f"of a perturbed {names[0]}, but its dual layer is for {expected[0]}"
             remedy = f'say argument="{names[0]}" where that is made'
         return Match(node, None, reason, remedy)
     if isinstance(rule, IntervalRule) and not intervals:

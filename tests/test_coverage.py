@@ -55,6 +55,15 @@ def test_rules_from_outside_count():
     assert ad.coverage(model(), torch.rand(2, 4), rules=rules).complete
 
 
+def test_products_have_free_slopes_and_matrix_products_have_not():
+    model = Net(lambda net, x: ((x * x.exp()).unsqueeze(1) @ x.unsqueeze(2)).flatten(1))
+    found = {
+        row.op.split(".")[1]: row.tightness for row in ad.coverage(model, torch.rand(2, 4)).rows
+    }
+    assert found["mul"] == "free-slope"
+    assert found.get("matmul", found.get("bmm")) == "parallel"
+
+
 def test_a_near_op_is_suggested():
     rules = {"aten.digamma.default": Elementwise(lambda call, box, slope: None)}
     (row,) = ad.coverage(Net(lambda net, x: x.lgamma()), torch.rand(2, 4), rules=rules).missing

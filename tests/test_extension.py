@@ -227,6 +227,8 @@ def test_slips_in_a_rule_are_named():
     model, x = Model(Sharp()), torch.rand(2, 3)
     with pytest.raises(UnsupportedOpError, match='for self; say argument="z"'):
         ad.certify(model, 0.1, rules={Sharp: ASINH})(x)
+    with pytest.raises(UnsupportedOpError, match=r"a perturbed self \(not affine there"):
+        ad.certify(Model(lambda z: F.softplus(z, -1.0)), 0.1)(x)
     with pytest.raises(TypeError, match="forward takes z, shift, not self"):
         check_dual_layer(ASINH, Sharp())
     with pytest.raises(TypeError, match="an instance of Sharp"):

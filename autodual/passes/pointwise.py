@@ -68,5 +68,5 @@ TABLE: dict[str, Decomposition] = {
 
 
 def spell_out(graph: Graph) -> Graph:
-    """Rewrite them."""
+    """Rewrite these ops where the perturbation reaches them."""
     return rewrite(graph, TABLE)

@@ -44,9 +44,10 @@ def check_fenchel(
     nu = torch.cat([nu, -nu, nu * (torch.rand(nu.shape, generator=generator) > 0.5)])
     pulled, h = rule.dual(call, nu, *boxes)
     finite = h.isfinite()
-    reach = torch.stack([call(*z).abs() for z in points(boxes, generator)]).amax(0)
+    tried = list(points(boxes, generator))
+    reach = torch.stack([call(*z).abs() for z in tried]).amax(0)
     sizes = (nu.abs() * reach).flatten(1).sum(1)
-    for z in points(boxes, generator):
+    for z in tried:
         value, size = _value(call, nu, z, pulled)
         broken = (value > h + slack(h, size, sizes, h)) & finite
         assert not bool(broken.any()), "violated −zᵀν_in + f(z)ᵀν_out ≤ h: " + first(

@@ -1,4 +1,4 @@
-"""Balls: sets with a radius."""
+"""What all balls share: sets with a radius."""
 
 from __future__ import annotations
 

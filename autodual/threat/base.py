@@ -1,4 +1,4 @@
-"""What a perturbation set must answer, and what all norm balls share."""
+"""What a perturbation set must answer."""
 
 from __future__ import annotations
 
