@@ -69,12 +69,15 @@ def errors(data: Path, name: str, images: int, batch: int, seed: int) -> None:
         )
 
 
-Job = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+Found = tuple[Tensor, Tensor]
+Job = Callable[[nn.Module, Tensor, Tensor, float], Found]
+"""Takes the model, images, labels and ε to points and which of them succeed."""
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, early_stop: bool = False) -> Tensor:
+def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float, early_stop: bool = False) -> Found:
     ball = ad.LinfBall(eps, domain=(0, 1))
-    return attack.pgd(model, x, y, ball, steps=STEPS, early_stop=early_stop).x
+    found = attack.pgd(model, x, y, ball, steps=STEPS, early_stop=early_stop)
+    return found.x, found.success
 
 
 def foolbox_job() -> Job:
@@ -82,8 +85,8 @@ def foolbox_job() -> Job:
 
     pgd = foolbox.attacks.LinfPGD(rel_stepsize=2.5 / STEPS, steps=STEPS, random_start=False)
 
-    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        return pgd(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=eps)[1]
+    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Found:
+        return pgd(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=eps)[1:]
 
     return job
 
@@ -91,16 +94,29 @@ def foolbox_job() -> Job:
 def torchattacks_job() -> Job:
     import torchattacks
 
-    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def job(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Found:
         alpha = 2.5 * eps / STEPS
-        return torchattacks.PGD(model, eps, alpha, STEPS, random_start=False)(x, y)
+        found = torchattacks.PGD(model, eps, alpha, STEPS, random_start=False)(x, y)
+        with torch.no_grad():  # torchattacks does not say which succeed
+            return found, model(found).argmax(1) != y
 
     return job
 
 
-def peers(data: Path, name: str, images: int, batch: int, runs: int) -> None:
+def checked(model: nn.Module, x: Tensor, y: Tensor, eps: float, answers: list[Found]) -> int:
+    """Return how many points fool the model; all must lie in their set."""
+    found = torch.cat([points.detach() for points, _ in answers])
+    assert bool(ad.LinfBall(eps, domain=(0, 1)).contains(x, found).all())
+    with torch.no_grad():
+        wrong = int((model(found).argmax(1) != y).sum())
+    claimed = int(torch.cat([success for _, success in answers]).sum())
+    assert wrong == claimed, f"{claimed} successes claimed, {wrong} found"
+    return wrong
+
+
+def peers(data: Path, name: str, eps: float, images: int, batch: int, runs: int) -> None:
     """Print how often PGD succeeds and how long it takes, all with the same steps from x."""
-    model, (eps, _) = network(data, name), NETS[name]
+    model = network(data, name)
     x, y = mnist_test(data)
     x, y = x[:images], y[:images]
     jobs: dict[str, Job] = {
@@ -112,14 +128,14 @@ def peers(data: Path, name: str, images: int, batch: int, runs: int) -> None:
             jobs[peer] = make()
         except ImportError:
             print(f"{peer} is not installed")
-    wrong: dict[str, int] = {}
+    answers: dict[str, list[Found]] = {}
 
     def whole(kind: str) -> None:
         parts = zip(x.split(batch), y.split(batch), strict=True)
-        found = torch.cat([jobs[kind](model, *part, eps).detach() for part in parts])
-        wrong[kind] = int((model(found).argmax(1) != y).sum())
+        answers[kind] = [jobs[kind](model, *part, eps) for part in parts]
 
     seconds = alternate({kind: partial(whole, kind) for kind in jobs}, runs)
+    wrong = {kind: checked(model, x, y, eps, found) for kind, found in answers.items()}
     print(f"{name}, ε = {eps}, {STEPS} steps from x, {images} images in batches of {batch}")
     for kind, each in seconds.items():
         print(
@@ -145,6 +161,7 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--eps", nargs="+", type=float, help="beside peers: other sizes of the set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="time beside foolbox and torchattacks")
     parser.add_argument("--picture", action="store_true", help="draw adversarial examples")
@@ -154,7 +171,8 @@ def main() -> None:
         if args.picture:
             picture(args.data, name, args.image)
         elif args.peers:
-            peers(args.data, name, args.images or 1000, args.batch, args.runs)
+            for eps in args.eps or [NETS[name][0]]:
+                peers(args.data, name, eps, args.images or 1000, args.batch, args.runs)
         else:
             errors(args.data, name, args.images or 10_000, args.batch, args.seed)
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -67,7 +68,8 @@ def test_linear_models_are_solved(kind, domain):
 
 def test_paths_solve_linear_models_by_their_own_steps(monkeypatch):
     """PGD and APGD get there without the first leap, where a corner or a pole is the answer."""
-    monkeypatch.setattr("autodual.threat.base.ThreatModel.maximizer", lambda self, x, d: x)
+    for kind in ("base.ThreatModel", "box.LinfBall"):
+        monkeypatch.setattr(f"autodual.threat.{kind}.maximizer", lambda self, x, d: x)
     x, y = batch(4, (9,), 2)
     model = nn.Linear(9, 2).double()
     for threat in (ad.LinfBall(0.3, (0, 1)), ad.L2Ball(0.3)):
@@ -76,6 +78,25 @@ def test_paths_solve_linear_models_by_their_own_steps(monkeypatch):
             torch.testing.assert_close(
                 run(model, x, y, threat).margins, bound, rtol=1e-5, atol=1e-5
             )
+
+
+def test_pgd_takes_the_steps_of_the_thesis():
+    """x′ ← P(x′ + αε sign ∇), where the domain cuts the ball as well (equation 2.6)."""
+    x, y = batch(6, (20,), 3)
+    x = x.where(x > 0.5, 0)  # many entries at an end of the domain, as in images
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 3)).double()
+    point, scores = x, []
+    for _ in range(11):
+        point = point.detach().requires_grad_()
+        z = model(point)
+        other = z.scatter(1, y[:, None], -torch.inf).amax(1)
+        scores.append((other - z.gather(1, y[:, None])[:, 0]).detach())
+        (gradient,) = torch.autograd.grad(F.cross_entropy(z, y, reduction="sum"), point)
+        point = point + 0.25 * 0.3 * gradient.sign()
+        point = point.clamp(x - 0.3, x + 0.3).clamp(0, 1)
+    found = pgd(model, x, y, ad.LinfBall(0.3, (0, 1)), steps=10)
+    leap = fgsm(model, x, y, ad.LinfBall(0.3, (0, 1)))
+    torch.testing.assert_close(found.score, torch.stack([*scores, leap.score]).amax(0))
 
 
 @given(

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.attack.problem import Attack, Problem, Reading, unit
+from autodual.attack.problem import Attack, Finding, Problem, Reading, unit
 from autodual.errors import InputError
 
 Memory = dict[str, Tensor]
@@ -59,92 +59,75 @@ def ascend(
     with torch.inference_mode(False), torch.no_grad():
         problem = replace(problem, x=problem.x.detach().clone(), y=problem.y.clone())
         problem.threat.check(problem.x)
-        origin = problem.threat.project(problem.x, problem.x)
-        best, fixed = _Best(len(problem.x), problem.x.device), problem.fixed()
+        fixed = replace(problem, threat=problem.threat.fixed(problem.x))
+        origin = fixed.threat.project(problem.x, problem.x)
+        best: Finding | None = None
         for aim in aims:
             aimed = fixed if aim is None else replace(fixed, targets=aim.clone())
             for start in range(restarts):
                 fresh = start > 0
                 begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin
-                _climb(aimed, rule, begin, best, steps, early_stop, leaps=not fresh)
-        return _checked(problem, origin, best.found)
-
-
-class _Best:
-    """The worst point found for each example so far."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.all = torch.arange(count, device=device)
-        self._found: Reading | None = None
-
-    @property
-    def found(self) -> Reading:
-        """The reading at the worst points."""
-        assert self._found is not None
-        return self._found
-
-    @property
-    def open(self) -> Tensor:
-        """The examples that have not succeeded."""
-        return self.all if self._found is None else self.all[~self._found.success]
-
-    def update(self, index: Tensor, here: Reading) -> None:
-        """Keep what is worse in ``here``, the reading of the examples at ``index``."""
-        if self._found is None:
-            self._found = here.select(self.all)
-        else:
-            self._found.keep_worse(index, here)
+                best = _climb(aimed, rule, begin, best, steps, early_stop, leaps=not fresh)
+        assert best is not None
+        return _checked(problem, origin, best)
 
 
 def _climb(
     problem: Problem,
     rule: Rule,
     begin: Tensor,
-    best: _Best,
+    best: Finding | None,
     steps: int,
     early_stop: bool,
     leaps: bool,
-) -> None:
-    """Follow one path from ``begin``; examples that succeeded are left behind if so asked."""
-    index, point, memory = best.all, begin, Memory()
-    if early_stop and len(best.open) < len(index):
-        index = best.open
+) -> Finding:
+    """Return the worst of ``best`` and of the points on one path from ``begin``.
+
+    Examples that succeeded are left behind if so asked: ``mine`` is what was found for those at
+    ``index``, which are still on the path.
+    """
+    index, memory = torch.arange(len(begin), device=begin.device), Memory()
+    point, mine = begin, best
+    if early_stop and best is not None:
+        index = (~best.success).nonzero().squeeze(1)
         if len(index) == 0:
-            return
-        problem, point = problem.select(index), begin[index]
+            return best
+        problem, point, mine = problem.select(index), begin[index], best.select(index)
     for i in range(steps + 1):
         leap = leaps and i == 0 and rule.gradients
         here = problem.read(point, gradient=leap or (rule.gradients and i < steps))
-        best.update(index, here)
+        mine = here if mine is None else mine.worse_of(here)
         if i == 0:
             problem = replace(problem, classes=here.margins.shape[1])
         if leap:
             point = problem.threat.maximizer(problem.x, unit(here.gradient))
-            best.update(index, problem.read(point, gradient=False))
+            mine = mine.worse_of(problem.read(point, gradient=False))
         if i == steps:
-            return
-        if early_stop and bool(best.found.success[index].any()):
-            keep = (~best.found.success[index]).nonzero().squeeze(1)
+            break
+        if early_stop and bool(mine.success.any()):
+            best = mine if best is None else best.put(index, mine)
+            keep = (~mine.success).nonzero().squeeze(1)
             if len(keep) == 0:
-                return
-            index, problem, here = index[keep], problem.select(keep), here.select(keep)
+                return best
+            index, mine = index[keep], mine.select(keep)
+            problem, here = problem.select(keep), here.select(keep)
             memory = {name: kept[keep] for name, kept in memory.items()}
         point = rule.step(problem, here, memory, i, steps)
+    assert mine is not None
+    return mine if best is None else best.put(index, mine)
 
 
-def _checked(problem: Problem, origin: Tensor, found: Reading) -> Attack:
+def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
     """Put x in place of every point outside its set, and say so."""
     inside = problem.threat.contains(problem.x, found.x)
     rejected = int((~inside).sum())
-    if rejected == 0:
-        return Attack(found.x, found.margins, found.success, found.score, rejected)
-    warnings.warn(
-        f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
-        "Its project() is at fault, or numbers overflow.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-    safe = problem.read(origin, gradient=False)
-    rows = inside.nonzero().squeeze(1)
-    safe.put(rows, found, rows)
-    return Attack(safe.x, safe.margins, safe.success, safe.score, rejected)
+    if rejected > 0:
+        warnings.warn(
+            f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
+            "Its project() is at fault, or numbers overflow.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        rows = inside.nonzero().squeeze(1)
+        found = problem.read(origin, gradient=False).put(rows, found.select(rows))
+    return Attack(found.x, found.margins, found.score, found.verdict, rejected)

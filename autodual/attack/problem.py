@@ -11,8 +11,7 @@ from torch import Tensor
 
 from autodual.attack.losses import Loss, best_other, of_logits, pick
 from autodual.errors import InputError
-from autodual.interval import Interval
-from autodual.threat import Box, ThreatModel, as_threat
+from autodual.threat import ThreatModel, as_threat
 
 Model = Callable[[Tensor], Any]
 Success = Callable[[Any, Tensor], Tensor]
@@ -26,31 +25,46 @@ class Finding:
         x: [N, *].
         margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
             [N, 0] where the caller decides on success.
-        success: [N] bool, another class than y has at least its logit; with targets, the target
-            has at least every other's.
-        score: [N], by how much it has, negative where it has not; the loss where the caller
-            decides on success.
+        score: [N], by how much another class's logit exceeds that of y, or with targets the
+            target's that of every other; the loss where the caller decides on success.
+        verdict: [N] bool, what the caller decided; None where the score decides.
     """
 
     x: Tensor
     margins: Tensor
-    success: Tensor
     score: Tensor
+    verdict: Tensor | None
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def put(self, into: Tensor, other: Finding, rows: Tensor) -> None:
-        """Overwrite the examples at ``into`` with those of ``other`` at ``rows``, in place."""
-        for part in ("x", "margins", "success", "score"):
-            getattr(self, part)[into] = getattr(other, part)[rows]
+    @property
+    def success(self) -> Tensor:
+        """[N] bool: the caller decided so, or the score is at least 0."""
+        return self.score >= 0 if self.verdict is None else self.verdict
 
-    def keep_worse(self, index: Tensor, other: Finding) -> None:
-        """Take what is worse in ``other``, points for the examples at ``index``, in place."""
-        won, score = self.success[index], self.score[index]
-        worse = (other.success & ~won) | ((other.success == won) & (other.score > score))
-        rows = worse.nonzero().squeeze(1)
-        self.put(index[rows], other, rows)
+    def select(self, index: Tensor) -> Finding:
+        """Return what was found for the examples at ``index``."""
+        return self._join(self, lambda part, _: part[index])
+
+    def put(self, index: Tensor, other: Finding) -> Finding:
+        """Return the same with ``other`` for the examples at ``index``."""
+        return self._join(other, lambda mine, theirs: mine.index_copy(0, index, theirs))
+
+    def worse_of(self, other: Finding) -> Finding:
+        """Return the worse of both for each example."""
+        worse = other.score > self.score
+        if self.verdict is not None and other.verdict is not None:
+            worse = torch.where(self.verdict == other.verdict, worse, other.verdict)
+        return self._join(other, lambda mine, theirs: theirs.where(wide(worse, mine), mine))
+
+    def _join(self, other: Finding, f: Callable[[Tensor, Tensor], Tensor]) -> Finding:
+        verdict = None
+        if self.verdict is not None and other.verdict is not None:
+            verdict = f(self.verdict, other.verdict)
+        return Finding(
+            f(self.x, other.x), f(self.margins, other.margins), f(self.score, other.score), verdict
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,34 +105,15 @@ class Reading(Finding):
 
     def select(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""
+        part = super().select(index)
         return Reading(
-            self.x[index],
-            self.margins[index],
-            self.success[index],
-            self.score[index],
+            part.x,
+            part.margins,
+            part.score,
+            part.verdict,
             self.value if self.value.numel() == 1 else self.value[index],
             self.gradient[index],
         )
-
-
-class FixedBox(Box):
-    """A box worked out for one batch: its ends and radius are there to read, not to compute."""
-
-    def __init__(self, box: Interval) -> None:
-        self.box, self.half, self.domain = box, box.radius, None
-        self.lower, self.upper = box.lower, box.upper
-
-    def select(self, x: Tensor, index: Tensor) -> FixedBox:
-        """Return the boxes of the examples at ``index``."""
-        return FixedBox(self.box.map(lambda end: end[index]))
-
-    def interval(self, x: Tensor) -> Interval:
-        """Return the box."""
-        return self.box
-
-    def weights(self, x: Tensor) -> Tensor:
-        """Return its radius."""
-        return self.half
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,12 +154,6 @@ class Problem:
             targets=None if self.targets is None else self.targets[index],
         )
 
-    def fixed(self) -> Problem:
-        """Return the problem with each box worked out once, for it stays where it is."""
-        if self.threat.weights(self.x) is None:
-            return self
-        return replace(self, threat=FixedBox(self.threat.interval(self.x)))
-
     def read(self, point: Tensor, gradient: bool) -> Reading:
         """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient."""
         point = point.detach()
@@ -197,21 +186,21 @@ class Problem:
                 _check_labels(labels, z.shape[1])
         return z
 
-    def _judge(self, output: Any, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return margins, success and score."""
+    def _judge(self, output: Any, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return margins, score and the caller's verdict."""
         count = len(self.x)
         if self.success is not None:
             won = self.success(output, self.y)
             if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
                 raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
             score, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
-            return margins, won, score.nan_to_num(nan=-torch.inf)
+            return margins, score.nan_to_num(nan=-torch.inf), won
         margins = pick(z, self.y).unsqueeze(1) - z
         if self.targeted and self.targets is not None:
             score = pick(z, self.targets) - best_other(z, self.targets)
         else:
-            score = best_other(z, self.y) - pick(z, self.y)
-        return margins, score >= 0, score.nan_to_num(nan=-torch.inf)
+            score = -margins.scatter(1, self.y.unsqueeze(1), torch.inf).amin(1)
+        return margins, score.nan_to_num(nan=-torch.inf), None
 
 
 def pose(
@@ -233,8 +222,7 @@ def pose(
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
-    finite = x.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
+    if not bool(x.sum().isfinite()) and not bool((finite := x.isfinite().flatten(1).all(1)).all()):
         raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
     for name, labels in (("y", y), ("targets", targets)):
         if labels is None and name == "targets":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from autodual.attack import losses
 from autodual.attack.ascent import Memory, Rule, ascend
 from autodual.attack.losses import Loss
 from autodual.attack.pgd import pgd
-from autodual.attack.problem import Attack, Model, Problem, Reading, Success, pose, unit
+from autodual.attack.problem import Attack, Finding, Model, Problem, Reading, Success, pose, unit
 from autodual.threat import ThreatModel
 
 
@@ -99,7 +99,8 @@ def worst_of(
         model, x, y, targets: as for ``pgd``.
     """
     problem = pose(model, x, y, eps, losses.margin, targets, None, None, None)
-    worst: Attack | None = None
+    worst: Finding | None = None
+    rejected = 0
     for member, attack in itertools.product(problem.threat.members, attacks):
         index = torch.arange(len(x), device=x.device)
         if worst is not None and early_stop:
@@ -110,10 +111,7 @@ def worst_of(
             options["targets"] = targets[index]
         there = x[index], y[index], member.select(x, index)
         found = attack(model, *there, early_stop=early_stop, **options)
-        if worst is None:
-            worst = found
-        else:
-            worst.keep_worse(index, found)
-            worst = replace(worst, rejected=worst.rejected + found.rejected)
+        rejected += found.rejected
+        worst = found if worst is None else worst.put(index, worst.select(index).worse_of(found))
     assert worst is not None
-    return worst
+    return Attack(worst.x, worst.margins, worst.score, worst.verdict, rejected)

@@ -43,6 +43,10 @@ class ThreatModel(ABC):
     def select(self, x: Tensor, index: Tensor) -> ThreatModel:
         """Return the set for x[index], where this is the set for x [N, *] and index is [R]."""
 
+    def fixed(self, x: Tensor) -> ThreatModel:
+        """Return this set around this batch alone, with what can be worked out once worked out."""
+        return self
+
     def weights(self, x: Tensor) -> Tensor | None:
         """Return w [N or 1, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
         return None

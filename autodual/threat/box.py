@@ -40,8 +40,36 @@ class _Boxlike(ThreatModel):
         generator: torch.Generator | None = None,
         point: Tensor | None = None,
     ) -> Tensor:
-        """Return the gradient's sign, as far as the box is wide."""
-        return gradient.sign() * self.weights(x)
+        """Return the gradient's sign, as far as ``reach`` says."""
+        return gradient.sign() * self.reach(x)
+
+    def reach(self, x: Tensor) -> Tensor:
+        """Return how far a steepest step goes in each coordinate; broadcasts with x."""
+        return self.weights(x)
+
+    def advance(
+        self,
+        x: Tensor,
+        point: Tensor,
+        gradient: Tensor,
+        rate: float | Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Step by the gradient's sign and clamp, with no tensor for what lies between."""
+        box, sign = self.interval(x), gradient.sign()
+        if isinstance(rate, Tensor):
+            sign, rate = sign * rate, 1.0
+        return torch.addcmul(point, sign, self.reach(x), value=rate).clamp_(box.lower, box.upper)
+
+    def fixed(self, x: Tensor) -> ThreatModel:
+        """Return the box worked out."""
+        return _FixedBox(self.interval(x), self.reach(x))
+
+    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return the corner that the direction points to, and the center where it is 0."""
+        box = self.interval(x)
+        low = torch.where(direction < 0, box.lower, box.center)
+        return torch.where(direction > 0, box.upper, low)
 
 
 class LinfBall(_Boxlike, Ball):
@@ -64,6 +92,10 @@ class LinfBall(_Boxlike, Ball):
         return (
             self.radius(x) * torch.ones_like(x[:1]) if self.domain is None else super().weights(x)
         )
+
+    def reach(self, x: Tensor) -> Tensor:
+        """Return ε, also where the domain cuts the ball: the projection sees to that."""
+        return self.radius(x)
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return ε‖ν‖₁, or its weighted form where the domain cuts the ball."""
@@ -127,3 +159,24 @@ class Box(_Boxlike):
         box = self.interval(x)
         size = torch.maximum(box.lower.abs(), box.upper.abs()).flatten(1).amax(1)
         return self.distance(x, point) <= tolerance * size
+
+
+class _FixedBox(Box):
+    """A box around one batch: its ends are there to read, not to compute."""
+
+    def __init__(self, box: Interval, reach: Tensor) -> None:
+        self.box, self.step, self.domain = box, reach, None
+        self.lower, self.upper = box.lower, box.upper
+
+    def select(self, x: Tensor, index: Tensor) -> _FixedBox:
+        """Return the boxes of the examples at ``index``."""
+        reach = self.step if len(self.step) == 1 else self.step[index]
+        return _FixedBox(self.box.map(lambda end: end[index]), reach)
+
+    def interval(self, x: Tensor) -> Interval:
+        """Return the box."""
+        return self.box
+
+    def reach(self, x: Tensor) -> Tensor:
+        """Return how far the set's own step goes."""
+        return self.step
