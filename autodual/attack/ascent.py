@@ -110,7 +110,7 @@ def _climb(
             if len(keep) == 0:
                 return best
             index, mine = index[keep], mine.select(keep)
-            problem, here = problem.select(keep), here.select(keep)
+            problem, here = problem.select(keep), here.narrow(keep)
             memory = {name: kept[keep] for name, kept in memory.items()}
         point = rule.step(problem, here, memory, i, steps)
     assert mine is not None

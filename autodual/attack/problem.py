@@ -45,7 +45,7 @@ class Finding:
 
     def select(self, index: Tensor) -> Finding:
         """Return what was found for the examples at ``index``."""
-        return self._join(self, lambda part, _: part[index])
+        return self._join(self, lambda part, _: part.index_select(0, index))
 
     def put(self, index: Tensor, other: Finding) -> Finding:
         """Return the same with ``other`` for the examples at ``index``."""
@@ -56,7 +56,8 @@ class Finding:
         worse = other.score > self.score
         if self.verdict is not None and other.verdict is not None:
             worse = torch.where(self.verdict == other.verdict, worse, other.verdict)
-        return self._join(other, lambda mine, theirs: theirs.where(wide(worse, mine), mine))
+        rows = worse.nonzero().squeeze(1)
+        return self.put(rows, other.select(rows))
 
     def _join(self, other: Finding, f: Callable[[Tensor, Tensor], Tensor]) -> Finding:
         verdict = None
@@ -103,9 +104,9 @@ class Reading(Finding):
             )
         return self.value.reshape(-1)
 
-    def select(self, index: Tensor) -> Reading:
+    def narrow(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""
-        part = super().select(index)
+        part = self.select(index)
         return Reading(
             part.x,
             part.margins,
