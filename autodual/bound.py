@@ -144,14 +144,15 @@ class BoundModule:
         return everyone.split(self._examples_at_once(constants))
 
     def _examples_at_once(self, constants: Constants) -> int:
-        """Return how many examples fit into half of the memory, with their samples."""
+        """Return how many examples fit, with their samples, beside the rows of a chunk."""
         sizes = [step.out.numel for step in self.plan.steps]
         held = HELD * sum(sizes)
         if isinstance(self.estimator, Median):
             kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
             held += kept * self.estimator.r
-        element = constants.env[self.plan.graph.perturbed].element_size()
-        return max(1, self.memory // (2 * held * element))
+        x = constants.env[self.plan.graph.perturbed]
+        room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
+        return max(1, room // (held * x.element_size()))
 
     def relax(
         self,
