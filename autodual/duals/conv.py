@@ -33,7 +33,8 @@ def transpose_convolution(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) 
         call["groups"],
     )
     for dim, length in enumerate(size, start=2):
-        rows = rows.narrow(dim, 0, length)
+        if rows.shape[dim] > length:  # the gradient of a narrow that takes all is a copy
+            rows = rows.narrow(dim, 0, length)
     return (rows.unflatten(0, nu.shape[:2]),)
 
 

@@ -49,7 +49,8 @@ class Dense(Listed):
             flat = flat.index_select(0, self.pick)
         if self.span is None:
             return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
-        return (self._grouped(flat) * self._own(weights.flatten(1))).sum(2).flatten()
+        grouped, own = self._grouped(flat), self._own(weights.flatten(1))
+        return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
 
     def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
