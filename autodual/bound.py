@@ -182,7 +182,7 @@ class BoundModule:
         for step in self.plan.steps:
             call = step.call(env, batch)
             if isinstance(step.rule, Affine):
-                if "ibp" in method:
+                if "ibp" in method and step.out in self.plan.inner:
                     ibp[step.out] = step.rule.interval(call, *(ibp[v] for v in step.variables))
                 for network in (dual, flat):
                     network.add_affine(step, call)

@@ -210,6 +210,11 @@ class Plan:
                     table[value] = (*table.get(value, ()), step)
         return table
 
+    @cached_property
+    def inner(self) -> frozenset[Value]:
+        """What bounded values depend on, and they themselves: not what only the output reads."""
+        return frozenset(step.out for value in self.bounded for step in self.upstream[value])
+
     @property
     def program(self) -> Program:
         """The dual network, printable."""

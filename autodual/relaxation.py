@@ -24,7 +24,8 @@ def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
     seeds = Specs.per_example(target, rows.expand(batch, *rows.shape[1:]))
     fall = sums.spread(seeds, both=False)
     bound = nominal - fall[0].unflatten(0, (batch, count))
-    return bound.masked_fill(bound.isnan(), -torch.inf)  # ∞ − ∞: nothing is known
+    overflow = bound.isnan() | bound.isposinf()  # nothing is known
+    return bound.masked_fill(overflow, -torch.inf)
 
 
 def interval(sums: Sums, units: Units) -> Interval:
@@ -82,15 +83,13 @@ class Relaxation:
 
 
 def widen(box: Interval, look: bool) -> Interval:
-    """Read NaN, the trace of an overflow, as unbounded."""
+    """Read the traces of an overflow as unbounded: NaN, a lower end of ∞, an upper end of −∞."""
     if look and box.lower.device.type == "cpu":
         total = box.lower.detach().sum() + box.upper.detach().sum()
-        if not total.isnan():  # any NaN would be in the sum; to look is cheaper than to write
+        if total.isfinite():  # any trace would show in the sum; to look is cheaper than to write
             return box
-    return Interval(
-        box.lower.masked_fill(box.lower.isnan(), -torch.inf),
-        box.upper.masked_fill(box.upper.isnan(), torch.inf),
-    )
+    low, high = box.lower.isnan() | box.lower.isposinf(), box.upper.isnan() | box.upper.isneginf()
+    return Interval(box.lower.masked_fill(low, -torch.inf), box.upper.masked_fill(high, torch.inf))
 
 
 def unbounded(like: Tensor) -> Interval:
