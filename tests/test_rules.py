@@ -1,11 +1,16 @@
 """Every dual layer through the public kit, over the whole table of cases."""
 
+import random
+
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import autodual as ad
-from autodual.duals import REGISTRY, Affine, smooth
+from autodual.duals import REGISTRY, Affine, Call, smooth
+from autodual.duals.base import Hole, transpose_by_vjp
+from autodual.duals.conv import MANY, transpose_convolution
 from autodual.testing import Case, Z, check_dual_layer, intervals, mutants, nets, specs
 from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, name, rule_of
 
@@ -88,3 +93,29 @@ def test_hardtanh_slope_is_the_corrected_one():
     torch.testing.assert_close(lines.lower_slope, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.upper_intercept, torch.tensor([0.5]).double())
     torch.testing.assert_close(lines.lower_intercept, torch.tensor([-0.5]).double())
+
+
+@given(seed=st.integers(0, 10**6), rows=st.sampled_from([1, MANY]))
+@settings(max_examples=60)
+def test_every_way_to_transpose_a_convolution_gives_the_same(seed, rows):
+    pick, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    channels, kernel = pick.choice([1, 3, 4]), [pick.randint(1, 5), pick.randint(1, 5)]
+    arguments = {
+        "input": Hole(0),
+        "weight": torch.randn(5, channels, *kernel, generator=generator, dtype=torch.float64),
+        "bias": None,
+        "stride": [pick.randint(1, 4), pick.randint(1, 4)],
+        "padding": [pick.randint(0, 3), pick.randint(0, 3)],
+        "dilation": pick.choice([[1, 1], [1, 1], [2, 1]]),
+        "transposed": False,
+        "output_padding": [0, 0],
+        "groups": 1,
+    }
+    call = Call(torch.ops.aten.convolution.default, arguments)
+    shape = torch.Size((1, channels, pick.randint(9, 12), pick.randint(9, 12)))
+    size = call(torch.zeros(shape, dtype=torch.float64)).shape
+    nu = torch.randn(rows, *size, generator=generator, dtype=torch.float64)
+    (found,), (expected,) = (
+        way(call, nu, [shape]) for way in (transpose_convolution, transpose_by_vjp)
+    )
+    torch.testing.assert_close(found, expected)
