@@ -275,7 +275,7 @@ def test_overflow_inside_an_interval_verifies_nothing():
     """ℓ + u overflows where neither end does; the truth is that −z + 2e38 = 1e37 is above 1e36."""
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2))
     for parameter, value in zip(model.parameters(), ([-1], [2e38], [1, 0], [0, 1e36]), strict=True):
-        parameter.data = torch.tensor(value).reshape(parameter.shape)
+        parameter.data = torch.tensor(value, dtype=torch.float32).reshape(parameter.shape)
     x, y = torch.tensor([[1.9e38]]), torch.tensor([1])
     assert int(model(x).argmax()) == 0
     for method in ("ibp", "dual", "ibp+dual", "ibp&dual"):
