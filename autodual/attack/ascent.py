@@ -130,4 +130,4 @@ def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
         )
         rows = inside.nonzero().squeeze(1)
         found = problem.read(origin, gradient=False).put(rows, found.select(rows))
-    return Attack(found.x, found.margins, found.score, found.verdict, rejected)
+    return Attack(*found.parts, rejected)

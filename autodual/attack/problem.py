@@ -39,6 +39,11 @@ class Finding:
         return len(self.x)
 
     @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """All of it."""
+        return self.x, self.margins, self.score, self.verdict
+
+    @property
     def success(self) -> Tensor:
         """[N] bool: the caller decided so, or the score is at least 0."""
         return self.score >= 0 if self.verdict is None else self.verdict
@@ -106,15 +111,8 @@ class Reading(Finding):
 
     def narrow(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""
-        part = self.select(index)
-        return Reading(
-            part.x,
-            part.margins,
-            part.score,
-            part.verdict,
-            self.value if self.value.numel() == 1 else self.value[index],
-            self.gradient[index],
-        )
+        value = self.value if self.value.numel() == 1 else self.value[index]
+        return Reading(*self.select(index).parts, value, self.gradient[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +221,8 @@ def pose(
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
-    if not bool(x.sum().isfinite()) and not bool((finite := x.isfinite().flatten(1).all(1)).all()):
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
         raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
     for name, labels in (("y", y), ("targets", targets)):
         if labels is None and name == "targets":

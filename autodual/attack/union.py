@@ -114,4 +114,4 @@ def worst_of(
         rejected += found.rejected
         worst = found if worst is None else worst.put(index, worst.select(index).worse_of(found))
     assert worst is not None
-    return Attack(worst.x, worst.margins, worst.score, worst.verdict, rejected)
+    return Attack(*worst.parts, rejected)

@@ -99,4 +99,4 @@ def wasserstein(
     inside = ball.with_eps(sought).contains(x, best)
     found = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
     rejected = int((~inside).sum())
-    return WassersteinAttack(found.x, found.margins, found.score, found.verdict, rejected, sought)
+    return WassersteinAttack(*found.parts, rejected, sought)

@@ -15,22 +15,17 @@ from autodual.interval import Interval
 def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interval]:
     """Bound A z + b by A c + b ± |A| r, for c, r the center and radius of the box.
 
-    A is linear in the arguments called ``weights``, so |A| is A at their absolute values. It
-    meets ℓ + u and u − ℓ; either A or what it gives is halved, whichever is less work.
+    A is linear in the arguments called ``weights``, so |A| is A at their absolute values. It is
+    A/2 that meets ℓ + u and u − ℓ: weights are fewer to halve than entries.
     """
 
     def interval(call: Call, *z: Interval) -> Interval:
-        full = {w: call[w] for w in weights if isinstance(call[w], Tensor)}
-        many = sum(w.numel() for w in full.values()) > sum(i.lower.numel() for i in z)
-        used = full if many else {w: 0.5 * weight for w, weight in full.items()}
-        absolute = {w: weight.abs() for w, weight in used.items()}
+        half = {w: 0.5 * call[w] for w in weights if isinstance(call[w], Tensor)}
+        absolute = {w: weight.abs() for w, weight in half.items()}
         if bias is not None:
             absolute[bias] = None
-            used[bias] = 2 * call[bias] if many and call[bias] is not None else call[bias]
-        center = call.replace(used)(*(i.lower + i.upper for i in z))
+        center = call.replace(half)(*(i.lower + i.upper for i in z))
         radius = call.replace(absolute)(*(i.upper - i.lower for i in z))
-        if many:
-            center, radius = 0.5 * center, 0.5 * radius
         return Interval(center - radius, center + radius)
 
     return interval

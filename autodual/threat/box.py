@@ -47,29 +47,9 @@ class _Boxlike(ThreatModel):
         """Return how far a steepest step goes in each coordinate; broadcasts with x."""
         return self.weights(x)
 
-    def advance(
-        self,
-        x: Tensor,
-        point: Tensor,
-        gradient: Tensor,
-        rate: float | Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Step by the gradient's sign and clamp, with no tensor for what lies between."""
-        box, sign = self.interval(x), gradient.sign()
-        if isinstance(rate, Tensor):
-            sign, rate = sign * rate, 1.0
-        return torch.addcmul(point, sign, self.reach(x), value=rate).clamp_(box.lower, box.upper)
-
     def fixed(self, x: Tensor) -> ThreatModel:
         """Return the box worked out."""
         return _FixedBox(self.interval(x), self.reach(x))
-
-    def maximizer(self, x: Tensor, direction: Tensor) -> Tensor:
-        """Return the corner that the direction points to, and the center where it is 0."""
-        box = self.interval(x)
-        low = torch.where(direction < 0, box.lower, box.center)
-        return torch.where(direction > 0, box.upper, low)
 
 
 class LinfBall(_Boxlike, Ball):
@@ -162,20 +142,15 @@ class Box(_Boxlike):
 
 
 class _FixedBox(Box):
-    """A box around one batch: its ends are there to read, not to compute."""
+    """A box around one batch: its ends and its steps are there to read, not to compute."""
 
-    def __init__(self, box: Interval, reach: Tensor) -> None:
-        self.box, self.step, self.domain = box, reach, None
-        self.lower, self.upper = box.lower, box.upper
+    def __init__(self, box: Interval, step: Tensor) -> None:
+        self.lower, self.upper, self.step, self.domain = box.lower, box.upper, step, None
 
     def select(self, x: Tensor, index: Tensor) -> _FixedBox:
         """Return the boxes of the examples at ``index``."""
-        reach = self.step if len(self.step) == 1 else self.step[index]
-        return _FixedBox(self.box.map(lambda end: end[index]), reach)
-
-    def interval(self, x: Tensor) -> Interval:
-        """Return the box."""
-        return self.box
+        step = self.step if len(self.step) == 1 else self.step[index]
+        return _FixedBox(Interval(self.lower[index], self.upper[index]), step)
 
     def reach(self, x: Tensor) -> Tensor:
         """Return how far the set's own step goes."""
