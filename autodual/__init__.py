@@ -7,15 +7,15 @@ of inputs; ``robust_loss`` trains against them.
 from __future__ import annotations
 
 from autodual import attack, errors
-from autodual.capture import Inputs
+from autodual.bound.estimate import Cauchy, Exact, Geometric, Normal
 from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.coverage import Coverage, coverage
-from autodual.estimate import Cauchy, Exact, Geometric, Normal
+from autodual.front.capture import Inputs
 from autodual.interval import Interval
 from autodual.loss import robust_loss
-from autodual.selfcheck import SelfCheck, self_check
+from autodual.report.coverage import Coverage, coverage
+from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
 
 __version__ = "0.1.0"
@@ -46,3 +46,8 @@ __all__ = [
     "robust_loss",
     "self_check",
 ]
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

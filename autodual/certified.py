@@ -9,23 +9,23 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from autodual.arguments import as_inputs, check_labels, check_spec, check_tolerance, check_x
-from autodual.bound import BoundModule, Choice
-from autodual.capture import Inputs, Output, unwrap
-from autodual.captures import capture_once
+from autodual.bound.compiled import CompiledBound
+from autodual.bound.cost import Explanation, explain
+from autodual.bound.estimate import Estimator, Geometric, Median
+from autodual.bound.memory import default_memory
+from autodual.bound.module import BoundModule, Choice
+from autodual.bound.plan import Plan, Program, make_plan
+from autodual.bound.relaxation import Relaxation
 from autodual.certificate import Certificate, Estimate
-from autodual.compiled import CompiledBound
-from autodual.cost import Explanation, explain
+from autodual.duals.given import Rules
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.estimate import Estimator, Geometric, Median
-from autodual.evaluate import run
-from autodual.fidelity import check_fidelity
+from autodual.front.arguments import as_inputs, check_labels, check_spec, check_tolerance, check_x
+from autodual.front.capture import Inputs, Output, unwrap
+from autodual.front.door import capture_once
+from autodual.front.evaluate import run
+from autodual.front.fidelity import check_fidelity
+from autodual.front.ir import Graph, Value
 from autodual.interval import Interval
-from autodual.ir import Graph, Value
-from autodual.memory import default_memory
-from autodual.plan import Plan, Program, make_plan
-from autodual.relaxation import Relaxation
-from autodual.rules import Rules
 from autodual.threat import Ball, ThreatModel, as_threat
 
 

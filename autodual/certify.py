@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from autodual.bound import Choice
-from autodual.capture import Output, unwrap
+from autodual.bound.estimate import Estimator, Exact
+from autodual.bound.memory import parse_memory
+from autodual.bound.module import Choice
+from autodual.bound.plan import METHODS
 from autodual.certified import Certified, Options
+from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError
-from autodual.estimate import Estimator, Exact
-from autodual.memory import parse_memory
-from autodual.plan import METHODS
-from autodual.rules import UserRules, read_rules
+from autodual.front.capture import Output, unwrap
 from autodual.threat import ThreatModel, as_threat
 
 SLOPES = "equal", "free"

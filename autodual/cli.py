@@ -29,7 +29,7 @@ def main() -> None:
     ) -> None:
         """Train a standard and a robust net on scikit-learn's digits; compare their errors."""
         try:
-            from autodual.demo import run
+            from autodual.report.demo import run
         except ImportError as error:
             sys.exit(f"the demo needs {error.name}: pip install 'autodual[demo]'")
         run(out, epochs=epochs, eps=eps, seed=seed)
@@ -53,7 +53,7 @@ def main() -> None:
         from rich.progress import track
 
         from autodual.errors import AutodualError
-        from autodual.selfcheck import self_check
+        from autodual.report.selfcheck import self_check
 
         bar = partial(track, description="attacking")
         try:

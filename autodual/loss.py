@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autodual.capture import Inputs
 from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.errors import InputError
+from autodual.front.capture import Inputs
 from autodual.threat import ThreatModel
 
 

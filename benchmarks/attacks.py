@@ -22,8 +22,9 @@ from timing import alternate
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual import attack, pictures
+from autodual import attack
 from autodual.attack import losses
+from autodual.report import pictures
 
 STEPS = 40
 NETS = {

@@ -18,8 +18,8 @@ from timing import alternate
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual.demo import load, small_net
-from autodual.plan import METHODS
+from autodual.bound.plan import METHODS
+from autodual.report.demo import load, small_net
 
 
 def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callable[[], object]]:

@@ -26,7 +26,7 @@ from peers import LiRPA, others
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual.captures import capture_once
+from autodual.front.door import capture_once
 from tests.zoo import ZOO, Net
 from tests.zoo.convnets import resnet18
 from tests.zoo.transformers import Block, SelfAttention

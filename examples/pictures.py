@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from autodual import demo, pictures
+from autodual.report import demo, pictures
 
 
 def main() -> None:

@@ -337,15 +337,15 @@ def engine_checks():
         case = *picture_net(0, *kinds), ad.LinfBall(0.3)
         patches = result(*case, bounds="dual")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("autodual.rows.Patches.serve", staticmethod(lambda value: False))
+            patch.setattr("autodual.bound.rows.Patches.serve", staticmethod(lambda value: False))
             assert_same(patches, result(*case, bounds="dual"))
         net = ad.certify(case[0], 0.3)
         net(case[1])
         names = dict.fromkeys((v.name for v in net.plan.bounded), "forward")
         assert_same(patches, result(*case, bounds="dual", choose=names))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("autodual.spread.KEPT", 2**40)
-            patch.setattr("autodual.spread.CACHE_BYTES", 1000)
+            patch.setattr("autodual.bound.spread.KEPT", 2**40)
+            patch.setattr("autodual.bound.spread.CACHE_BYTES", 1000)
             assert_same(patches, result(*case, bounds="dual"))
     model, x, y = picture_net(3)
     generator = torch.Generator().manual_seed(0)
@@ -370,18 +370,18 @@ def patch_method(path, change):
 
 ENGINE = {
     "deviation halved": patch_method(
-        "autodual.network.DualNetwork._deviation",
+        "autodual.bound.network.DualNetwork._deviation",
         lambda f: lambda self, rows, memo: 0.5 * f(self, rows, memo),
     ),
     "products: the rest dropped": patch_method(
         "autodual.duals.base.Bilinear.rest", lambda f: lambda call, x, y: 0.1 * f(call, x, y)
     ),
     "products: about another point": patch_method(
-        "autodual.network.DualNetwork.add_product",
+        "autodual.bound.network.DualNetwork.add_product",
         lambda f: lambda self, step, call, x, y: f(self, step, call, x, pointlike(y)),
     ),
     "spread dropped": patch_method(
-        "autodual.network.DualNetwork.add_lines",
+        "autodual.bound.network.DualNetwork.add_lines",
         lambda f: (
             lambda self, step, n: f(
                 self, step, Lines.parallel(n.lower_slope, *[(n.at(n.lower_slope * 0).center)] * 2)
@@ -389,23 +389,25 @@ ENGINE = {
         ),
     ),
     "rows of the wrong sign": patch_method(
-        "autodual.rows.dense.Dense.pull_lines",
+        "autodual.bound.rows.dense.Dense.pull_lines",
         lambda f: lambda self, lines, memo: [-rows for rows in f(self, lines, memo)],
     ),
-    "skip connections overwritten": patch_method("autodual.network.add", lambda f: lambda a, b: b),
+    "skip connections overwritten": patch_method(
+        "autodual.bound.network.add", lambda f: lambda a, b: b
+    ),
     "ℓ2 room ignored below": patch_method(
         "autodual.threat.ball.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
     ),
     "center not moved": patch_method(
-        "autodual.network.DualNetwork.add_box",
+        "autodual.bound.network.DualNetwork.add_box",
         lambda f: lambda self, step, box: f(self, step, Interval(box.lower, box.center)),
     ),
     "no_grad dropped": patch_method(
-        "autodual.passes.PIPELINE",
+        "autodual.front.passes.PIPELINE",
         lambda passes: tuple(p for p in passes if "stop" not in p.__name__),
     ),
     "batch statistics from the running ones": patch_method(
-        "autodual.passes.batch_norm._statistics",
+        "autodual.front.passes.batch_norm._statistics",
         lambda f: (
             lambda x, node: tuple(replace(n, args={**n.args, "correction": 1}) for n in f(x, node))
         ),
@@ -424,31 +426,31 @@ ENGINE = {
 
 ROWS = {
     "windows moved": patch_method(
-        "autodual.rows.patches.Frame.through",
+        "autodual.bound.rows.patches.Frame.through",
         lambda f: lambda self, w: f(self, replace(w, padding=(w.padding[0], 0))),
     ),
     "entries outside the image kept": patch_method(
-        "autodual.rows.patches.Patches.cleaned", lambda f: lambda self, memo: self
+        "autodual.bound.rows.patches.Patches.cleaned", lambda f: lambda self, memo: self
     ),
     "patches added where they do not lie": patch_method(
-        "autodual.rows.patches.Patches._margins",
+        "autodual.bound.rows.patches.Patches._margins",
         lambda f: (
             lambda self, offset, size: f(self, (size[0] - self.data.shape[2], offset[1]), size)
         ),
     ),
     "the chunks' shared part not differentiated": patch_method(
-        "autodual.rows.memo.Memo.finish", lambda f: lambda self: None
+        "autodual.bound.rows.memo.Memo.finish", lambda f: lambda self: None
     ),
     "columns lost": patch_method(
-        "autodual.projection.Sources._inject",
+        "autodual.bound.projection.Sources._inject",
         lambda f: lambda self, columns, radius: f(self, columns, radius * (radius > radius.mean())),
     ),
     "noise halved": patch_method(
-        "autodual.projection.Projection._inject",
+        "autodual.bound.projection.Projection._inject",
         lambda f: lambda self, columns, radius: f(self, columns, 0.2 * radius),
     ),
     "no margin for chance": patch_method(
-        "autodual.sums.margin", lambda f: lambda r, repeats, delta: -0.5
+        "autodual.bound.sums.margin", lambda f: lambda r, repeats, delta: -0.5
     ),
 }
 

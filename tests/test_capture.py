@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
-from autodual.capture import capture, unwrap
-from autodual.evaluate import run
-from autodual.passes import simplify
+from autodual.front.capture import capture, unwrap
+from autodual.front.evaluate import run
+from autodual.front.passes import simplify
 from tests.test_soundness import candidates
 
 N = nn.utils.parametrizations

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
+from autodual.bound.plan import METHODS
 from autodual.duals.functions import between_poles
-from autodual.evaluate import run
-from autodual.plan import METHODS
+from autodual.front.evaluate import run
 
 
 class Around(nn.Module):

@@ -38,7 +38,7 @@ def test_the_command_line_says_what_it_can_do():
 @pytest.mark.filterwarnings("ignore")
 def test_demo_in_short(tmp_path):
     """Two epochs of the demo: it writes its picture, and PGD error ≤ certified error throughout."""
-    from autodual.demo import run
+    from autodual.report.demo import run
 
     rows = run(tmp_path / "demo.png", epochs=2, eps=0.05, seed=0)
     assert (tmp_path / "demo.png").stat().st_size > 10_000

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autodual as ad
-from autodual.memory import default_memory, parse_memory
-from autodual.rows import Patches
+from autodual.bound.memory import default_memory, parse_memory
+from autodual.bound.rows import Patches
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -142,9 +142,9 @@ def test_chunks_and_recomputation_change_nothing(seed):
     case = *picture_net(seed), ball(seed)
     whole = result(*case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autodual.spread.CACHE_BYTES", 500)
-        patch.setattr("autodual.spread.KEPT", 2**40)
-        patch.setattr("autodual.spread.MEMO", 2**40)
+        patch.setattr("autodual.bound.spread.CACHE_BYTES", 500)
+        patch.setattr("autodual.bound.spread.KEPT", 2**40)
+        patch.setattr("autodual.bound.spread.MEMO", 2**40)
         chunked = result(*case)
     assert_same(whole, chunked)
 
@@ -181,7 +181,7 @@ def test_a_batch_in_parts_is_the_same_as_whole(seed):
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
     whole = result(model, x, y, 0.05)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autodual.bound.BoundModule._examples_at_once", lambda *args: 3)
+        patch.setattr("autodual.bound.module.BoundModule._examples_at_once", lambda *args: 3)
         assert_same(result(model, x, y, 0.05), whole)
 
 
@@ -203,7 +203,7 @@ def test_the_planner_takes_forward_order_where_it_is_cheaper(monkeypatch):
     assert shown.count("forward") == 7
     assert shown.count("columns") >= 7
     torch.testing.assert_close(first, later, rtol=1e-9, atol=1e-10)
-    monkeypatch.setattr("autodual.cost.SHARE", 10**9)  # columns do not fit
+    monkeypatch.setattr("autodual.bound.cost.SHARE", 10**9)  # columns do not fit
     tight = ad.certify(model, 0.001, bounds="dual")
     tight(x, y)
     assert "forward" not in str(tight.explain(x))
@@ -213,7 +213,7 @@ def test_explain_counts_the_rows_of_all_parts(monkeypatch):
     model, x, _ = picture_net(2)
     net = ad.certify(model, 0.1)
     whole = net.explain(x).rows
-    monkeypatch.setattr("autodual.bound.BoundModule._examples_at_once", lambda *args: 2)
+    monkeypatch.setattr("autodual.bound.module.BoundModule._examples_at_once", lambda *args: 2)
     assert [row[7] for row in net.explain(x).rows] == [row[7] for row in whole]
 
 
@@ -241,7 +241,7 @@ def test_gradients_reach_the_input_and_the_radius_when_rows_are_recomputed(monke
     x.requires_grad_()
     found = []
     for kept in (1, 2**40):
-        monkeypatch.setattr("autodual.spread.KEPT", kept)
+        monkeypatch.setattr("autodual.bound.spread.KEPT", kept)
         for threat in (ad.LinfBall, ad.L2Ball):
             eps = torch.full((3,), 0.05, dtype=torch.float64, requires_grad=True)
             spec = torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.manual_seed(0))

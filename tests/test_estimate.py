@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import autodual as ad
-from autodual.estimate import margin, tail
+from autodual.bound.estimate import margin, tail
 from tests.nets import random_mlp
 from tests.test_engine import assert_same, picture_net
 from tests.test_soundness import random_net
@@ -102,7 +102,7 @@ def test_examples_at_a_time_are_the_same_as_all_together(monkeypatch):
     results = []
     for few in (False, True):
         if few:
-            monkeypatch.setattr("autodual.bound.BoundModule._examples_at_once", lambda *_: 1)
+            monkeypatch.setattr("autodual.bound.module.BoundModule._examples_at_once", lambda *_: 1)
         for threat in (ad.LinfBall(torch.tensor([0.01, 0.02, 0.03])), ad.L2Ball(0.1)):
             kind = ad.Normal if isinstance(threat, ad.L2Ball) else ad.Cauchy
             torch.manual_seed(0)

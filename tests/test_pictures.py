@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import autodual as ad
-from autodual import pictures
+from autodual.report import pictures
 
 SETS = ["LinfBall", "L2Ball", "L1Ball", "Box", "Wasserstein", "Union"]
 

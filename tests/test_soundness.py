@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import autodual as ad
+from autodual.bound.plan import METHODS
 from autodual.duals import REGISTRY, Call
 from autodual.duals.base import Hole
-from autodual.plan import METHODS
 from tests import oracles
 from tests.nets import random_convnet, random_mlp, random_net
 
@@ -230,7 +230,7 @@ def test_chunked_equals_whole(seed):
     certified = ad.certify(net, 0.2, bounds="dual")
     whole = certified.lower_bound(x, torch.eye(3, dtype=torch.float64)).detach()
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autodual.spread.CACHE_BYTES", 100)
+        patch.setattr("autodual.bound.spread.CACHE_BYTES", 100)
         chunked = certified.lower_bound(x, torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(whole, chunked, rtol=1e-9, atol=1e-9)
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import autodual as ad
-from autodual.capture.whole import marked, name_of
 from autodual.duals import Affine, smooth
 from autodual.errors import CaptureError, InputError
+from autodual.front.capture.whole import marked, name_of
 
 IDENTITY = Affine(together=("z",), linear=True)
 ASINH = smooth(lambda z: 1 / torch.sqrt(1 + z * z), (0.0,), argument="z")

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from autodual.duals.planes import Planes, Slopes
 from autodual.errors import InputError
+from autodual.front.ir import invoke, map_leaves
 from autodual.interval import Interval
-from autodual.ir import invoke, map_leaves
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autodual.capture import plain_attributes
 from autodual.duals.base import Call, Hole
+from autodual.front.capture import plain_attributes
 
 
 @dataclass(frozen=True)

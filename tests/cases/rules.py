@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from autodual.duals import REGISTRY, Bilinear
-from autodual.passes.batch_norm import batch_norm
+from autodual.front.passes.batch_norm import batch_norm
 from autodual.testing import Case, T, Z
 
 

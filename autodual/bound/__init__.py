@@ -1,0 +1,1 @@
+"""From a graph and its dual layers to bounds: plan, layers, rows, sums."""

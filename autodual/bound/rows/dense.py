@@ -1,0 +1,84 @@
+"""Rows written out in full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from autodual.bound.plan import Constants, Step
+from autodual.bound.rows.listed import Listed
+from autodual.bound.rows.memo import Memo
+from autodual.duals import Affine, Planes
+
+CHEAP = 8
+"""How many times more products than picked entries a matrix product may compute and still win."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Listed):
+    """Rows of full size: data [B, *size(1)].
+
+    Where every example of a range has equally many rows, in order, ``span`` says which range:
+    nothing need be gathered then.
+    """
+
+    span: range | None = None
+
+    def add(self, other: Dense) -> Dense:
+        """Return the sum, row by row."""
+        if self.pick is other.pick:
+            return replace(self, data=self.data + other.data)
+        return replace(self, data=self.full() + other.full(), pick=None)
+
+    def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Dense]:
+        """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
+        pulled = lines.pull(self._grouped(self.full()), self._own)
+        flat = pulled if self.span is None else [data.flatten(0, 1) for data in pulled]
+        return [replace(self, data=data, pick=None) for data in flat]
+
+    def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
+        """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
+        flat = self.data.abs().flatten(1)
+        if self.pick is not None and len(flat) * len(weights) <= CHEAP * len(self):
+            sums = flat @ weights.flatten(1).mT
+            return sums[self.pick, self.owner if len(weights) > 1 else 0]
+        if self.pick is not None:
+            flat = flat.index_select(0, self.pick)
+        if self.span is None:
+            return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
+        grouped, own = self._grouped(flat), self._own(weights.flatten(1))
+        return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
+
+    def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
+        """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
+        assert isinstance(step.rule, Affine)
+        if step.own:
+            pulled = self._pull_per_example(step, constants)
+            return [replace(self, data=p, pick=None) for p in pulled]
+        shapes = [torch.Size(v.size(1)) for v in step.variables]
+        pulled = step.rule.transpose(constants.call(step), self.data, shapes)
+        return [replace(self, data=p) for p in pulled]
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        """Return rows [R, *] example by example, [N, S, *], if each has equally many."""
+        return rows if self.span is None else rows.unflatten(0, (len(self.span), -1))
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Return each example's part of a tensor [N or 1, *], to meet ``_grouped`` rows."""
+        if self.span is not None:
+            some = tensor if len(tensor) == 1 else tensor[self.span.start : self.span.stop]
+            return some.unsqueeze(1)
+        return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
+
+    def _pull_per_example(self, step: Step, constants: Constants) -> Sequence[Tensor]:
+        """Pull back where A may differ from example to example: rows are examples here."""
+        count = len(self)
+        rows = {v: constants.own(v).index_select(0, self.owner) for v in step.own}
+        own = {v: v.in_layout(row) for v, row in rows.items()}
+        call = step.call({**constants.env, **own}, count)
+        zeros = [self.data.new_zeros(v.size(count)) for v in step.variables]
+        pulled = torch.func.vjp(call, *zeros)[1](step.out.in_layout(self.full()))
+        return [v.per_example(p, count) for v, p in zip(step.variables, pulled, strict=True)]

@@ -1,0 +1,128 @@
+"""Which rows a pass starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from autodual.bound.rows.dense import Dense
+from autodual.bound.rows.patches import Patches
+from autodual.front.ir import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The unit rows of some entries: ``unit[i]`` is a flat position in example ``owner[i]``.
+
+    ``all`` says that they come from a list of all entries.
+    """
+
+    value: Value
+    owner: Tensor
+    unit: Tensor
+    all: bool = False
+
+    @classmethod
+    def everywhere(cls, value: Value, batch: int, device: torch.device) -> Units:
+        """Return those of all entries; no look at data is taken, now or later."""
+        unit = torch.arange(value.numel, device=device)
+        if Patches.serve(value):
+            _, channels, height, width = value.size(1)
+            unit = unit.reshape(channels, height * width).mT.flatten()
+        owner = torch.arange(batch, device=device).repeat_interleave(value.numel)
+        return cls(value, owner, unit.repeat(batch), all=True)
+
+    @classmethod
+    def where(cls, value: Value, mask: Tensor) -> Units:
+        """Return those where mask [N, numel] holds, example by example, pixel by pixel."""
+        if Patches.serve(value):
+            _, channels, height, width = value.size(1)
+            cells = height * width
+            by_cell = mask.unflatten(1, (channels, cells)).transpose(1, 2)
+            owner, cell, channel = by_cell.nonzero(as_tuple=True)
+            return cls(value, owner, channel * cells + cell)
+        owner, unit = mask.nonzero(as_tuple=True)
+        return cls(value, owner, unit)
+
+    group = 1
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def take(self, index: slice | Tensor) -> Units:
+        """Return some of them."""
+        return replace(self, owner=self.owner[index], unit=self.unit[index])
+
+    def tensors(self) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return []
+
+    def replace(self, others: Mapping[int, Tensor]) -> Units:
+        """Return them with tensors replaced, by their identity."""
+        return self
+
+    def rows(self, like: Tensor) -> Dense | Patches:
+        """Return them as rows with the dtype and device of ``like``."""
+        if Patches.serve(self.value):
+            return Patches.identity(self.value, self.owner, self.unit, like, self.all)
+        if self.all:
+            distinct, pick = torch.arange(self.value.numel, device=like.device), self.unit
+        else:
+            distinct, pick = torch.unique(self.unit, return_inverse=True)
+        bank = torch.zeros(
+            len(distinct), self.value.numel, dtype=like.dtype, device=like.device
+        ).scatter_(1, distinct.unsqueeze(1), 1.0)
+        return Dense(bank.reshape(len(distinct), *self.value.size(1)), self.owner, pick)
+
+
+@dataclass(frozen=True, eq=False)
+class Specs:
+    """Rows given in full, S for each example in order: data [N·S, *size(1)]."""
+
+    value: Value
+    data: Tensor
+    owner: Tensor
+    span: range | None
+
+    @classmethod
+    def per_example(cls, value: Value, spec: Tensor) -> Specs:
+        """Return the rows ``spec`` [N, S, *] of N examples."""
+        batch, count = spec.shape[:2]
+        owner = torch.arange(batch, device=spec.device).repeat_interleave(count)
+        data = spec.reshape(batch * count, *value.size(1))
+        return cls(value, data, owner, range(batch))
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @property
+    def group(self) -> int:
+        """How many rows should be taken together."""
+        return 1 if self.span is None else max(1, len(self) // len(self.span))
+
+    def take(self, index: slice | Tensor) -> Specs:
+        """Return some of them."""
+        span = None
+        if isinstance(index, slice) and self.span is not None:
+            start, stop, _ = index.indices(len(self))
+            if start % self.group == 0 and stop % self.group == 0:
+                span = self.span[start // self.group : stop // self.group]
+        return Specs(self.value, self.data[index], self.owner[index], span)
+
+    def tensors(self) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return [self.data]
+
+    def replace(self, others: Mapping[int, Tensor]) -> Specs:
+        """Return them with tensors replaced, by their identity."""
+        return replace(self, data=others.get(id(self.data), self.data))
+
+    def rows(self, like: Tensor) -> Dense:
+        """Return them as rows."""
+        return Dense(self.data, self.owner, span=self.span)
+
+
+Seeds = Units | Specs

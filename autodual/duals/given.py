@@ -1,0 +1,76 @@
+"""The dual layers a user gives: by an op's name, a module's class or an autograd Function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+
+from autodual.duals import REGISTRY, DualLayer, Registry
+from autodual.errors import InputError
+from autodual.front.capture import Kind, name_of
+
+UserRules = Mapping[str | Kind, DualLayer]
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """The registry with the user's dual layers, and what must be captured whole for them."""
+
+    registry: Registry
+    kinds: frozenset[Kind]
+
+
+def read_rules(rules: UserRules | None) -> Rules:
+    """Add what a user gives to the registry.
+
+    Raises:
+        InputError: a key is neither an op's name nor such a class, or a value is no dual layer.
+    """
+    if not isinstance(rules, Mapping | None):
+        raise InputError(f"rules must map ops to dual layers, not be a {type(rules).__name__}")
+    own: dict[str, DualLayer] = {}
+    kinds: set[Kind] = set()
+    for key, rule in (rules or {}).items():
+        if isinstance(key, type) and issubclass(key, nn.Module | torch.autograd.Function):
+            kinds.add(key)
+            name = name_of(key)
+        elif isinstance(key, str):
+            name = key
+            if key not in REGISTRY:
+                kinds.add(_op(key))
+        else:
+            raise InputError(
+                "rules are given by an op's name, like 'aten.asinh.default' or "
+                "'mylib.op.default', by the class of a module or by an autograd Function, not by "
+                f"{key!r}"
+            )
+        if name in own:
+            raise InputError(f"rules hold two dual layers for {name}: rename one of the classes")
+        own[name] = rule
+        if not isinstance(rule, DualLayer):
+            raise InputError(
+                f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
+            )
+    return Rules({**REGISTRY, **own}, frozenset(kinds))
+
+
+def _op(name: str) -> OpOverload:
+    """Return the op of a name."""
+    found: object = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, OpOverload):
+        return found
+    parts = (*name.split("."), "", "")
+    names = dir(getattr(torch.ops, parts[0], torch.ops.aten))
+    near = get_close_matches(parts[1] or parts[0], names, n=1)
+    meant = f"Did you mean '{parts[0] if parts[1] else 'aten'}.{near[0]}.default'? " if near else ""
+    raise InputError(
+        f"rules[{name!r}] names no op. {meant}Ops are named as ad.coverage(model, x) lists them, "
+        "'aten.asinh.default' or 'mylib.op.default'; a class of modules stands for itself."
+    )

@@ -1,0 +1,120 @@
+"""Check what users pass in: one clear error each, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from autodual.errors import InputError
+from autodual.front.capture import Inputs
+from autodual.front.ir import Value
+
+
+def as_inputs(x: object) -> Inputs:
+    """Return ``x`` as ``Inputs``; a tuple is read as positional arguments."""
+    if isinstance(x, Inputs):
+        return x
+    return Inputs(*x) if isinstance(x, tuple) else Inputs(x)
+
+
+def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Tensor:
+    """Return the perturbed input if a bound around it makes sense.
+
+    ``looks`` says whether its values may be looked at.
+
+    Raises:
+        InputError: not a float32 or float64 tensor, no batch dimension, empty, NaN or infinite,
+            or of another dtype or device than the model.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"x must be a tensor [N, *], not {type(x).__name__}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"x is {x.dtype}; bounds need float32 or float64. Call x.float(); where x numbers "
+            "tokens, certify what comes after the embedding, with embedded tokens as its input."
+        )
+    if x.dim() < 2:
+        raise InputError(
+            f"x has shape {list(x.shape)}; bounds need a batch [N, *]. For one example call "
+            "x.unsqueeze(0)."
+        )
+    if x.numel() == 0:
+        raise InputError(f"x has shape {list(x.shape)}: an empty batch has no bound")
+    finite = torch.isfinite(x)
+    if looks(x) and not bool(finite.all()):
+        index = int((~finite).flatten(1).any(1).nonzero()[0])
+        raise InputError(f"x holds NaN or infinity, first in example {index}")
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is not None and (first.dtype != x.dtype or first.device != x.device):
+        raise InputError(
+            f"x is {x.dtype} on {x.device} and the model {first.dtype} on {first.device}. "
+            "Move one of them with .to()."
+        )
+    return x
+
+
+def check_labels(y: object, x: Tensor, classes: int, look: bool) -> None:
+    """Raise unless y [N] holds class numbers for x [N, *]; ``look`` at them or not.
+
+    Raises:
+        InputError: wrong type, dtype, shape or device, or a label outside [0, classes).
+    """
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise InputError(f"labels must be an int64 tensor [N], not {kind}. Call y.long().")
+    if y.shape != (len(x),) or y.device != x.device:
+        raise InputError(
+            f"labels have shape {list(y.shape)} on {y.device}; x needs [{len(x)}] on {x.device}"
+        )
+    if look and bool(((y < 0) | (y >= classes)).any()):
+        raise InputError(
+            f"labels span [{int(y.min())}, {int(y.max())}]; the model has classes 0 to "
+            f"{classes - 1}"
+        )
+
+
+def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:
+    """Return C as [N or 1, S, K], with K the number of outputs of one example.
+
+    Raises:
+        InputError: wrong type, dtype or shape, or not finite.
+    """
+    if not isinstance(spec, Tensor) or spec.dtype != x.dtype or spec.device != x.device:
+        raise InputError(f"C must be a {x.dtype} tensor on {x.device}, the dtype and device of x")
+    example = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
+    shared, own = (1 + len(example), 2 + len(example))
+    fits = spec.dim() in (shared, own) and spec.shape[spec.dim() - len(example) :] == example
+    if not fits or (spec.dim() == own and spec.shape[0] != len(x)):
+        raise InputError(
+            f"C has shape {list(spec.shape)}; the output {output.type} needs rows "
+            f"[S, {', '.join(map(str, example))}] or [N, S, {', '.join(map(str, example))}]"
+        )
+    if not bool(torch.isfinite(spec).all()):
+        raise InputError("C holds NaN or infinity")
+    spec = spec.unsqueeze(0) if spec.dim() == shared else spec
+    return spec.reshape(*spec.shape[:2], -1)
+
+
+def check_tolerance(tolerance: object, y: object, output: Tensor) -> Tensor:
+    """Return the tolerance as a tensor, if it and y fit the model's output [N, *].
+
+    Raises:
+        InputError: wrong type, dtype or shape; a tolerance that is negative or NaN.
+    """
+    if not isinstance(y, Tensor) or (y.shape, y.dtype) != (output.shape, output.dtype):
+        raise InputError(
+            f"y must be a {output.dtype} tensor {list(output.shape)}, like the model's output"
+        )
+    if not isinstance(tolerance, Tensor | float | int):
+        raise InputError(f"tolerance must be a number or a tensor, not {type(tolerance).__name__}")
+    tensor = torch.as_tensor(tolerance, dtype=output.dtype, device=output.device)
+    if not bool((tensor >= 0).all()):
+        raise InputError(f"tolerance must be at least 0, not {tolerance}")
+    try:
+        return tensor.expand(output.shape)
+    except RuntimeError:
+        raise InputError(
+            f"tolerance has shape {list(tensor.shape)}; the output's is {list(output.shape)}"
+        ) from None

@@ -1,0 +1,91 @@
+"""Say where in the user's program a graph node or an export failure comes from."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from autodual.errors import AutodualError, BatchError, CaptureError, ControlFlowError, ModelError
+from autodual.front.ir import Source
+
+_OWN = str(Path(__file__).parents[2])
+_TORCH = str(Path(torch.__file__).parent)
+_FOREIGN = (_OWN, _TORCH, "<")
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)[^\n]*\n\s*(?P<code>[^\n]*)')
+
+
+def source_of(node: fx.Node) -> Source | None:
+    """Return the last line of the user's own code that led to ``node``, or else its module."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    own = [f for f in frames if not f["file"].startswith(_FOREIGN)]
+    if own:
+        frame = own[-1]
+        return Source(frame["file"], int(frame["line"]), frame["code"].strip(), _module_path(node))
+    return Source("", 0, "", _module_path(node)) if _module_path(node) else None
+
+
+def _module_path(node: fx.Node) -> str:
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] for entry in stack.values() if entry[0]]
+    return str(paths[-1]).removeprefix("L['self'].") if paths else ""
+
+
+def explain_failure(
+    error: Exception, alone: Exception | None, pair: Exception | None
+) -> AutodualError:
+    """Turn a failure of torch.export into an error that says where, why and what to write.
+
+    Args:
+        error: what torch.export raised.
+        alone: what the model itself raises on the user's inputs, if anything.
+        pair: what it raises on a batch of two of them.
+    """
+    if isinstance(error, AutodualError):
+        return error
+    if alone is not None:
+        return ModelError(
+            f"the model itself fails on this input, {_where(alone)}: {type(alone).__name__}: "
+            f"{_first(str(alone))}. Run model(x) alone first: shape, dtype and device must fit."
+        )
+    text, name, where = str(error), type(error).__name__, _where(error)
+    if "DataDependent" in name or "data-dependent" in text or "DynamicOutputShape" in name:
+        return depends_on_values(where)
+    specialised = "batch" in text and ("pecialized" in text or "Constraints violated" in text)
+    if pair is not None or specialised:
+        return BatchError(
+            f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of "
+            f"a number, and do not branch on the batch size. The failure: {_first(text)}"
+        )
+    return CaptureError(f"torch.export cannot capture the model, {where}: {name}: {_first(text)}")
+
+
+def depends_on_values(where: str) -> ControlFlowError:
+    """Return the error for Python control flow or numbers that hang on a tensor's values."""
+    return ControlFlowError(
+        f"the model's path depends on the values of a tensor, {where}. A bound covers a whole "
+        "set of inputs, so one graph must hold for all of them. Write torch.where(condition, "
+        "a, b) instead of if, and keep numbers as tensors instead of .item() or float()."
+    )
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    start = next((i for i, f in enumerate(frames) if f.filename.startswith(_TORCH)), len(frames))
+    return [f for f in frames[start:] if not f.filename.startswith(_FOREIGN)]
+
+
+def _where(error: BaseException) -> str:
+    frames = _user_frames(error)
+    if not frames:
+        return "somewhere in its forward"
+    return f"at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`"
+
+
+def _first(text: str) -> str:
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300]

@@ -1,0 +1,46 @@
+"""Rewrites from graph to graph. The pipeline is this tuple, run in this order."""
+
+from __future__ import annotations
+
+from autodual.front.ir import Graph, check
+from autodual.front.passes.attention import attend
+from autodual.front.passes.batch_norm import nominal_batch_norm
+from autodual.front.passes.constants import fill_by_shape
+from autodual.front.passes.dead_code import remove_dead_code
+from autodual.front.passes.flattened import unflatten_linear
+from autodual.front.passes.identities import remove_identities
+from autodual.front.passes.max_pool import slice_max_pools
+from autodual.front.passes.normalization import normalize
+from autodual.front.passes.pointwise import spell_out
+from autodual.front.passes.products import pair_up
+from autodual.front.passes.reductions import fold_reductions
+from autodual.front.passes.reshapes import views_to_reshapes
+from autodual.front.passes.softmax import share_out
+from autodual.front.passes.stop_gradient import stop_gradients
+
+PIPELINE = (
+    remove_dead_code,
+    views_to_reshapes,
+    fill_by_shape,
+    unflatten_linear,
+    nominal_batch_norm,
+    stop_gradients,
+    remove_identities,
+    spell_out,
+    attend,
+    normalize,
+    share_out,
+    slice_max_pools,
+    fold_reductions,
+    pair_up,
+    remove_dead_code,
+)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Run the whole pipeline, checking the graph after every pass that changes it."""
+    check(graph)
+    for rewrite in PIPELINE:
+        rewritten = rewrite(graph)
+        graph = graph if rewritten is graph else check(rewritten)
+    return graph

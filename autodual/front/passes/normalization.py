@@ -1,0 +1,100 @@
+"""LayerNorm, GroupNorm, InstanceNorm, variances and norms: affine ops, squares and products."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from autodual.front.ir import Graph, Node, Value
+from autodual.front.passes.rewrite import Decomposition, Emit, fixed, rewrite
+
+aten = torch.ops.aten
+
+
+def standardize(emit: Emit, x: Value, dims: list[int], eps: float) -> Value:
+    """Write (x − μ)/√(σ² + ε), with μ and σ² over ``dims``.
+
+    What comes out lies within ±√(n − 1) for n entries; a clamp to that range changes no value
+    and keeps the bound from growing where σ² may be near 0.
+    """
+    centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
+    variance = emit(aten.mean.dim, emit(aten.pow.Tensor_Scalar, centered, 2), dims, True)
+    inverse = emit(aten.rsqrt.default, emit(aten.add.Scalar, variance, eps))
+    most = math.sqrt(math.prod(fixed(x.shape[d]) for d in dims) - 1)
+    return emit(aten.clamp.default, emit(aten.mul.Tensor, centered, inverse), -most, most)
+
+
+def _layer_norm(emit: Emit, node: Node) -> Value | None:
+    x, weight, bias = (node.args[name] for name in ("input", "weight", "bias"))
+    if node.index != 0:
+        return None
+    dims = list(range(len(x.shape) - len(node.args["normalized_shape"]), len(x.shape)))
+    out = standardize(emit, x, dims, node.args["eps"])
+    out = out if weight is None else emit(aten.mul.Tensor, out, weight)
+    return out if bias is None else emit(aten.add.Tensor, out, bias)
+
+
+def _grouped(emit: Emit, x: Value, groups: int, node: Node) -> Value:
+    """Standardize channels in groups; then weight and bias of each channel."""
+    shape = [x.shape[0], groups, fixed(x.shape[1]) // groups, *x.shape[2:]]
+    parts = emit(aten.reshape.default, x, shape)
+    out = standardize(emit, parts, list(range(2, len(shape))), node.args["eps"])
+    out = emit(aten.reshape.default, out, list(x.shape))
+    for name, op in (("weight", aten.mul.Tensor), ("bias", aten.add.Tensor)):
+        if node.args[name] is not None:
+            wide = [1, -1] + [1] * (len(x.shape) - 2)
+            out = emit(op, out, emit(aten.reshape.default, node.args[name], wide))
+    return out
+
+
+def _group_norm(emit: Emit, node: Node) -> Value | None:
+    x = node.args["input"]
+    return _grouped(emit, x, node.args["group"], node) if node.index == 0 else None
+
+
+def _instance_norm(emit: Emit, node: Node) -> Value | None:
+    x = node.args["input"]
+    if not node.args["use_input_stats"]:
+        names = ("weight", "bias", "running_mean", "running_var", "momentum", "eps")
+        given = [node.args[name] for name in names]
+        return emit(aten._native_batch_norm_legit_no_training.default, x, *given, index=0)
+    return _grouped(emit, x, fixed(x.shape[1]), node)
+
+
+def _variance(emit: Emit, node: Node) -> Value | None:
+    """Σ(x − μ)²/(n − correction)."""
+    x, dims = node.args["self"], node.args["dim"]
+    correction = node.args["correction"]
+    if not dims or not all(isinstance(x.shape[d], int) for d in dims):
+        return None
+    count = math.prod(fixed(x.shape[d]) for d in dims) - (1 if correction is None else correction)
+    centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
+    squares = emit(aten.pow.Tensor_Scalar, centered, 2)
+    total = emit(aten.sum.dim_IntList, squares, dims, node.args["keepdim"])
+    return emit(aten.mul.Scalar, total, 1 / count) if count > 0 else None
+
+
+def _norm(emit: Emit, node: Node) -> Value | None:
+    """The ℓ1 and ℓ2 norms."""
+    x, dims, keep = (node.args[name] for name in ("self", "dim", "keepdim"))
+    if not dims or node.args["ord"] not in (1, 2):
+        return None
+    if node.args["ord"] == 1:
+        return emit(aten.sum.dim_IntList, emit(aten.abs.default, x), dims, keep)
+    squares = emit(aten.pow.Tensor_Scalar, x, 2)
+    return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
+
+
+TABLE: dict[str, Decomposition] = {
+    "aten.native_layer_norm.default": _layer_norm,
+    "aten.native_group_norm.default": _group_norm,
+    "aten.instance_norm.default": _instance_norm,
+    "aten.var.correction": _variance,
+    "aten.linalg_vector_norm.default": _norm,
+}
+
+
+def normalize(graph: Graph) -> Graph:
+    """Rewrite normalisation on the example's own statistics."""
+    return rewrite(graph, TABLE)

@@ -1,0 +1,72 @@
+"""Quotients, squares, and pairwise maxima, as the ops that have dual layers."""
+
+from __future__ import annotations
+
+import torch
+
+from autodual.front.ir import Graph, Node, Value
+from autodual.front.passes.rewrite import Decomposition, Emit, rewrite
+
+aten = torch.ops.aten
+
+
+def _quotient(emit: Emit, node: Node) -> Value | None:
+    """a/b = a · (1/b) for a perturbed b."""
+    a, b = node.args["self"], node.args["other"]
+    if not emit.moves(b):
+        return None
+    return emit(aten.mul.Tensor, a, emit(aten.reciprocal.default, b))
+
+
+def _square(emit: Emit, node: Node) -> Value | None:
+    """x · x = x²: as a product of two numbers it would forget that they are the same."""
+    a, b = node.args["self"], node.args["other"]
+    return emit(aten.pow.Tensor_Scalar, a, 2) if a == b else None
+
+
+def _product(emit: Emit, node: Node) -> Value | None:
+    """Bring two perturbed factors to one shape."""
+    a, b = node.args["self"], node.args["other"]
+    if not (emit.moves(a) and emit.moves(b)) or a.shape == b.shape:
+        return None
+    return emit(aten.mul.Tensor, *(_widened(emit, v, node.out) for v in (a, b)))
+
+
+def _widened(emit: Emit, value: Value, like: Value) -> Value:
+    if value.shape == like.shape:
+        return value
+    return emit(aten.expand.default, value, list(like.shape))
+
+
+def _extreme(sign: int) -> Decomposition:
+    """Bring the arguments of a pairwise maximum (1) or minimum (−1) to one shape.
+
+    With a constant c, max(z, c) = c + max(z − c, 0) and min(z, c) = c − max(c − z, 0).
+    """
+
+    def decompose(emit: Emit, node: Node) -> Value | None:
+        a, b = node.args["self"], node.args["other"]
+        if emit.moves(a) and emit.moves(b):
+            if a.shape == b.shape:
+                return None
+            wide = [_widened(emit, v, node.out) for v in (a, b)]
+            return emit(node.target, *wide)  # type: ignore[arg-type]
+        z, c = (a, b) if emit.moves(a) else (b, a)
+        over = emit(aten.sub.Tensor, z, c) if sign > 0 else emit(aten.sub.Tensor, c, z)
+        rest = emit(aten.relu.default, over)
+        return emit(aten.add.Tensor if sign > 0 else aten.sub.Tensor, c, rest)
+
+    return decompose
+
+
+TABLE: dict[str, Decomposition] = {
+    "aten.div.Tensor": _quotient,
+    "aten.mul.Tensor": _square,
+    "aten.maximum.default": _extreme(1),
+    "aten.minimum.default": _extreme(-1),
+}
+
+
+def pair_up(graph: Graph) -> Graph:
+    """Rewrite ops of two arguments so that each has a dual layer for those that are perturbed."""
+    return rewrite(rewrite(graph, TABLE), {"aten.mul.Tensor": _product})

@@ -1,0 +1,237 @@
+"""The sandwich: attacks of every kind against a bound. They must not cross."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autodual import attack
+from autodual.attack import Attack, losses
+from autodual.certificate import Certificate
+from autodual.certified import Certified
+from autodual.errors import CrossingError, UnsoundError
+from autodual.front.arguments import as_inputs
+from autodual.front.capture import Inputs, unwrap
+from autodual.front.door import capture_once
+from autodual.threat import L2Ball, ThreatModel, Wasserstein
+
+ROUNDING = 1000
+"""How many units in the last place of 1 + |z| + |bound| a margin may lie below its bound."""
+
+Track = Callable[[list[str]], Iterable[str]]
+Run = Callable[..., Attack]
+Fits = Callable[[ThreatModel, Tensor], bool]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How near one kind of attack came to the bound.
+
+    Attributes:
+        attack: its name.
+        tightest: the smallest margin found − bound, over all examples and classes.
+        example, other: where: the example's place in the batch and the class k of z_y − z_k.
+        crossings: how many margins lie below their bound by more than rounding.
+    """
+
+    attack: str
+    tightest: float
+    example: int
+    other: int
+    crossings: int
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What attacks say about a bound; print it.
+
+    Attributes:
+        gaps: one per kind of attack.
+        threat: the set, in words.
+        examples: how many there were.
+    """
+
+    gaps: tuple[Gap, ...]
+    threat: str
+    examples: int
+
+    @property
+    def passed(self) -> bool:
+        """No attack crosses the bound by more than rounding."""
+        return not any(gap.crossings for gap in self.gaps)
+
+    def __str__(self) -> str:
+        lines = [f"{'attack':24}{'margin − bound':>16}{'example':>9}{'class':>7}{'crossings':>11}"]
+        lines += [
+            f"{g.attack:24}{g.tightest:16.3g}{g.example:9d}{g.other:7d}{g.crossings:11d}"
+            for g in self.gaps
+        ]
+        said = "no attack crosses the bound" if self.passed else "THE BOUND IS WRONG"
+        return "\n".join([*lines, f"{self.examples} examples within {self.threat}: {said}"])
+
+
+def self_check(
+    net: Certified,
+    x: Tensor | Inputs,
+    y: Tensor | None = None,
+    *,
+    steps: int = 20,
+    classes: int = 9,
+    generator: torch.Generator | None = None,
+    track: Track = iter,
+) -> SelfCheck:
+    """Attack a certified model in every way there is, and compare each margin with its bound.
+
+    PGD, APGD, Square, random points and corners minimise z_y − z_k for one class k after the
+    other, where they fit the set. APGD with cross-entropy, with the ratio of logits and towards
+    every class attacks the model as a whole. Every member of a union is attacked. No attack
+    proves a bound right; one can prove it wrong.
+
+    Args:
+        net: what ``certify`` returned.
+        x: inputs [N, *], or ``Inputs``.
+        y: labels [N]; the model's own predictions if not given.
+        steps: steps of the gradient attacks; searches take five times as many.
+        classes: how many classes to attack for each example, the likeliest first.
+        generator: where randomness comes from.
+        track: wraps the list of attacks while it is worked through, for a progress bar.
+
+    Raises:
+        CrossingError: a margin lies below its bound by more than rounding.
+        UnsoundError: the bound guarantees nothing, so there is nothing to check.
+    """
+    certificate = net(x) if y is None else net(x, y)
+    if not isinstance(certificate, Certificate):
+        raise UnsoundError(f"nothing to check: {'; '.join(certificate.caveats)}")
+    labels = certificate.labels
+    assert labels is not None
+    inputs = as_inputs(x)
+    tensor, model = inputs.get(net.options.perturb), _Alone(net, inputs)
+    kinds = _kinds(steps, generator)
+    gaps = []
+    for name in track(list(kinds)):
+        attacks = kinds[name](model, tensor, labels, net.threat, classes)
+        found = [each.x for each in attacks]
+        if found:
+            gaps.append(_gap(name, model, certificate.margins, labels, found))
+    report = SelfCheck(tuple(gaps), repr(net.threat), len(tensor))
+    if not report.passed:
+        raise CrossingError(f"an attack found a point below its bound.\n{report}")
+    return report
+
+
+class _Alone(nn.Module):
+    """The model as a function of the perturbed input, the other arguments as they are."""
+
+    def __init__(self, net: Certified, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = net.model
+        self.inputs, self.perturb = inputs, net.options.perturb
+        captured = capture_once(
+            unwrap(net.model), inputs, self.perturb, net.options.output, net.options.rules.kinds
+        )
+        self.pick = captured.pick
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = self.inputs.replace(self.perturb, x).clone()
+        return self.pick(self.model(*inputs.args, **inputs.kwargs))
+
+
+Kind = Callable[[nn.Module, Tensor, Tensor, ThreatModel, int], Iterator[Attack]]
+
+
+def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
+    """Return the kinds of attack by name. Each yields what it finds, nothing if it does not fit."""
+    g: dict[str, Any] = {"generator": generator}
+    many: dict[str, Any] = {"generator": generator, "steps": 5 * steps}
+
+    def boxes(threat: ThreatModel, x: Tensor) -> bool:
+        return threat.weights(x) is not None
+
+    def squares(threat: ThreatModel, x: Tensor) -> bool:
+        return isinstance(threat, L2Ball) or boxes(threat, x)
+
+    def moves(threat: ThreatModel, x: Tensor) -> bool:
+        return isinstance(threat, Wasserstein)
+
+    pgd = partial(attack.pgd, steps=steps, restarts=2, loss=losses.margin, **g)
+    apgd = partial(attack.apgd, steps=steps, restarts=2, **g)
+    return {
+        "PGD": _each_class(pgd),
+        "APGD": _each_class(partial(apgd, loss=losses.margin)),
+        "APGD, cross-entropy": _whole(apgd),
+        "APGD, logit ratio": _whole(partial(apgd, loss=losses.dlr), least=3),
+        "APGD, every class": _whole(partial(attack.multi_targeted, steps=steps, **g)),
+        "Square": _each_class(partial(attack.square, **many), squares),
+        "random points": _each_class(partial(attack.search, **many), lambda t, x: not moves(t, x)),
+        "corners": _each_class(partial(attack.search, corners=True, **many), boxes),
+        "conjugate Sinkhorn": _whole(partial(attack.wasserstein, steps=steps), fits=moves),
+        "multi steepest descent": _union(partial(attack.msd, steps=steps, **g)),
+    }
+
+
+def _each_class(run: Run, fits: Fits = lambda threat, x: True) -> Kind:
+    """Minimise z_y − z_k over every member that fits, for one class k after the other."""
+
+    def kind(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+    ) -> Iterator[Attack]:
+        with torch.no_grad():
+            z = model(x)
+        likely = z.scatter(1, y.unsqueeze(1), -torch.inf).argsort(1, descending=True)
+        for other in likely[:, : min(classes, z.shape[1] - 1)].unbind(1):
+            two = partial(torch.gather, dim=1, index=torch.stack([y, other], dim=1))
+            for member in threat.members:
+                if fits(member, x):
+                    yield run(model, x, torch.zeros_like(y), member, logits=two)
+
+    return kind
+
+
+def _whole(run: Run, least: int = 2, fits: Fits = lambda threat, x: True) -> Kind:
+    """Attack the model as it is over every member that fits, if it has ``least`` classes."""
+
+    def kind(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+    ) -> Iterator[Attack]:
+        with torch.no_grad():
+            enough = model(x).shape[1] >= least
+        for member in threat.members:
+            if enough and fits(member, x):
+                yield run(model, x, y, member)
+
+    return kind
+
+
+def _union(run: Run) -> Kind:
+    """Attack a union as one set."""
+
+    def kind(
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+    ) -> Iterator[Attack]:
+        if len(threat.members) > 1:
+            yield run(model, x, y, threat)
+
+    return kind
+
+
+@torch.no_grad()
+def _gap(name: str, model: nn.Module, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
+    """Compare the margins at all points found with the bound."""
+    y = labels.unsqueeze(1)
+    least, slack = torch.full_like(bound, torch.inf), torch.zeros_like(bound)
+    for point in found:
+        z = model(point)
+        margins = (z.gather(1, y) - z).nan_to_num(nan=-torch.inf)
+        least = torch.minimum(least, margins)
+        slack = torch.maximum(slack, 1 + z.abs().amax(1, keepdim=True) + bound.abs())
+    gap = (least - bound).scatter(1, y, torch.inf)
+    gap = torch.where(bound.isfinite(), gap, torch.inf)
+    crossed = gap < -ROUNDING * torch.finfo(bound.dtype).eps * slack
+    worst = int(gap.argmin())
+    return Gap(name, float(gap.min()), *divmod(worst, gap.shape[1]), int(crossed.sum()))
