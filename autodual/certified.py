@@ -216,9 +216,14 @@ class Certified(nn.Module):
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
 
-        Where it is true, no adversarial example within ε can look like this input.
+        Where it is true, no adversarial example within ε can look like this input. The set is that
+        of all inputs that could have been moved to x, which is x's own only for balls: mass that
+        can move one way alone, say, came the other way.
+
+        Raises:
+            InputError: the set does not say where a point came from (``Box``).
         """
-        return self._certify(x).verified
+        return self.at(self.threat.reversed())._certify(x).verified
 
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
         """Bound every output once and return what was done, node by node.

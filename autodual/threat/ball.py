@@ -46,6 +46,10 @@ class Ball(ThreatModel):
         """Return the ball with the radii of the examples at ``index``."""
         return self.with_eps(self.eps[index] if isinstance(self.eps, Tensor) else self.eps)
 
+    def reversed(self) -> Ball:
+        """Return the ball itself: x′ lies as far from x as x from x′, and both in the domain."""
+        return self
+
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *]."""
         if isinstance(self.eps, Tensor) and self.eps.shape != (x.shape[0],):
