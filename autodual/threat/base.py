@@ -176,9 +176,12 @@ class ThreatModel(ABC):
         """Raise unless the set is well defined around every x [N, *].
 
         Raises:
-            InputError: ε has the wrong shape for this batch.
+            InputError: what it holds per example has the wrong shape for this batch.
             DomainError: x lies outside the domain by more than rounding.
         """
+        for name in self.per_example:
+            if len(getattr(self, name)) != len(x):
+                raise InputError(f"{name} needs a row for each of {len(x)} examples")
         if self.domain is None:
             return
         lo, hi = self.domain_of(x)
