@@ -189,3 +189,10 @@ def test_what_mass_can_reach_one_way_only_is_detected_the_other_way():
         assert not bool(both.detect(after))
     with pytest.raises(InputError, match="does not say where"):
         ad.certify(Same(), ad.Box(before, after + before)).detect(before)
+
+
+def test_a_cost_that_is_not_turned_round_is_caught(monkeypatch):
+    """Canary: the property above fails where a set returns itself and should not."""
+    monkeypatch.setattr(ad.Wasserstein, "reversed", lambda self: self)
+    with pytest.raises(AssertionError, match="cost="):
+        test_every_point_may_come_from_where_it_came_from()

@@ -201,8 +201,8 @@ def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
         warn(
             f"no gradient for {stuck} of {len(best)} examples: it is 0 or NaN at x and at a random "
             "point, so this attack could not work there. Outputs that saturate (softmax of large "
-            "logits), overflow or go by steps have none. Attack what comes before them (logits=), "
-            "or search with ad.attack.square, which needs no gradient."
+            "logits), overflow, go by steps or come from dead units have none. Attack what comes "
+            "before them (logits=, losses.margin), or search with ad.attack.square."
         )
     return best.put(index, best.select(index).worse_of(there))
 
