@@ -252,9 +252,14 @@ class Certified(nn.Module):
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
 
-        Where it is true, no adversarial example within ε can look like this input.
+        Where it is true, no adversarial example within ε can look like this input. The set is that
+        of all inputs that could have been moved to x, which is x's own only for balls: mass that
+        can move one way alone, say, came the other way.
+
+        Raises:
+            InputError: the set does not say where a point came from (``Box``).
         """
-        result = self(x)
+        result = self.at(self.threat.reversed())(x)
         if isinstance(result, Estimate):
             raise _unsound(result.caveats)
         return result.verified

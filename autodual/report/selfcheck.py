@@ -100,6 +100,9 @@ def self_check(
         generator: where randomness comes from.
         track: wraps the list of attacks while it is worked through, for a progress bar.
 
+    Warns:
+        AttackWarning: an attack could not work, see ``pgd``; the others count all the same.
+
     Raises:
         CrossingError: a margin lies below its bound by more than rounding.
         UnsoundError: the bound guarantees nothing, so there is nothing to check.
