@@ -122,14 +122,16 @@ class Step:
     def call(self, env: Mapping[Value, Tensor], batch: int) -> Call:
         """Return the node's op with all but its perturbed arguments bound from ``env``."""
         holes = iter(range(len(self.variables)))
-        moving = set(self.variables)
+        moving = self.variables
 
-        def bind(leaf: Any) -> Any:
-            if isinstance(leaf, Value):
-                return Hole(next(holes)) if leaf in moving else env[leaf]
-            return resolve(leaf, batch) if isinstance(leaf, Batch) else leaf
+        def leaf(arg: Any) -> Any:
+            if isinstance(arg, Value):
+                return Hole(next(holes)) if arg in moving else env[arg]
+            return resolve(arg, batch) if isinstance(arg, Batch) else arg
 
-        args = {name: map_leaves(arg, bind) for name, arg in self.node.args.items()}
+        args = dict(self.node.args)
+        for name in self.node.varying:
+            args[name] = map_leaves(args[name], leaf)
         return Call(self.node.target, args, self.node.index)
 
 

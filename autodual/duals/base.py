@@ -19,13 +19,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from autodual.duals.relaxed import Choice, Relaxed
 from autodual.errors import InputError
-from autodual.front.ir import invoke, map_leaves
+from autodual.front.ir import holds, invoke, map_leaves
 from autodual.interval import Interval
 
 
@@ -47,13 +48,20 @@ class Call:
     args: Mapping[str, Any]
     index: int | None = None
 
+    @cached_property
+    def open(self) -> tuple[str, ...]:
+        """The names of the arguments that hold something perturbed."""
+        return tuple(name for name, arg in self.args.items() if holds(arg, Hole))
+
     def __call__(self, *z: Tensor) -> Tensor:
         """Evaluate the op at its perturbed arguments."""
 
         def fill(leaf: Any) -> Any:
             return z[leaf.index] if isinstance(leaf, Hole) else leaf
 
-        args = {name: map_leaves(arg, fill) for name, arg in self.args.items()}
+        args = dict(self.args)
+        for name in self.open:
+            args[name] = map_leaves(args[name], fill)
         result: Tensor = invoke(self.target, args, self.index)
         return result
 

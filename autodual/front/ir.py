@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,11 @@ class Node:
         """The values it reads, in order, repeated where they are repeated."""
         return tuple(leaf for arg in self.args.values() for leaf in leaves(arg))
 
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """The arguments that hold values or batch sizes: the others are what they are."""
+        return tuple(name for name, arg in self.args.items() if holds(arg, Value | Batch))
+
     @property
     def label(self) -> str:
         """The op's everyday name: ``aten.add.Tensor`` is ``add``."""
@@ -242,6 +247,13 @@ def leaves(arg: Any) -> Iterator[Value]:
             yield from leaves(item)
 
 
+def holds(arg: Any, kind: Any) -> bool:
+    """Return whether an argument is of a kind, or a list with something of it inside."""
+    if isinstance(arg, list | tuple):
+        return any(holds(item, kind) for item in arg)
+    return isinstance(arg, kind)
+
+
 def map_leaves(arg: Any, f: Callable[[Any], Any]) -> Any:
     """Rebuild an argument with ``f`` applied to everything that is not a list or tuple."""
     if isinstance(arg, list | tuple):
@@ -249,28 +261,41 @@ def map_leaves(arg: Any, f: Callable[[Any], Any]) -> Any:
     return f(arg)
 
 
+@cache
+def _keywords(target: Callable[..., Any]) -> frozenset[str]:
+    """Return the arguments of an op that are given by keyword only."""
+    schema = getattr(target, "_schema", None)
+    return frozenset(a.name for a in schema.arguments if a.kwarg_only) if schema else frozenset()
+
+
 def invoke(target: Callable[..., Any], args: Mapping[str, Any], index: int | None = None) -> Any:
     """Call an op with arguments by schema name, and pick one of its results."""
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        result = target(*args.values())
+    keywords = _keywords(target) if isinstance(target, torch._ops.OpOverload) else ()
+    if keywords:
+        positional = [v for k, v in args.items() if k not in keywords]
+        result = target(*positional, **{k: v for k, v in args.items() if k in keywords})
     else:
-        keyword = {a.name for a in schema.arguments if a.kwarg_only}
-        positional = [v for k, v in args.items() if k not in keyword]
-        result = target(*positional, **{k: v for k, v in args.items() if k in keyword})
+        result = target(*args.values())
     return result if index is None else result[index]
+
+
+def bind(node: Node, env: Mapping[Value, Tensor], batch: int) -> dict[str, Any]:
+    """Return a node's arguments with tensors for values and numbers for batch sizes."""
+
+    def leaf(arg: Any) -> Any:
+        if isinstance(arg, Value):
+            return env[arg]
+        return resolve(arg, batch) if isinstance(arg, Batch) else arg
+
+    args = dict(node.args)
+    for name in node.varying:
+        args[name] = map_leaves(args[name], leaf)
+    return args
 
 
 def evaluate(node: Node, env: Mapping[Value, Tensor], batch: int) -> Tensor:
     """Run one node on the tensors in ``env`` for a batch of ``batch`` examples."""
-
-    def bind(leaf: Any) -> Any:
-        if isinstance(leaf, Value):
-            return env[leaf]
-        return resolve(leaf, batch) if isinstance(leaf, Batch) else leaf
-
-    args = {name: map_leaves(arg, bind) for name, arg in node.args.items()}
-    result = invoke(node.target, args, node.index)
+    result = invoke(node.target, bind(node, env, batch), node.index)
     if not isinstance(result, Tensor):
         raise GraphError(f"{node.op} gave a {type(result).__name__}, not a tensor")
     return result
