@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from autodual.errors import BatchError, CaptureError
-from autodual.front.capture import Captured, Inputs, call_untouched
+from autodual.front.capture import Captured, Inputs, call_untouched, close
 from autodual.front.evaluate import entries, run, run_nodes
 from autodual.front.ir import Graph, Node, Value, evaluate
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Allowed difference, relative to the largest value. Reordered sums differ far less."""
 
 EXAMPLES = 3
 """How many examples each node is tried with."""
@@ -38,7 +35,7 @@ def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None
 
 def _compare(models: Tensor, graphs: Tensor) -> None:
     """Raise unless the model itself gives what the graph gave."""
-    if not _close(models, graphs):
+    if not close(models, graphs):
         raise CaptureError(
             "the captured graph and the model disagree on this input (by "
             f"{float((models - graphs).abs().max()):.3g}). Does forward depend on global state, or "
@@ -66,7 +63,7 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
             for v, t in together.items()
         }
         try:
-            same = _close(*_without_overflow(in_company[i], evaluate(node, own, 1)))
+            same = close(*_without_overflow(in_company[i], evaluate(node, own, 1)))
         except (RuntimeError, IndexError):
             same = False
         if not same:
@@ -92,11 +89,3 @@ def _without_overflow(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return a, b
     infinite = a.isinf() | b.isinf()
     return a.masked_fill(infinite, 0), b.masked_fill(infinite, 0)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    finite = torch.stack([a, b]).nan_to_num(0, 0, 0)
-    slack = TOLERANCE.get(a.dtype, 1e-3) * float(finite.abs().max())
-    return torch.allclose(a, b, rtol=0, atol=slack + 1e-12, equal_nan=True)

@@ -1,8 +1,8 @@
-"""What export takes apart, and into what: functional ATen ops, but for those kept whole."""
+"""What capture takes apart, and into what: functional ATen ops, but for those kept whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,18 +42,19 @@ KEEP = (
 """Ops whose own dual layer is better than that of their parts."""
 
 
-def decompositions(whole: Iterable[OpOverload] = ()) -> Any:
-    """Return the table for ``run_decompositions``, by which ``KEEP`` and ``whole`` stay whole."""
-    table = torch.export.default_decompositions()
-    for op in (*KEEP, *whole):
-        table.pop(op, None)
-    table[aten.copy.default] = lambda self, src, non_blocking=False: (
-        src.to(self.dtype).expand(self.shape).clone()
-    )
-    table[aten.adaptive_avg_pool2d.default] = _adaptive_mean
-    table[aten._trilinear.default] = _trilinear
-    table[aten.unfold.default] = _unfold
-    return table
+Parts = Callable[..., Any]
+"""Computes what an op does by other ops."""
+
+
+def table(whole: Iterable[OpOverload] = ()) -> Mapping[OpOverload, Parts]:
+    """Return what functional ops are taken apart into; ``KEEP`` and ``whole`` stay whole."""
+    core = torch._decomp.core_aten_decompositions()
+    kept = {*KEEP, *whole}
+    return {op: parts for op, parts in {**core, **REWRITTEN}.items() if op not in kept}
+
+
+def _copy(z: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    return src.to(z.dtype).expand(z.shape).clone()
 
 
 def _adaptive_mean(z: Tensor, output_size: list[int]) -> Tensor:
@@ -96,3 +97,29 @@ def _trilinear(
     if early:
         pairs = pairs.sum(early, keepdim=True)
     return (pairs * expanded(i3, expand3)).sum(sumdim)
+
+
+def _put(
+    z: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
+) -> Tensor:
+    """Write one value, or values of its shape, where a mask holds."""
+    mask = indices[0]
+    alone = len(indices) == 1 and mask is not None and mask.dtype == torch.bool
+    if not alone or mask is None or accumulate or values.dim() > 0:
+        return NotImplemented
+    wide = mask.reshape([*mask.shape, *[1] * (z.dim() - mask.dim())])
+    return torch.where(wide, values.to(z.dtype), z)
+
+
+PARTS: dict[OpOverload, Parts] = {
+    aten.adaptive_avg_pool2d.default: _adaptive_mean,
+}
+"""How ops are taken apart that torch would take apart in a way that knows the batch size."""
+
+REWRITTEN: dict[OpOverload, Parts] = {
+    aten.copy.default: _copy,
+    aten.adaptive_avg_pool2d.default: _adaptive_mean,
+    aten._trilinear.default: _trilinear,
+    aten.unfold.default: _unfold,
+    aten.index_put.default: _put,
+}

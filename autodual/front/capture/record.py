@@ -1,0 +1,271 @@
+"""Run a model on fake tensors and write down every ATen op that it calls, in order.
+
+The recorder sits above autograd, so that it sees ``linear`` where the user wrote one, and
+below it only the ops that are not worth keeping are taken apart. What it writes down may still
+change tensors in place and look at them through views: ``functional`` takes that out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autodual.errors import CaptureError
+from autodual.front.capture.decompositions import KEEP, PARTS
+from autodual.front.capture.diagnose import depends_on_values, is_foreign
+from autodual.front.inputs import Inputs
+from autodual.front.ir import Constant, Literal, Parameter, Source
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One op as the model called it, on fake tensors; ``grad`` says whether gradients may pass."""
+
+    target: OpOverload
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+    grad: bool
+    source: Source | None
+
+
+@dataclass
+class Tape:
+    """All calls of one run, what they start from, and what the model returned.
+
+    ``starts`` are fake tensors as they were before the first call, by the identity of those that
+    the calls use; ``constants`` say what stands behind those that are no inputs.
+    """
+
+    fake: FakeTensorMode
+    inputs: list[Any]
+    starts: dict[int, Tensor] = field(default_factory=dict)
+    constants: dict[int, Constant] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    known: dict[int, Tensor] = field(default_factory=dict)
+    returned: Any = None
+
+    def start(self, tensor: Tensor, constant: Constant | None = None) -> Tensor:
+        """Let a fake tensor be something that calls start from."""
+        self.known[id(tensor)] = tensor
+        with torch.no_grad():
+            self.starts[id(tensor)] = tensor.detach()
+        if constant is not None:
+            self.constants[id(tensor)] = constant
+        return tensor
+
+
+def record(
+    model: nn.Module, inputs: Inputs, names: Names, whole: Iterable[OpOverload] = ()
+) -> Tape:
+    """Run ``model`` on fakes of ``inputs``.
+
+    Args:
+        model: the module, with its real parameters.
+        inputs: real arguments; only their shapes, dtypes and devices count.
+        names: what the model's tensors and modules are called.
+        whole: ops that are not taken apart, besides those that have dual layers.
+
+    Raises:
+        CaptureError: the model does what no graph can say.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    tape = Tape(fake, [])
+
+    def faked(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            leaf = tape.start(fake.from_tensor(leaf.detach()))
+        tape.inputs.append(leaf)
+        return leaf
+
+    given = inputs.map(faked)
+    recorder = Recorder(tape, names, frozenset((*KEEP, *whole)))
+    with torch.enable_grad(), Watch(recorder), fake, enable_python_dispatcher(), recorder:
+        tape.returned = _run(model, given)
+    tape.returned = pytree.tree_map_only(Tensor, recorder.known, tape.returned)
+    return tape
+
+
+def _run(model: nn.Module, given: Inputs) -> Any:
+    return model(*given.args, **given.kwargs)
+
+
+class Names:
+    """What the tensors and modules of a model are called, by identity."""
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = {id(module): name for name, module in reversed(modules.items())}
+        self.tensors: dict[int, str] = {}
+        for named in (model.named_buffers, model.named_parameters):
+            self.tensors |= {id(t): name for name, t in named()}
+
+
+class Recorder(ProxyTorchDispatchMode):
+    """Writes a tape. By its kind it is one of the modes that torch lets run above autograd."""
+
+    def __init__(self, tape: Tape, names: Names, keep: frozenset[OpOverload]) -> None:
+        TorchDispatchMode.__init__(self, _dispatch_key=torch._C.DispatchKey.PreDispatch)
+        self.tape, self.names, self.keep = tape, names, keep
+        self.twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.grad = True
+
+    def __enter__(self) -> Recorder:
+        TorchDispatchMode.__enter__(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        TorchDispatchMode.__exit__(self, *error)
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Take an op apart, or run it and write it down."""
+        kwargs = kwargs or {}
+        if func is aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
+            return self._literal(args[0])
+        if func is aten.detach_.default:
+            return self._detached(args[0])
+        args, kwargs = pytree.tree_map_only(Tensor, self.known, (args, kwargs))
+        if func not in self.keep:
+            parts = PARTS.get(func, func.decompose if func._can_decompose() else None)
+            if parts is not None:
+                with self:
+                    result = parts(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        result = func(*args, **kwargs)
+        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if made or func._schema.is_mutable:
+            self._write(Call(func, args, kwargs, result, self._grad(), self._source()), made)
+        return result
+
+    def known(self, tensor: Tensor) -> Tensor:
+        """Return the fake tensor that stands for one, the same each time."""
+        if id(tensor) in self.tape.known:
+            return tensor
+        if isinstance(tensor, FakeTensor) or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise CaptureError(
+                f"a {type(tensor).__name__} comes from where no graph can follow"
+                f"{_at(self._source())}: torch.func transforms, gradients taken inside forward and "
+                "tensor subclasses are not captured. Write what they compute with plain ops."
+            )
+        if id(tensor) not in self.twins:
+            name = self.names.tensors.get(id(tensor))
+            twin = self.tape.fake.from_tensor(tensor)
+            constant = Literal(tensor) if name is None else Parameter(name)
+            self.twins[id(tensor)] = tensor, self.tape.start(twin, constant)
+        return self.twins[id(tensor)][1]
+
+    def _literal(self, real: Tensor) -> Tensor:
+        """Return the fake of a tensor written in the code; torch remembers its value."""
+        fake = aten.lift_fresh.default(real)
+        return self.tape.start(fake, Literal(real))
+
+    def _detached(self, tensor: Tensor) -> Tensor:
+        """Allow ``detach_`` where it changes nothing, as at the end of ``torch.tensor``."""
+        if tensor.requires_grad:
+            raise CaptureError(f"detach_(){_at(self._source())}: write z = z.detach().")
+        return tensor
+
+    def _write(self, call: Call, made: list[Tensor]) -> None:
+        device = made[0].device.type if made else "cpu"
+        if torch.is_autocast_enabled(device):
+            raise CaptureError(
+                f"autocast{_at(call.source)}: it rounds what depends on x to another dtype. A "
+                "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
+            )
+        self.tape.calls.append(call)
+        for tensor in made:
+            self.tape.known[id(tensor)] = tensor
+
+    def _grad(self) -> bool:
+        return self.grad and not torch.is_inference_mode_enabled()
+
+    def _source(self) -> Source | None:
+        """Return the last line of the user's own code that led here, and the module it ran in."""
+        frame: FrameType | None = sys._getframe(1)
+        line, module = None, ""
+        while frame is not None and frame.f_code is not _run.__code__:
+            code = frame.f_code
+            if not module and code is _CALL:
+                module = self.names.modules.get(id(frame.f_locals["self"]), "")
+            if line is None and not is_foreign(code.co_filename):
+                line = code.co_filename, frame.f_lineno
+            if line is not None and module:
+                break
+            frame = frame.f_back
+        if line is not None:
+            text = linecache.getline(*line).strip()
+            return Source(*line, text, module)
+        return Source("", 0, "", module) if module else None
+
+
+_CALL = nn.Module._call_impl.__code__
+_APPLY: CodeType = inspect.unwrap(torch.autograd.Function.apply.__func__).__code__  # type: ignore[attr-defined]
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+_OUT_OF_TORCH: tuple[Callable[..., Any], ...] = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+
+
+class Watch(TorchFunctionMode):
+    """Sees what is no op: gradients turned off and on, ``.data``, and ways out of torch."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Pass a call on, once it is understood."""
+        if func is torch._C._set_grad_enabled and not _inside_function():
+            self.recorder.grad = bool(args[0])
+        elif func == _DATA:
+            return args[0].detach()
+        elif func == _SET_DATA:
+            raise CaptureError(
+                f"forward assigns to .data{_at(self.recorder._source())}. Compute with the new "
+                "tensor, or write .copy_() under torch.no_grad()."
+            )
+        elif func in _OUT_OF_TORCH and (
+            isinstance(args[0], FakeTensor | nn.Parameter)
+            or id(args[0]) in self.recorder.names.tensors
+        ):
+            raise depends_on_values(_at(self.recorder._source()).strip())
+        return func(*args, **(kwargs or {}))
+
+
+def _inside_function() -> bool:
+    """Return whether an autograd Function's forward runs: torch turns gradients off for it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code is _APPLY:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _at(source: Source | None) -> str:
+    return "" if source is None else f" at {source}"
