@@ -31,6 +31,8 @@ KEEP = (
     aten.mish.default,
     aten.silu.default,
     aten.softplus.default,
+    aten.softshrink.default,
+    aten.hardshrink.default,
     aten.threshold.default,
     aten.upsample_nearest1d.vec,
     aten.upsample_nearest2d.vec,

@@ -98,7 +98,7 @@ def record(
 
     given = inputs.map(faked)
     recorder = Recorder(tape, names, frozenset((*KEEP, *whole)))
-    with torch.enable_grad(), Watch(recorder), fake, enable_python_dispatcher(), recorder:
+    with torch.enable_grad(), Watch(recorder), fake, Below(recorder), enable_python_dispatcher(), recorder:
         tape.returned = _run(model, given)
     tape.returned = pytree.tree_map_only(Tensor, recorder.known, tape.returned)
     return tape
@@ -125,7 +125,7 @@ class Recorder(ProxyTorchDispatchMode):
         TorchDispatchMode.__init__(self, _dispatch_key=torch._C.DispatchKey.PreDispatch)
         self.tape, self.names, self.keep = tape, names, keep
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
-        self.grad = True
+        self.grad, self.busy = True, False
 
     def __enter__(self) -> Recorder:
         TorchDispatchMode.__enter__(self)
@@ -155,11 +155,31 @@ class Recorder(ProxyTorchDispatchMode):
                     result = parts(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        result = func(*args, **kwargs)
-        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if made or func._schema.is_mutable:
-            self._write(Call(func, args, kwargs, result, self._grad(), self._source()), made)
+        self.busy = True
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.busy = False
+        self.write(func, args, kwargs, result)
         return result
+
+    def write(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Write down a call, if it makes or changes a tensor."""
+        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not made and not func._schema.is_mutable:
+            return
+        grad = self.grad and not torch.is_inference_mode_enabled()
+        call = Call(func, args, kwargs, result, grad, self._source())
+        if torch.is_autocast_enabled(made[0].device.type if made else "cpu"):
+            raise CaptureError(
+                f"autocast{_at(call.source)}: it rounds what depends on x to another dtype. A "
+                "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
+            )
+        self.tape.calls.append(call)
+        for tensor in made:
+            self.tape.known[id(tensor)] = tensor
 
     def known(self, tensor: Tensor) -> Tensor:
         """Return the fake tensor that stands for one, the same each time."""
@@ -189,20 +209,6 @@ class Recorder(ProxyTorchDispatchMode):
             raise CaptureError(f"detach_(){_at(self._source())}: write z = z.detach().")
         return tensor
 
-    def _write(self, call: Call, made: list[Tensor]) -> None:
-        device = made[0].device.type if made else "cpu"
-        if torch.is_autocast_enabled(device):
-            raise CaptureError(
-                f"autocast{_at(call.source)}: it rounds what depends on x to another dtype. A "
-                "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
-            )
-        self.tape.calls.append(call)
-        for tensor in made:
-            self.tape.known[id(tensor)] = tensor
-
-    def _grad(self) -> bool:
-        return self.grad and not torch.is_inference_mode_enabled()
-
     def _source(self) -> Source | None:
         """Return the last line of the user's own code that led here, and the module it ran in."""
         frame: FrameType | None = sys._getframe(1)
@@ -220,6 +226,32 @@ class Recorder(ProxyTorchDispatchMode):
             text = linecache.getline(*line).strip()
             return Source(*line, text, module)
         return Source("", 0, "", module) if module else None
+
+
+class Below(TorchDispatchMode):
+    """Sees the copies of a tensor's handle that torch makes below autograd.
+
+    Factory functions hand out such a copy, and so does ``.data``.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an op; write it down if it makes a copy of something known."""
+        recorder = self.recorder
+        result = func(*args, **(kwargs or {}))
+        unseen = func is aten.detach.default and not recorder.busy
+        if unseen and id(args[0]) in recorder.tape.known:
+            recorder.write(func, args, {}, result)
+        return result
 
 
 _CALL = nn.Module._call_impl.__code__
