@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.errors import BatchError, CaptureError
-from autodual.front.capture import Captured, Inputs, call_untouched, close
+from autodual.front.capture import TRACED, Captured, Inputs, call_untouched, close, some
 from autodual.front.evaluate import entries, run, run_nodes
 from autodual.front.ir import Graph, Node, Value, evaluate
 
@@ -26,21 +26,37 @@ def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None
     """
     graph = captured.graph
     values = captured.bind(inputs)
-    _compare(captured.pick(call_untouched(model, inputs)), run(graph, model, values))
+    _compare(captured, model, inputs)
     env = entries(graph, model, {v: _some(v, t) for v, t in values.items()})
     run_nodes(graph.prelude, env, EXAMPLES)
     for node in graph.body:
         _check_apart(node, graph, env)
 
 
-def _compare(models: Tensor, graphs: Tensor) -> None:
-    """Raise unless the model itself gives what the graph gave."""
-    if not close(models, graphs):
-        raise CaptureError(
-            "the captured graph and the model disagree on this input (by "
-            f"{float((models - graphs).abs().max()):.3g}). Does forward depend on global state, or "
-            "on random numbers? Call .eval(), or make the state an argument."
+def _compare(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
+    """Raise unless the model itself gives what the graph gives; say whether the batch is why."""
+    models, graphs = _both(captured, model, inputs)
+    if close(models, graphs):
+        return
+    tensor = captured.bind(inputs)[captured.graph.perturbed]
+    if len(tensor) not in TRACED and all(
+        close(*_both(captured, model, some(inputs, len(tensor), n))) for n in TRACED
+    ):
+        raise BatchError(
+            f"the model fixes the batch size: what it computes for {len(tensor)} examples is not "
+            f"what it computes for {TRACED[0]} or {TRACED[1]}. Do not branch on the batch size."
         )
+    raise CaptureError(
+        "the captured graph and the model disagree on this input (by "
+        f"{float((models - graphs).abs().max()) if models.shape == graphs.shape else models.shape}"
+        "). Does forward depend on the time, on files, on global state? Make it an argument."
+    )
+
+
+def _both(captured: Captured, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return what the model says and what its graph does."""
+    graph = run(captured.graph, model, captured.bind(inputs))
+    return captured.pick(call_untouched(model, inputs)), graph
 
 
 def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from autodual.front.capture.join import Captured
 from autodual.front.capture.outputs import Output
 from autodual.front.capture.rehearse import close
-from autodual.front.capture.trace import capture, unwrap
+from autodual.front.capture.trace import TRACED, capture, some, unwrap
 from autodual.front.capture.untouched import call_untouched
 from autodual.front.capture.whole import Kind, name_of, plain_attributes
 from autodual.front.inputs import Inputs
 
 __all__ = [
+    "TRACED",
     "Captured",
     "Inputs",
     "Kind",
@@ -20,5 +21,6 @@ __all__ = [
     "close",
     "name_of",
     "plain_attributes",
+    "some",
     "unwrap",
 ]

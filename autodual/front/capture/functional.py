@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
-from autodual.front.capture.decompositions import table
+from autodual.front.capture.decompositions import KEEP, table
 from autodual.front.capture.record import Call, Tape
 from autodual.front.ir import Constant, Source
 
@@ -99,7 +99,7 @@ class Writer(TorchDispatchMode):
 
     def __init__(self, whole: frozenset[OpOverload]) -> None:
         super().__init__()
-        self.table = table(whole)
+        self.table, self.kept = table(whole), frozenset((*KEEP, *whole))
         self.program = Program()
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []
@@ -128,25 +128,26 @@ class Writer(TorchDispatchMode):
 
     def write(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Take an op apart, or run it and write it down."""
+        if func.namespace == "prim":  # asks for a device or the like
+            return func(*args, **kwargs)
         parts = self.table.get(func)
+        if parts is None and func not in self.kept and func._can_decompose():
+            parts = func.decompose
         if parts is not None:
             with self:
                 result = parts(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if func._schema.is_mutable:
+            raise RuntimeError(f"{func} writes to its argument")
         result = func(*args, **kwargs)
-        bound = self._bind(func, args, kwargs)
         outs = result if isinstance(result, tuple | list) else (result,)
-        numbers = tuple(self._out(out, args) for out in outs)
-        if any(number is not None for number in numbers):
-            single = isinstance(result, Tensor)
+        new = any(isinstance(out, Tensor) and id(out) not in self.numbers for out in outs)
+        if new:
+            bound, single = self._bind(func, args, kwargs), isinstance(result, Tensor)
+            numbers = tuple(self.enter(out) if isinstance(out, Tensor) else None for out in outs)
             self.program.steps.append(Step(func, bound, numbers, single, self.grad, self.source))
         return result
-
-    def _out(self, out: Any, args: tuple[Any, ...]) -> int | None:
-        if not isinstance(out, Tensor):
-            return None
-        return self.enter(out)
 
     def ref(self, leaf: Any) -> Any:
         """Return the number that stands for a tensor, and anything else as it is."""
@@ -249,6 +250,9 @@ class _Wrapped:
             )
             with _functionalizing(), self.writer:
                 result = call.target._op_dk(torch._C.DispatchKey.Functionalize, *args, **kwargs)
+                for leaf in pytree.tree_leaves(result):
+                    if isinstance(leaf, Tensor):
+                        torch._sync(leaf)  # now, for the line to be this call's
         given = {id(t) for t in pytree.tree_leaves((call.args, call.kwargs))}
 
         def keep(old: Tensor, new: Tensor) -> None:

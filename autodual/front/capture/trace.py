@@ -32,6 +32,10 @@ from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
 from autodual.front.inputs import Inputs
 
 
+TRACED = 2, 3
+"""The batch sizes of the two runs. With one example, a size could be taken for a number."""
+
+
 def unwrap(model: Any) -> nn.Module:
     """Return the module inside torch.compile, DDP and DataParallel wrappers.
 
@@ -75,7 +79,7 @@ def capture(
     """
     perturbed = inputs.get(perturb)
     names = _leaf_names(model, inputs)
-    two, three = (_some(inputs, perturbed.shape[0], n) for n in (2, 3))
+    two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
     try:
         with _quietly(model):
             rehearse(model, two, three)
@@ -107,7 +111,7 @@ def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
     return None
 
 
-def _some(inputs: Inputs, batch: int, count: int) -> Inputs:
+def some(inputs: Inputs, batch: int, count: int) -> Inputs:
     """Return a few examples of the batch, repeated in turn where there are too few."""
 
     def some(leaf: Any) -> Any:
