@@ -48,11 +48,19 @@ Parts = Callable[..., Any]
 """Computes what an op does by other ops."""
 
 
-def table(whole: Iterable[OpOverload] = ()) -> Mapping[OpOverload, Parts]:
-    """Return what functional ops are taken apart into; ``KEEP`` and ``whole`` stay whole."""
-    core = torch._decomp.core_aten_decompositions()
-    kept = {*KEEP, *whole}
-    return {op: parts for op, parts in {**core, **REWRITTEN}.items() if op not in kept}
+class Table:
+    """What functional ops are taken apart into; ``KEEP`` and ``whole`` stay whole."""
+
+    def __init__(self, whole: Iterable[OpOverload] = ()) -> None:
+        self.kept = frozenset((*KEEP, *whole))
+        self._core: Mapping[Any, Parts] = torch._decomp._core_aten_decompositions_post_autograd()
+
+    def parts(self, op: OpOverload) -> Parts | None:
+        """Return how an op is computed by others, or None for those that stay."""
+        if op in self.kept:
+            return None
+        found = REWRITTEN.get(op) or self._core.get(op)
+        return op.decompose if found is None and op._can_decompose() else found
 
 
 def _copy(z: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
-from autodual.front.capture.decompositions import KEEP, table
+from autodual.front.capture.decompositions import Table
 from autodual.front.capture.record import Call, Tape
 from autodual.front.ir import Constant, Source
 
@@ -65,13 +65,13 @@ class Program:
     returned: Any = None
 
 
-def functional(tape: Tape, whole: Iterable[OpOverload] = ()) -> Program:
-    """Write a tape as a program, keeping ``whole`` ops whole.
+def functional(tape: Tape, table: Table) -> Program:
+    """Write a tape as a program, with ops taken apart by the table.
 
     Raises:
         CaptureError: an op that torch cannot write without side effects.
     """
-    writer = Writer(frozenset(whole))
+    writer = Writer(table)
     plain = not any(call.target._schema.is_mutable for call in tape.calls)
     scene = _Plain(tape, writer) if plain else _Wrapped(tape, writer)
     with torch.no_grad(), tape.fake:
@@ -97,13 +97,14 @@ def _explained(call: Call) -> Iterator[None]:
 class Writer(TorchDispatchMode):
     """Writes down what runs on the inner tensors, taken apart by the table."""
 
-    def __init__(self, whole: frozenset[OpOverload]) -> None:
+    def __init__(self, table: Table) -> None:
         super().__init__()
-        self.table, self.kept = table(whole), frozenset((*KEEP, *whole))
+        self.table = table
         self.program = Program()
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []
-        self.grad, self.source = True, None
+        self.grad = True
+        self.source: Source | None = None
 
     def at(self, call: Call) -> None:
         """Take over where in the model the next steps come from."""
@@ -130,9 +131,7 @@ class Writer(TorchDispatchMode):
         """Take an op apart, or run it and write it down."""
         if func.namespace == "prim":  # asks for a device or the like
             return func(*args, **kwargs)
-        parts = self.table.get(func)
-        if parts is None and func not in self.kept and func._can_decompose():
-            parts = func.decompose
+        parts = self.table.parts(func)
         if parts is not None:
             with self:
                 result = parts(*args, **kwargs)
@@ -166,10 +165,8 @@ class Writer(TorchDispatchMode):
     ) -> dict[str, Any]:
         bound = {}
         for i, argument in enumerate(func._schema.arguments):
-            if i < len(args):
-                given = args[i]
-            else:
-                given = kwargs.get(argument.name, argument.default_value)
+            default = kwargs.get(argument.name, argument.default_value)
+            given = args[i] if i < len(args) else default
             if argument.name == "end" and given == OPEN_END:
                 given = None
             bound[argument.name] = _map(given, self.ref)
@@ -236,7 +233,7 @@ class _Wrapped:
     def now(self, tensor: Tensor) -> Tensor:
         wrapper = self.wrapped[id(tensor)]
         with self.writer:
-            torch._sync(wrapper)
+            torch._sync(wrapper)  # type: ignore[attr-defined]
         return torch._from_functional_tensor(wrapper)
 
     def play(self, call: Call) -> None:
@@ -252,7 +249,7 @@ class _Wrapped:
                 result = call.target._op_dk(torch._C.DispatchKey.Functionalize, *args, **kwargs)
                 for leaf in pytree.tree_leaves(result):
                     if isinstance(leaf, Tensor):
-                        torch._sync(leaf)  # now, for the line to be this call's
+                        torch._sync(leaf)  # type: ignore[attr-defined] # now, for the line to be this call's
         given = {id(t) for t in pytree.tree_leaves((call.args, call.kwargs))}
 
         def keep(old: Tensor, new: Tensor) -> None:

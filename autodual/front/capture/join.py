@@ -65,9 +65,7 @@ def join(
     _refuse_other_path(two, three)
     joined = _Joined(two, three)
     inputs = {i: leaf for i, leaf in enumerate(two.inputs) if isinstance(leaf, Ref)}
-    for i, leaf in inputs.items():
-        joined.enter(leaf.number, names[i], None)
-    entries = tuple(joined.values[leaf.number] for leaf in inputs.values())
+    entries = tuple(joined.enter(ref.number, names[i], None) for i, ref in inputs.items())
     leaf, number = _output(two, three, joined, output)
     live = _live(two, number)
     constants = joined.constants(live)
@@ -87,9 +85,7 @@ def join(
     return Captured(graph, tuple(inputs), leaf)
 
 
-def _output(
-    two: Program, three: Program, joined: _Joined, output: Output
-) -> tuple[int, int]:
+def _output(two: Program, three: Program, joined: _Joined, output: Output) -> tuple[int, int]:
     found, packed = pytree.tree_flatten(two.returned)
     if packed != pytree.tree_structure(three.returned):
         raise _other_path("what it returns", None)
@@ -192,9 +188,7 @@ class _Joined:
 
     def step(self, a: Step, b: Step, live: set[int | None]) -> None:
         """Add the nodes of one step."""
-        args = {
-            name: self._arg(arg, b.args[name], a, name) for name, arg in a.args.items()
-        }
+        args = {name: self._arg(arg, b.args[name], a, name) for name, arg in a.args.items()}
         for i, number in enumerate(a.outs):
             if number is None or number not in live:
                 continue
@@ -253,5 +247,3 @@ def _dim(two: int, three: int, source: Source | None) -> Dim:
         f"a size is {two} for two examples and {three} for three{place}. Only multiples of the "
         "batch size keep the examples of a batch apart."
     )
-
-

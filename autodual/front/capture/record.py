@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
-from autodual.front.capture.decompositions import KEEP, PARTS
+from autodual.front.capture.decompositions import PARTS
 from autodual.front.capture.diagnose import depends_on_values, is_foreign
 from autodual.front.inputs import Inputs
 from autodual.front.ir import Constant, Literal, Parameter, Source
@@ -73,16 +73,14 @@ class Tape:
         return tensor
 
 
-def record(
-    model: nn.Module, inputs: Inputs, names: Names, whole: Iterable[OpOverload] = ()
-) -> Tape:
+def record(model: nn.Module, inputs: Inputs, names: Names, kept: frozenset[OpOverload]) -> Tape:
     """Run ``model`` on fakes of ``inputs``.
 
     Args:
         model: the module, with its real parameters.
         inputs: real arguments; only their shapes, dtypes and devices count.
         names: what the model's tensors and modules are called.
-        whole: ops that are not taken apart, besides those that have dual layers.
+        kept: ops that are not taken apart.
 
     Raises:
         CaptureError: the model does what no graph can say.
@@ -97,8 +95,11 @@ def record(
         return leaf
 
     given = inputs.map(faked)
-    recorder = Recorder(tape, names, frozenset((*KEEP, *whole)))
-    with torch.enable_grad(), Watch(recorder), fake, Below(recorder), enable_python_dispatcher(), recorder:
+    recorder = Recorder(tape, names, kept)
+    modes = Watch(recorder), fake, Below(recorder), enable_python_dispatcher(), recorder
+    with torch.enable_grad(), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
         tape.returned = _run(model, given)
     tape.returned = pytree.tree_map_only(Tensor, recorder.known, tape.returned)
     return tape
@@ -112,7 +113,7 @@ class Names:
     """What the tensors and modules of a model are called, by identity."""
 
     def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-        self.modules = {id(module): name for name, module in reversed(modules.items())}
+        self.modules = {id(module): name for name, module in reversed(list(modules.items()))}
         self.tensors: dict[int, str] = {}
         for named in (model.named_buffers, model.named_parameters):
             self.tensors |= {id(t): name for name, t in named()}

@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from autodual.errors import InputError, ModelError
+from autodual.front.capture.decompositions import Table
 from autodual.front.capture.diagnose import explain_failure
 from autodual.front.capture.functional import Program, functional
 from autodual.front.capture.join import Captured, join
@@ -30,7 +31,6 @@ from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
 from autodual.front.inputs import Inputs
-
 
 TRACED = 2, 3
 """The batch sizes of the two runs. With one example, a size could be taken for a number."""
@@ -80,10 +80,13 @@ def capture(
     perturbed = inputs.get(perturb)
     names = _leaf_names(model, inputs)
     two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
+    table = Table(kind for kind in kinds if isinstance(kind, OpOverload))
     try:
         with _quietly(model):
             rehearse(model, two, three)
-            (a, sites), (b, others) = (_program(model, given, kinds) for given in (two, three))
+            (a, sites), (b, others) = (
+                _program(model, given, kinds, table) for given in (two, three)
+            )
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, two, three)]
         raise explain_failure(error, failures[0], failures[1] or failures[2]) from error
@@ -93,13 +96,12 @@ def capture(
 
 
 def _program(
-    model: nn.Module, given: Inputs, kinds: Iterable[Kind]
+    model: nn.Module, given: Inputs, kinds: Iterable[Kind], table: Table
 ) -> tuple[Program, list[Site]]:
     """Run the model on fakes of these arguments; also return which calls are to be one node."""
-    whole = [kind for kind in kinds if isinstance(kind, OpOverload)]
     with untouched(model) as kept, marked(model, kinds) as sites:
-        tape = record(model, given, Names(model, kept.modules), whole)
-    return functional(tape, whole), sites
+        tape = record(model, given, Names(model, kept.modules), table.kept)
+    return functional(tape, table), sites
 
 
 def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
