@@ -112,19 +112,26 @@ def _trilinear(
 def _put(
     z: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor:
-    """Write one value, or values of its shape, where a mask holds."""
-    mask = indices[0]
-    alone = len(indices) == 1 and mask is not None and mask.dtype == torch.bool
-    if not alone or mask is None or accumulate or values.dim() > 0:
+    """Write one number where a mask holds."""
+    given = [index for index in indices if index is not None]
+    if len(given) != 1 or given[0].dtype != torch.bool or accumulate or values.dim() > 0:
         return NotImplemented
-    wide = mask.reshape([*mask.shape, *[1] * (z.dim() - mask.dim())])
-    return torch.where(wide, values.to(z.dtype), z)
+    mask = given[0]
+    place = next(i for i, index in enumerate(indices) if index is not None)
+    behind = z.dim() - place - mask.dim()
+    return torch.where(mask.reshape([*mask.shape, *[1] * behind]), values.to(z.dtype), z)
+
+
+def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
+    """Return the distance between each row of one and each of the other."""
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
 
 
 PARTS: dict[OpOverload, Parts] = {
     aten.adaptive_avg_pool2d.default: _adaptive_mean,
+    aten.cdist.default: _distances,
 }
-"""How ops are taken apart that torch would take apart in a way that knows the batch size."""
+"""How ops are taken apart that torch would take apart into ops without dual layers."""
 
 REWRITTEN: dict[OpOverload, Parts] = {
     aten.copy.default: _copy,

@@ -214,7 +214,7 @@ class _Plain:
     def play(self, call: Call) -> None:
         args, kwargs = pytree.tree_map_only(Tensor, self.now, (call.args, call.kwargs))
         result = self.writer.write(call.target, args, kwargs)
-        _pair(call.result, result, lambda old, new: self.inner.__setitem__(id(old), new))
+        _pair(call, result, lambda old, new: self.inner.__setitem__(id(old), new))
 
 
 class _Wrapped:
@@ -256,7 +256,7 @@ class _Wrapped:
             if id(old) not in given:
                 self.wrapped[id(old)] = new
 
-        _pair(call.result, result, keep)
+        _pair(call, result, keep)
 
 
 Scene = _Plain | _Wrapped
@@ -286,10 +286,11 @@ def _is_functional(op: OpOverload) -> bool:
     return all(a.alias_info is None for a in (*schema.arguments, *schema.returns))
 
 
-def _pair(old: Any, new: Any, take: Callable[[Tensor, Tensor], None]) -> None:
-    """Hand over each tensor of one run with that of the other."""
-    for a, b in zip(pytree.tree_leaves(old), pytree.tree_leaves(new), strict=True):
-        if isinstance(a, Tensor):
-            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-                raise RuntimeError(f"gives {list(b.shape)} in place of {list(a.shape)}")
-            take(a, b)
+def _pair(call: Call, new: Any, take: Callable[[Tensor, Tensor], None]) -> None:
+    """Hand over each tensor that a call made, with that of the program."""
+    old = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
+    made = [leaf for leaf in pytree.tree_leaves(new) if isinstance(leaf, Tensor)]
+    for a, b, size in zip(old, made, call.sizes, strict=True):
+        if size != b.shape or a.dtype != b.dtype:
+            raise RuntimeError(f"gives {list(b.shape)} in place of {list(size)}")
+        take(a, b)

@@ -37,12 +37,16 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One op as the model called it, on fake tensors; ``grad`` says whether gradients may pass."""
+    """One op as the model called it, on fake tensors; ``grad`` says whether gradients may pass.
+
+    ``sizes`` are those of its results at the time: they may change in place later.
+    """
 
     target: OpOverload
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: Any
+    sizes: tuple[torch.Size, ...]
     grad: bool
     source: Source | None
 
@@ -148,6 +152,8 @@ class Recorder(ProxyTorchDispatchMode):
             return self._literal(args[0])
         if func is aten.detach_.default:
             return self._detached(args[0])
+        if torch._C._functorch.maybe_current_level() is not None:
+            return func(*args, **kwargs)  # to be seen below, without vmap's dimensions
         args, kwargs = pytree.tree_map_only(Tensor, self.known, (args, kwargs))
         if func not in self.keep:
             parts = PARTS.get(func, func.decompose if func._can_decompose() else None)
@@ -156,15 +162,23 @@ class Recorder(ProxyTorchDispatchMode):
                     result = parts(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-        self.busy = True
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self.busy = False
-        self.write(func, args, kwargs, result)
+        return self.run(func, args, kwargs)
+
+    def run(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an op on known tensors and write it down."""
+        result = self._unseen(func, *args, **kwargs)
+        self._write(func, args, kwargs, result)
         return result
 
-    def write(
+    def _unseen(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function without writing down what it calls."""
+        self.busy = True
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.busy = False
+
+    def _write(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         """Write down a call, if it makes or changes a tensor."""
@@ -172,7 +186,8 @@ class Recorder(ProxyTorchDispatchMode):
         if not made and not func._schema.is_mutable:
             return
         grad = self.grad and not torch.is_inference_mode_enabled()
-        call = Call(func, args, kwargs, result, grad, self._source())
+        sizes = tuple(tensor.shape for tensor in made)
+        call = Call(func, args, kwargs, result, sizes, grad, self._source())
         if torch.is_autocast_enabled(made[0].device.type if made else "cpu"):
             raise CaptureError(
                 f"autocast{_at(call.source)}: it rounds what depends on x to another dtype. A "
@@ -182,11 +197,18 @@ class Recorder(ProxyTorchDispatchMode):
         for tensor in made:
             self.tape.known[id(tensor)] = tensor
 
+    def unheard_of(self, leaf: Any) -> bool:
+        """Return whether this is a tensor that neither the model holds nor the tape made."""
+        if not isinstance(leaf, Tensor) or id(leaf) in self.tape.known:
+            return False
+        own = type(leaf) in (Tensor, nn.Parameter)
+        return not own or torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+
     def known(self, tensor: Tensor) -> Tensor:
         """Return the fake tensor that stands for one, the same each time."""
         if id(tensor) in self.tape.known:
             return tensor
-        if isinstance(tensor, FakeTensor) or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        if self.unheard_of(tensor):
             raise CaptureError(
                 f"a {type(tensor).__name__} comes from where no graph can follow"
                 f"{_at(self._source())}: torch.func transforms, gradients taken inside forward and "
@@ -194,14 +216,14 @@ class Recorder(ProxyTorchDispatchMode):
             )
         if id(tensor) not in self.twins:
             name = self.names.tensors.get(id(tensor))
-            twin = self.tape.fake.from_tensor(tensor)
+            twin = self._unseen(self.tape.fake.from_tensor, tensor)
             constant = Literal(tensor) if name is None else Parameter(name)
             self.twins[id(tensor)] = tensor, self.tape.start(twin, constant)
         return self.twins[id(tensor)][1]
 
     def _literal(self, real: Tensor) -> Tensor:
         """Return the fake of a tensor written in the code; torch remembers its value."""
-        fake = aten.lift_fresh.default(real)
+        fake = self._unseen(aten.lift_fresh.default, real)
         return self.tape.start(fake, Literal(real))
 
     def _detached(self, tensor: Tensor) -> Tensor:
@@ -230,9 +252,10 @@ class Recorder(ProxyTorchDispatchMode):
 
 
 class Below(TorchDispatchMode):
-    """Sees the copies of a tensor's handle that torch makes below autograd.
+    """Sees what the recorder cannot: what torch calls below autograd of its own accord.
 
-    Factory functions hand out such a copy, and so does ``.data``.
+    Factory functions hand out a copy of what they made, ``.data`` is such a copy, and vmap turns
+    into other ops.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -246,13 +269,12 @@ class Below(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run an op; write it down if it makes a copy of something known."""
-        recorder = self.recorder
-        result = func(*args, **(kwargs or {}))
-        unseen = func is aten.detach.default and not recorder.busy
-        if unseen and id(args[0]) in recorder.tape.known:
-            recorder.write(func, args, {}, result)
-        return result
+        """Run an op; write it down if the recorder has not, and knows what it reads."""
+        recorder, kwargs = self.recorder, kwargs or {}
+        if recorder.busy or any(map(recorder.unheard_of, pytree.tree_leaves((args, kwargs)))):
+            return func(*args, **kwargs)
+        args, kwargs = pytree.tree_map_only(Tensor, recorder.known, (args, kwargs))
+        return recorder.run(func, args, kwargs)
 
 
 _CALL = nn.Module._call_impl.__code__
@@ -282,10 +304,7 @@ class Watch(TorchFunctionMode):
                 f"forward assigns to .data{_at(self.recorder._source())}. Compute with the new "
                 "tensor, or write .copy_() under torch.no_grad()."
             )
-        elif func in _OUT_OF_TORCH and (
-            isinstance(args[0], FakeTensor | nn.Parameter)
-            or id(args[0]) in self.recorder.names.tensors
-        ):
+        elif func in _OUT_OF_TORCH:
             raise depends_on_values(_at(self.recorder._source()).strip())
         return func(*args, **(kwargs or {}))
 

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,6 +79,8 @@ class Kept:
     def _contents(self, value: Any, name: str) -> None:
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         for key, item in pairs:
+            if isinstance(item, SimpleNamespace):
+                item = vars(item)
             if isinstance(item, nn.Module | dict | list | set | deque):
                 inner = name if key == "_modules" else f"{name}.{key}" if name else f"{key}"
                 self._visit(item, inner)
