@@ -29,8 +29,6 @@ def explain_failure(
         alone: what the model itself raises on the user's inputs, if anything.
         pair: what it raises on a batch of two or three of them.
     """
-    if isinstance(error, AutodualError):
-        return error
     if alone is not None:
         return ModelError(
             f"the model itself fails on this input, {_where(alone)}: {type(alone).__name__}: "

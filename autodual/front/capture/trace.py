@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from autodual.errors import InputError, ModelError
+from autodual.errors import AutodualError, InputError, ModelError
 from autodual.front.capture.decompositions import Table
 from autodual.front.capture.diagnose import explain_failure
 from autodual.front.capture.functional import Program, functional
@@ -87,6 +87,8 @@ def capture(
             (a, sites), (b, others) = (
                 _program(model, given, kinds, table) for given in (two, three)
             )
+    except AutodualError:
+        raise
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, two, three)]
         raise explain_failure(error, failures[0], failures[1] or failures[2]) from error

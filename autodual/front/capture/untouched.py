@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autodual.front.inputs import Inputs
 
 _CONTAINERS = dict, list, set, deque
+_PLAIN = frozenset((bool, int, float, str, type(None), Tensor, nn.Parameter))
 
 
 @torch.no_grad()
@@ -59,31 +60,38 @@ class Kept:
         self.modules: dict[str, nn.Module] = {}
         self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.containers: list[tuple[Any, Any]] = []
+        self.empty: list[Any] = []
         self._seen: set[int] = set()
-        self._visit(model, "")
+        self._module(model, "")
 
-    def _visit(self, value: Any, name: str) -> None:
-        if isinstance(value, nn.Module):
-            if id(value) not in self._seen:
+    def _module(self, module: nn.Module, name: str) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        self.modules[name] = module
+        own = vars(module)
+        self.attributes.append((own, own.copy()))
+        for key, item in own.items():
+            if type(item) not in _PLAIN:
+                self._visit(item, name, key)
+
+    def _visit(self, value: Any, name: str, key: Any) -> None:
+        """Keep what an attribute or an item of a container holds, if it may hold anything."""
+        if isinstance(value, _CONTAINERS):
+            if not value:
+                self.empty.append(value)
+            elif id(value) not in self._seen:
                 self._seen.add(id(value))
-                self.modules[name] = value
-                own = vars(value)
-                self.attributes.append((own, dict(own)))
-                self._contents(own, name)
-        elif isinstance(value, _CONTAINERS) and id(value) not in self._seen:
-            self._seen.add(id(value))
-            self.containers.append((value, value.copy()))
-            if value:
-                self._contents(value, name)
-
-    def _contents(self, value: Any, name: str) -> None:
-        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-        for key, item in pairs:
-            if isinstance(item, SimpleNamespace):
-                item = vars(item)
-            if isinstance(item, nn.Module | dict | list | set | deque):
-                inner = name if key == "_modules" else f"{name}.{key}" if name else f"{key}"
-                self._visit(item, inner)
+                self.containers.append((value, value.copy()))
+                inner = name if key == "_modules" else _joined(name, key)
+                pairs = value.items() if isinstance(value, dict) else enumerate(value)
+                for k, item in pairs:
+                    if type(item) not in _PLAIN:
+                        self._visit(item, inner, k)
+        elif isinstance(value, nn.Module):
+            self._module(value, _joined(name, key))
+        elif isinstance(value, SimpleNamespace):
+            self._visit(vars(value), name, key)
 
     def lend_copies(self) -> None:
         """Give the model copies of its buffers and plain tensors, until all is put back."""
@@ -102,6 +110,9 @@ class Kept:
 
     def put_back(self) -> None:
         """Undo every change of an attribute or a container."""
+        for value in self.empty:
+            if value:
+                value.clear()
         for own, before in self.attributes:
             _put_back(own, before)
         for value, before in self.containers:
@@ -110,6 +121,10 @@ class Kept:
             elif len(value) != len(before) or not all(map(operator.is_, value, before)):
                 value.clear()
                 (value.update if isinstance(value, set) else value.extend)(before)
+
+
+def _joined(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
 
 
 def _like(tensor: Tensor, copied: Any) -> Tensor:
