@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import Table
-from autodual.front.capture.record import Call, Tape
+from autodual.front.capture.record import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Constant, Source
 
 aten = torch.ops.aten
@@ -212,7 +212,7 @@ class _Plain:
         return self.inner[id(tensor)]
 
     def play(self, call: Call) -> None:
-        args, kwargs = pytree.tree_map_only(Tensor, self.now, (call.args, call.kwargs))
+        args, kwargs = on_tensors(self.now, (call.args, call.kwargs))
         result = self.writer.write(call.target, args, kwargs)
         _pair(call, result, lambda old, new: self.inner.__setitem__(id(old), new))
 
@@ -238,19 +238,16 @@ class _Wrapped:
 
     def play(self, call: Call) -> None:
         if _is_functional(call.target):
-            args, kwargs = pytree.tree_map_only(Tensor, self.now, (call.args, call.kwargs))
+            args, kwargs = on_tensors(self.now, (call.args, call.kwargs))
             result = self.writer.write(call.target, args, kwargs)
-            result = pytree.tree_map_only(Tensor, torch._to_functional_tensor, result)
+            result = on_tensors(torch._to_functional_tensor, result)
         else:
-            args, kwargs = pytree.tree_map_only(
-                Tensor, lambda t: self.wrapped[id(t)], (call.args, call.kwargs)
-            )
+            args, kwargs = on_tensors(lambda t: self.wrapped[id(t)], (call.args, call.kwargs))
             with _functionalizing(), self.writer:
                 result = call.target._op_dk(torch._C.DispatchKey.Functionalize, *args, **kwargs)
-                for leaf in pytree.tree_leaves(result):
-                    if isinstance(leaf, Tensor):
-                        torch._sync(leaf)  # type: ignore[attr-defined] # now, for the line to be this call's
-        given = {id(t) for t in pytree.tree_leaves((call.args, call.kwargs))}
+                for leaf in tensors_in(result):
+                    torch._sync(leaf)  # type: ignore[attr-defined] # now: the line is this call's
+        given = {id(t) for t in tensors_in((call.args, call.kwargs))}
 
         def keep(old: Tensor, new: Tensor) -> None:
             if id(old) not in given:
@@ -288,9 +285,8 @@ def _is_functional(op: OpOverload) -> bool:
 
 def _pair(call: Call, new: Any, take: Callable[[Tensor, Tensor], None]) -> None:
     """Hand over each tensor that a call made, with that of the program."""
-    old = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
-    made = [leaf for leaf in pytree.tree_leaves(new) if isinstance(leaf, Tensor)]
-    for a, b, size in zip(old, made, call.sizes, strict=True):
+    made = zip(tensors_in(call.result), tensors_in(new), call.sizes, strict=True)
+    for a, b, size in made:
         if size != b.shape or a.dtype != b.dtype:
             raise RuntimeError(f"gives {list(b.shape)} in place of {list(size)}")
         take(a, b)

@@ -35,6 +35,24 @@ from autodual.front.ir import Constant, Literal, Parameter, Source
 aten = torch.ops.aten
 
 
+def on_tensors(f: Callable[[Tensor], Any], arg: Any) -> Any:
+    """Rebuild the arguments of an op, or what it returned, with ``f`` applied to each tensor."""
+    if isinstance(arg, Tensor):
+        return f(arg)
+    if isinstance(arg, list | tuple):
+        return [on_tensors(f, item) for item in arg]
+    if isinstance(arg, dict):
+        return {key: on_tensors(f, item) for key, item in arg.items()}
+    return arg
+
+
+def tensors_in(arg: Any) -> list[Tensor]:
+    """Return the tensors in an op's arguments or results, in order."""
+    found: list[Tensor] = []
+    on_tensors(found.append, arg)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One op as the model called it, on fake tensors; ``grad`` says whether gradients may pass.
@@ -154,7 +172,7 @@ class Recorder(ProxyTorchDispatchMode):
             return self._detached(args[0])
         if torch._C._functorch.maybe_current_level() is not None:
             return func(*args, **kwargs)  # to be seen below, without vmap's dimensions
-        args, kwargs = pytree.tree_map_only(Tensor, self.known, (args, kwargs))
+        args, kwargs = on_tensors(self.known, (args, kwargs))
         if func not in self.keep:
             parts = PARTS.get(func, func.decompose if func._can_decompose() else None)
             if parts is not None:
@@ -182,7 +200,7 @@ class Recorder(ProxyTorchDispatchMode):
         self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         """Write down a call, if it makes or changes a tensor."""
-        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        made = tensors_in(result)
         if not made and not func._schema.is_mutable:
             return
         grad = self.grad and not torch.is_inference_mode_enabled()
@@ -197,12 +215,12 @@ class Recorder(ProxyTorchDispatchMode):
         for tensor in made:
             self.tape.known[id(tensor)] = tensor
 
-    def unheard_of(self, leaf: Any) -> bool:
-        """Return whether this is a tensor that neither the model holds nor the tape made."""
-        if not isinstance(leaf, Tensor) or id(leaf) in self.tape.known:
+    def unheard_of(self, tensor: Tensor) -> bool:
+        """Return whether neither the model holds this tensor nor the tape made it."""
+        if id(tensor) in self.tape.known:
             return False
-        own = type(leaf) in (Tensor, nn.Parameter)
-        return not own or torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+        own = type(tensor) in (Tensor, nn.Parameter)
+        return not own or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
     def known(self, tensor: Tensor) -> Tensor:
         """Return the fake tensor that stands for one, the same each time."""
@@ -271,9 +289,9 @@ class Below(TorchDispatchMode):
     ) -> Any:
         """Run an op; write it down if the recorder has not, and knows what it reads."""
         recorder, kwargs = self.recorder, kwargs or {}
-        if recorder.busy or any(map(recorder.unheard_of, pytree.tree_leaves((args, kwargs)))):
+        if recorder.busy or any(map(recorder.unheard_of, tensors_in((args, kwargs)))):
             return func(*args, **kwargs)
-        args, kwargs = pytree.tree_map_only(Tensor, recorder.known, (args, kwargs))
+        args, kwargs = on_tensors(recorder.known, (args, kwargs))
         return recorder.run(func, args, kwargs)
 
 
