@@ -9,7 +9,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.front.capture import capture, unwrap
-from autodual.front.evaluate import run
+from autodual.front.evaluate import entries, run
 from autodual.front.passes import simplify
 from tests.test_soundness import candidates
 
@@ -427,8 +427,9 @@ def test_the_graph_computes_what_the_model_does():
         captured = capture(model, inputs)
         values = captured.bind(inputs)
         raw, simple = captured.graph, simplify(captured.graph)
-        torch.testing.assert_close(run(raw, model, values), model(picture()))
-        torch.testing.assert_close(run(simple, model, values), model(picture()))
+        for graph in (raw, simple):
+            env = entries(graph, model, values)
+            torch.testing.assert_close(run(graph, env), model(picture()))
 
 
 GRAPH = """\

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
+from autodual.duals.base import Call
+from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import corner_slopes, enclose
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 

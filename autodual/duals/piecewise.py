@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 

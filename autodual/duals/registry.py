@@ -20,9 +20,9 @@ from autodual.duals import (
     shrink,
     threshold,
 )
-from autodual.duals.base import DualLayer
+from autodual.duals.base import DualLayer, Either
 
-Registry = Mapping[str, DualLayer]
+Registry = Mapping[str, DualLayer | Either]
 
 REGISTRY: Registry = {
     **linear.TABLE,

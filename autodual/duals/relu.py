@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
+from autodual.duals.base import Call
+from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import corner_slopes, enclose, monotone_between
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 

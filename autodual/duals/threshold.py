@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
+from autodual.duals.base import Call
+from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import enclose, monotone_between
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 

@@ -1,4 +1,4 @@
-"""Check once per capture that the graph computes what the model does, one example at a time."""
+"""Check once per capture that each example of a batch gets what it would get alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from autodual.errors import BatchError, CaptureError
-from autodual.front.capture import TRACED, Captured, Inputs, call_untouched, close, some
+from autodual.errors import BatchError
+from autodual.front.capture import TRACED, Captured, call_untouched, close, some
 from autodual.front.evaluate import entries, run, run_nodes
+from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Node, Value, evaluate
 
 EXAMPLES = 3
@@ -17,46 +18,20 @@ EXAMPLES = 3
 
 
 @torch.no_grad()
-def check_fidelity(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
-    """Raise if the graph and the model disagree, or if examples influence each other.
+def check_apart(graph: Graph, given: Mapping[Value, Tensor]) -> None:
+    """Raise if examples influence each other.
+
+    Args:
+        graph: the graph.
+        given: all that it is given for some batch.
 
     Raises:
-        CaptureError: the captured graph computes something else than the model.
         BatchError: something computed for the first example changes with the second.
     """
-    graph = captured.graph
-    values = captured.bind(inputs)
-    _compare(captured, model, inputs)
-    env = entries(graph, model, {v: _some(v, t) for v, t in values.items()})
+    env = {v: _some(v, t) for v, t in given.items()}
     run_nodes(graph.prelude, env, EXAMPLES)
     for node in graph.body:
         _check_apart(node, graph, env)
-
-
-def _compare(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
-    """Raise unless the model itself gives what the graph gives; say whether the batch is why."""
-    models, graphs = _both(captured, model, inputs)
-    if close(models, graphs):
-        return
-    tensor = captured.bind(inputs)[captured.graph.perturbed]
-    if len(tensor) not in TRACED and all(
-        close(*_both(captured, model, some(inputs, len(tensor), n))) for n in TRACED
-    ):
-        raise BatchError(
-            f"the model fixes the batch size: what it computes for {len(tensor)} examples is not "
-            f"what it computes for {TRACED[0]} or {TRACED[1]}. Do not branch on the batch size."
-        )
-    raise CaptureError(
-        "the captured graph and the model disagree on this input (by "
-        f"{float((models - graphs).abs().max()) if models.shape == graphs.shape else models.shape}"
-        "). Does forward depend on the time, on files, on global state? Make it an argument."
-    )
-
-
-def _both(captured: Captured, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """Return what the model says and what its graph does."""
-    graph = run(captured.graph, model, captured.bind(inputs))
-    return captured.pick(call_untouched(model, inputs)), graph
 
 
 def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
@@ -105,3 +80,25 @@ def _without_overflow(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return a, b
     infinite = a.isinf() | b.isinf()
     return a.masked_fill(infinite, 0), b.masked_fill(infinite, 0)
+
+
+@torch.no_grad()
+def check_batch(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
+    """Raise if the graph, which does not hold for these inputs, holds for fewer of their examples.
+
+    Raises:
+        BatchError: the model branches on the batch size.
+    """
+    batch = len(captured.bind(inputs)[captured.graph.perturbed])
+    if batch in TRACED:
+        return
+    for count in TRACED:
+        few = some(inputs, batch, count)
+        env = entries(captured.graph, model, captured.bind(few))
+        returned = captured.pick(call_untouched(model, few))
+        if not close(returned, run(captured.graph, env)):
+            return
+    raise BatchError(
+        f"the model fixes the batch size: what it computes for {batch} examples is not what it "
+        f"computes for {TRACED[0]} or {TRACED[1]}. Do not branch on the batch size."
+    )
