@@ -42,7 +42,7 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     together = {
-        v: torch.randn(v.size(EXAMPLES), generator=generator, dtype=v.dtype).to(graph.device)
+        v: _random(v, generator).to(graph.device)
         if v in graph.moving
         else env[v]
         for v in node.inputs
@@ -64,6 +64,14 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
                 "the outermost part of a dimension. A bound holds for one example at a time: "
                 "reduce, flip, repeat and normalise over other dimensions than the batch's."
             )
+
+
+def _random(value: Value, generator: torch.Generator) -> Tensor:
+    """Draw a few examples of a value; numbers and truth values too."""
+    size = value.size(EXAMPLES)
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        return torch.randn(size, generator=generator, dtype=value.dtype)
+    return torch.randint(2, size, generator=generator).to(value.dtype)
 
 
 def _some(value: Value, tensor: Tensor) -> Tensor:
