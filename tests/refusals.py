@@ -26,11 +26,11 @@ class Refusal:
 
 
 class Head(nn.Module):
-    """A linear layer and some points."""
+    """A linear layer."""
 
     def __init__(self):
         super().__init__()
-        self.fc, self.points = nn.Linear(3, 2), nn.Parameter(torch.rand(3, 3))
+        self.fc = nn.Linear(3, 2)
 
 
 class Branch(Head):
@@ -72,11 +72,6 @@ class Spectrum(Head):
         return self.fc(torch.fft.rfft(x, n=4).abs())
 
 
-class Distances(Head):
-    def forward(self, x):
-        return self.fc(torch.cdist(x.unsqueeze(1), self.points).squeeze(1))
-
-
 class Chosen(Head):
     def forward(self, x):
         return self.fc(torch.where(x > 0.5, x.exp(), x))
@@ -115,13 +110,6 @@ REFUSALS = {
     "autocast": Refusal(Autocast, errors.CaptureError, LINE, "another dtype", "leave autocast out"),
     "complex numbers": Refusal(
         Spectrum, errors.UnsupportedOpError, LINE, "gives torch.complex64", "DFT is linear"
-    ),
-    "distances by cdist": Refusal(
-        Distances,
-        errors.UnsupportedOpError,
-        LINE,
-        "no dual layer",
-        "square",
     ),
     "dropout in training": Refusal(
         lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)).train(),

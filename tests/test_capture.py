@@ -9,7 +9,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.front.capture import capture, unwrap
-from autodual.front.evaluate import run
+from autodual.front.evaluate import entries, run
 from autodual.front.passes import simplify
 from tests.test_soundness import candidates
 
@@ -427,8 +427,9 @@ def test_the_graph_computes_what_the_model_does():
         captured = capture(model, inputs)
         values = captured.bind(inputs)
         raw, simple = captured.graph, simplify(captured.graph)
-        torch.testing.assert_close(run(raw, model, values), model(picture()))
-        torch.testing.assert_close(run(simple, model, values), model(picture()))
+        for graph in (raw, simple):
+            env = entries(graph, model, values)
+            torch.testing.assert_close(run(graph, env), model(picture()))
 
 
 GRAPH = """\
@@ -443,15 +444,15 @@ graph(x: f64[N, 1, 4, 4]) -> linear    # perturbed: x
 stride=[2, 2], padding=[1, 1], dilation=[1, 1], transposed=False, output_padding=[0, 0], \
 groups=1) : f64[N, 4, 2, 2]    # test_capture.py:{1} (conv)
   relu = relu(self=convolution) : f64[N, 4, 2, 2]    # test_capture.py:{1}
-  view_1 = reshape(self=relu, shape=[N, -1]) : f64[N, 16]    # test_capture.py:{2} (fc)
-  linear = linear(input=view_1, weight=self.fc.weight, bias=self.fc.bias) : f64[N, 3]    \
+  view = reshape(self=relu, shape=[N, -1]) : f64[N, 16]    # test_capture.py:{2}
+  linear = linear(input=view, weight=self.fc.weight, bias=self.fc.bias) : f64[N, 3]    \
 # test_capture.py:{2} (fc)"""
 
 PROGRAM = """\
 dual network, intervals by dual
   ν[linear] = −C
-  ν[view_1] += Aᵀν[linear], h = bᵀν[linear]    # linear test_capture.py:{2} (fc)
-  ν[relu] += Aᵀν[view_1], h = bᵀν[view_1]    # reshape test_capture.py:{2} (fc)
+  ν[view] += Aᵀν[linear], h = bᵀν[linear]    # linear test_capture.py:{2} (fc)
+  ν[relu] += Aᵀν[view], h = bᵀν[view]    # reshape test_capture.py:{2}
   ν[convolution] += a_u[ν[relu]]₊ + a_l[ν[relu]]₋, h = b_u[ν[relu]]₊ + b_l[ν[relu]]₋, \
 on [ℓ, u] of convolution    # relu test_capture.py:{1}
   ν[div] += Aᵀν[convolution], h = bᵀν[convolution]    # convolution test_capture.py:{1} (conv)
@@ -513,13 +514,16 @@ def test_constants_of_a_perturbed_shape_are_constants():
     torch.testing.assert_close(net.at(0.0).bounds(x.repeat(2, 1, 1, 1)).lower[:3], model(x))
 
 
-def test_arguments_that_forward_collects_are_refused():
+def test_arguments_that_forward_collects():
     class Collecting(nn.Module):
-        def forward(self, x, **others):
-            return x * others["scale"]
+        def forward(self, x, *more, **others):
+            return x * others["scale"] + more[0]
 
-    with pytest.raises(ad.errors.CaptureError, match=r"collects in \*\*others. Name them"):
-        ad.certify(Collecting(), 0.1).bounds(ad.Inputs(picture(), scale=picture()))
+    x = picture()
+    net = ad.certify(Collecting(), 0.1)
+    bounds = net.bounds(ad.Inputs(x, 2 * x, scale=x.clone()))
+    torch.testing.assert_close((bounds.lower + bounds.upper) / 2, x * x + 2 * x)
+    assert [v.name for v in net.graph.inputs] == ["x", "more_0", "scale"]
 
 
 def test_frozen_attention_is_captured_in_its_parts():

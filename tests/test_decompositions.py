@@ -10,7 +10,7 @@ from torch import nn
 import autodual as ad
 from autodual.bound.plan import METHODS
 from autodual.duals.functions import between_poles
-from autodual.front.evaluate import run
+from autodual.front.evaluate import entries, run
 
 
 class Around(nn.Module):
@@ -155,7 +155,7 @@ def test_no_point_beats_the_bound(name):
         net.explain(x)
         if method == "ibp":  # the graph is the same for all
             (entry,) = net.graph.inputs
-            found = run(net.graph, model, {entry: x})
+            found = run(net.graph, entries(net.graph, model, {entry: x}))
             torch.testing.assert_close(found, model(x), rtol=1e-9, atol=1e-9)
         for eps in (1e-4, 0.1, 1.0):
             check(model, net.at(eps), x, eps, generator)

@@ -181,13 +181,21 @@ def test_what_draws_random_numbers_or_mixes_examples_is_not_taken_for_a_function
         def forward(self, z):
             return z, z
 
+    class Whose(nn.Module):
+        def __init__(self, pair):
+            super().__init__()
+            self.pair = pair
+
+        def forward(self, z):
+            return self.pair(z)[0]
+
     identity = Affine(together=("z",), linear=True)
     with pytest.raises(UnsupportedOpError, match="random numbers"):
         ad.certify(Model(Noisy()), 0.1, rules={Noisy: identity})(torch.rand(2, 3))
     with pytest.raises(BatchError, match="mixed"):
         ad.certify(Model(Centred()), 0.1, rules={Centred: identity})(torch.rand(2, 3))
     with pytest.raises(CaptureError, match="returns a tuple"):
-        ad.certify(Model(Pair()), 0.1, rules={Pair: identity})(torch.rand(2, 3))
+        ad.certify(Model(Whose(Pair())), 0.1, rules={Pair: identity})(torch.rand(2, 3))
 
 
 def test_the_rule_of_a_module_is_proved():

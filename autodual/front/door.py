@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 from autodual.errors import CaptureError, ModelError
 from autodual.front.arguments import as_inputs, check_x
-from autodual.front.capture import Captured, Kind, Output, call_untouched, capture, unwrap
+from autodual.front.capture import (
+    Captured,
+    Kind,
+    Output,
+    call_untouched,
+    capture,
+    close,
+    unwrap,
+)
 from autodual.front.evaluate import entries, run
-from autodual.front.fidelity import check_apart, close
+from autodual.front.fidelity import check_apart, check_batch
 from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
 from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value, alike
@@ -155,9 +163,11 @@ def admit(
                 check_apart(found.graph, env)
                 held.checked = True
             return replace(found, nominal=nominal)
-        except (DisagreementError, ModelError):
+        except (DisagreementError, ModelError) as error:
             del captures.held[name]
             if last or held.uses <= 1:
+                if isinstance(error, DisagreementError):
+                    check_batch(held.captured, module, inputs)
                 raise
     raise AssertionError("unreachable")
 
@@ -186,8 +196,8 @@ def _compare(found: Admitted[Any]) -> Tensor:
             return returned
     raise DisagreementError(
         "the captured graph and the model disagree on this input. Does forward depend on the "
-        "number of examples, on random numbers, or on a state that it changes itself? Call "
-        ".eval(), or make the state an argument."
+        "number of examples, on the time, or on a state that it changes itself? Make that state "
+        "an argument."
     )
 
 

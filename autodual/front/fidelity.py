@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autodual.errors import BatchError
-from autodual.front.evaluate import run_nodes
+from autodual.front.capture import TRACED, Captured, call_untouched, close, some
+from autodual.front.evaluate import entries, run, run_nodes
+from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Node, Value, evaluate
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Allowed difference, relative to the largest value. Reordered sums differ far less."""
 
 EXAMPLES = 3
 """How many examples each node is tried with."""
@@ -43,7 +42,7 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     together = {
-        v: torch.randn(v.size(EXAMPLES), generator=generator, dtype=v.dtype).to(graph.device)
+        v: _random(v, generator).to(graph.device)
         if v in graph.moving
         else env[v]
         for v in node.inputs
@@ -67,6 +66,14 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
             )
 
 
+def _random(value: Value, generator: torch.Generator) -> Tensor:
+    """Draw a few examples of a value; numbers and truth values too."""
+    size = value.size(EXAMPLES)
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        return torch.randn(size, generator=generator, dtype=value.dtype)
+    return torch.randint(2, size, generator=generator).to(value.dtype)
+
+
 def _some(value: Value, tensor: Tensor) -> Tensor:
     """Return a few examples of an input, repeated in turn where there are too few."""
     if value.batch_dim is None:
@@ -83,10 +90,23 @@ def _without_overflow(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.masked_fill(infinite, 0), b.masked_fill(infinite, 0)
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    """Return whether two results are the same but for the order of their sums."""
-    if a.shape != b.shape:
-        return False
-    finite = torch.stack([a, b]).nan_to_num(0, 0, 0)
-    slack = TOLERANCE.get(a.dtype, 1e-3) * float(finite.abs().max())
-    return torch.allclose(a, b, rtol=0, atol=slack + 1e-12, equal_nan=True)
+@torch.no_grad()
+def check_batch(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
+    """Raise if the graph, which does not hold for these inputs, holds for fewer of their examples.
+
+    Raises:
+        BatchError: the model branches on the batch size.
+    """
+    batch = len(captured.bind(inputs)[captured.graph.perturbed])
+    if batch in TRACED:
+        return
+    for count in TRACED:
+        few = some(inputs, batch, count)
+        env = entries(captured.graph, model, captured.bind(few))
+        returned = captured.pick(call_untouched(model, few))
+        if not close(returned, run(captured.graph, env)):
+            return
+    raise BatchError(
+        f"the model fixes the batch size: what it computes for {batch} examples is not what it "
+        f"computes for {TRACED[0]} or {TRACED[1]}. Do not branch on the batch size."
+    )

@@ -1,8 +1,8 @@
-"""What export takes apart, and into what: functional ATen ops, but for those kept whole."""
+"""What capture takes apart, and into what: functional ATen ops, but for those kept whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ KEEP = (
     aten.mish.default,
     aten.silu.default,
     aten.softplus.default,
+    aten.softshrink.default,
+    aten.hardshrink.default,
     aten.threshold.default,
     aten.upsample_nearest1d.vec,
     aten.upsample_nearest2d.vec,
@@ -42,18 +44,27 @@ KEEP = (
 """Ops whose own dual layer is better than that of their parts."""
 
 
-def decompositions(whole: Iterable[OpOverload] = ()) -> Any:
-    """Return the table for ``run_decompositions``, by which ``KEEP`` and ``whole`` stay whole."""
-    table = torch.export.default_decompositions()
-    for op in (*KEEP, *whole):
-        table.pop(op, None)
-    table[aten.copy.default] = lambda self, src, non_blocking=False: (
-        src.to(self.dtype).expand(self.shape).clone()
-    )
-    table[aten.adaptive_avg_pool2d.default] = _adaptive_mean
-    table[aten._trilinear.default] = _trilinear
-    table[aten.unfold.default] = _unfold
-    return table
+Parts = Callable[..., Any]
+"""Computes what an op does by other ops."""
+
+
+class Table:
+    """What functional ops are taken apart into; ``KEEP`` and ``whole`` stay whole."""
+
+    def __init__(self, whole: Iterable[OpOverload] = ()) -> None:
+        self.kept = frozenset((*KEEP, *whole))
+        self._core: Mapping[Any, Parts] = torch._decomp._core_aten_decompositions_post_autograd()
+
+    def parts(self, op: OpOverload) -> Parts | None:
+        """Return how an op is computed by others, or None for those that stay."""
+        if op in self.kept:
+            return None
+        found = REWRITTEN.get(op) or self._core.get(op)
+        return op.decompose if found is None and op._can_decompose() else found
+
+
+def _copy(z: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    return src.to(z.dtype).expand(z.shape).clone()
 
 
 def _adaptive_mean(z: Tensor, output_size: list[int]) -> Tensor:
@@ -96,3 +107,36 @@ def _trilinear(
     if early:
         pairs = pairs.sum(early, keepdim=True)
     return (pairs * expanded(i3, expand3)).sum(sumdim)
+
+
+def _put(
+    z: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False
+) -> Tensor:
+    """Write one number where a mask holds."""
+    given = [index for index in indices if index is not None]
+    if len(given) != 1 or given[0].dtype != torch.bool or accumulate or values.dim() > 0:
+        return NotImplemented
+    mask = given[0]
+    place = next(i for i, index in enumerate(indices) if index is not None)
+    behind = z.dim() - place - mask.dim()
+    return torch.where(mask.reshape([*mask.shape, *[1] * behind]), values.to(z.dtype), z)
+
+
+def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
+    """Return the distance between each row of one and each of the other."""
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+PARTS: dict[OpOverload, Parts] = {
+    aten.adaptive_avg_pool2d.default: _adaptive_mean,
+    aten.cdist.default: _distances,
+}
+"""How ops are taken apart that torch would take apart into ops without dual layers."""
+
+REWRITTEN: dict[OpOverload, Parts] = {
+    aten.copy.default: _copy,
+    aten.adaptive_avg_pool2d.default: _adaptive_mean,
+    aten._trilinear.default: _trilinear,
+    aten.unfold.default: _unfold,
+    aten.index_put.default: _put,
+}

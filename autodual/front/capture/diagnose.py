@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import fx
 
 from autodual.errors import AutodualError, BatchError, CaptureError, ControlFlowError, ModelError
-from autodual.front.ir import Source
 
 _OWN = str(Path(__file__).parents[2])
 _TORCH = str(Path(torch.__file__).parent)
 _FOREIGN = (_OWN, _TORCH, "<")
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)[^\n]*\n\s*(?P<code>[^\n]*)')
 
 
-def source_of(node: fx.Node) -> Source | None:
-    """Return the last line of the user's own code that led to ``node``, or else its module."""
-    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
-    own = [f for f in frames if not f["file"].startswith(_FOREIGN)]
-    if own:
-        frame = own[-1]
-        return Source(frame["file"], int(frame["line"]), frame["code"].strip(), _module_path(node))
-    return Source("", 0, "", _module_path(node)) if _module_path(node) else None
-
-
-def _module_path(node: fx.Node) -> str:
-    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values() if entry[0]]
-    return str(paths[-1]).removeprefix("L['self'].") if paths else ""
+def is_foreign(file: str) -> bool:
+    """Return whether a file is torch's or ours, or none at all."""
+    return file.startswith(_FOREIGN)
 
 
 def explain_failure(
     error: Exception, alone: Exception | None, pair: Exception | None
 ) -> AutodualError:
-    """Turn a failure of torch.export into an error that says where, why and what to write.
+    """Turn a failure of a run into an error that says where, why and what to write.
 
     Args:
-        error: what torch.export raised.
+        error: what was raised.
         alone: what the model itself raises on the user's inputs, if anything.
-        pair: what it raises on a batch of two of them.
+        pair: what it raises on a batch of two or three of them.
     """
-    if isinstance(error, AutodualError):
-        return error
     if alone is not None:
         return ModelError(
             f"the model itself fails on this input, {_where(alone)}: {type(alone).__name__}: "
@@ -55,13 +37,12 @@ def explain_failure(
     text, name, where = str(error), type(error).__name__, _where(error)
     if "DataDependent" in name or "data-dependent" in text or "DynamicOutputShape" in name:
         return depends_on_values(where)
-    specialised = "batch" in text and ("pecialized" in text or "Constraints violated" in text)
-    if pair is not None or specialised:
+    if pair is not None:
         return BatchError(
             f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of "
             f"a number, and do not branch on the batch size. The failure: {_first(text)}"
         )
-    return CaptureError(f"torch.export cannot capture the model, {where}: {name}: {_first(text)}")
+    return CaptureError(f"the model cannot be captured, {where}: {name}: {_first(text)}")
 
 
 def depends_on_values(where: str) -> ControlFlowError:

@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 
-from autodual.errors import CaptureError
+from autodual.errors import BatchError, CaptureError
 from autodual.front.ir import Batch, Constant, Graph, Node, Parameter, Value, evaluate
 
 Kind = type[nn.Module] | type[torch.autograd.Function] | OpOverload
@@ -72,6 +73,24 @@ class Site:
     op: str
     args: Mapping[str, Any]
     names: Mapping[str, str]
+
+
+def same_sites(two: list[Site], three: list[Site]) -> None:
+    """Raise unless the calls of a batch of 2 are given the same numbers as those of 3.
+
+    Raises:
+        BatchError: which is not.
+    """
+    for a, b in zip(two, three, strict=False):
+        if (a.op, _plain(a.args)) != (b.op, _plain(b.args)):
+            raise BatchError(
+                f"rules give {a.op} a dual layer, but what it is given changes with the batch "
+                f"size: {dict(a.args)} and then {dict(b.args)}. Let it read sizes from its tensors."
+            )
+
+
+def _plain(args: Mapping[str, Any]) -> Any:
+    return pytree.tree_map_only(Tensor, lambda tensor: None, dict(args))
 
 
 @contextmanager

@@ -1,0 +1,185 @@
+"""nn.Module → Graph, by two concrete runs on fake tensors.
+
+The recipe: run the model for real, then record it on fakes of 2 and of 3 examples, take views and
+writes out of each record, and join both: an integer that differs stands for the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
+
+from autodual.errors import AutodualError, InputError, ModelError
+from autodual.front.capture.decompositions import Table
+from autodual.front.capture.diagnose import explain_failure
+from autodual.front.capture.functional import Program, functional
+from autodual.front.capture.join import Captured, join
+from autodual.front.capture.outputs import Output
+from autodual.front.capture.record import Names, record
+from autodual.front.capture.rehearse import rehearse
+from autodual.front.capture.untouched import call_untouched, untouched
+from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
+from autodual.front.inputs import Inputs
+
+TRACED = 2, 3
+"""The batch sizes of the two runs. With one example, a size could be taken for a number."""
+
+
+def unwrap(model: Any) -> nn.Module:
+    """Return the module inside torch.compile, DDP and DataParallel wrappers.
+
+    Raises:
+        ModelError: not a module, or a ScriptModule, whose code is not Python's any more.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"certify needs a torch.nn.Module, not {type(model).__name__}. "
+            "Put the function in the forward of a module."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("a ScriptModule cannot be captured. Pass the module it was scripted from.")
+    if hasattr(model, "_orig_mod"):
+        return unwrap(model._orig_mod)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrap(model.module)
+    return model
+
+
+def capture(
+    model: nn.Module,
+    inputs: Inputs,
+    perturb: int | str = 0,
+    output: Output = None,
+    kinds: Iterable[Kind] = (),
+) -> Captured:
+    """Capture ``model`` as a graph that holds for any batch size.
+
+    Args:
+        model: the module, already unwrapped.
+        inputs: example arguments; tensors whose size along dimension 0 is the batch size of
+            the perturbed one are taken to be batched.
+        perturb: the position or keyword of the perturbed argument.
+        output: the way to the output that is bounded, if there are several.
+        kinds: classes of modules, autograd Functions and ops, each call of which is one node.
+
+    Raises:
+        ModelError: which outputs there are, if that does not name one.
+        CaptureError: what in the model prevents one graph, where, and what to write instead.
+    """
+    perturbed = inputs.get(perturb)
+    names = _leaf_names(model, inputs)
+    two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
+    table = Table(kind for kind in kinds if isinstance(kind, OpOverload))
+    try:
+        with _quietly(model):
+            rehearse(model, two, three)
+            (a, sites), (b, others) = (
+                _program(model, given, kinds, table) for given in (two, three)
+            )
+    except AutodualError:
+        raise
+    except Exception as error:
+        failures = [_run_alone(model, given) for given in (inputs, two, three)]
+        raise explain_failure(error, failures[0], failures[1] or failures[2]) from error
+    same_sites(sites, others)
+    captured = join(a, b, names, inputs.position(perturb), perturbed.device, output)
+    return replace(captured, graph=fold(captured.graph, sites))
+
+
+def _program(
+    model: nn.Module, given: Inputs, kinds: Iterable[Kind], table: Table
+) -> tuple[Program, list[Site]]:
+    """Run the model on fakes of these arguments; also return which calls are to be one node."""
+    with untouched(model) as kept, marked(model, kinds) as sites:
+        tape = record(model, given, Names(model, kept.modules), table.kept)
+    return functional(tape, table), sites
+
+
+def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
+    """Return what the model itself raises on these inputs."""
+    try:
+        call_untouched(model, inputs)
+    except Exception as error:
+        return error
+    return None
+
+
+def some(inputs: Inputs, batch: int, count: int) -> Inputs:
+    """Return a few examples of the batch, repeated in turn where there are too few."""
+
+    def some(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != batch:
+            return leaf
+        index = torch.arange(count, device=leaf.device) % batch
+        return leaf.detach().index_select(0, index)
+
+    return inputs.map(some)
+
+
+def _leaf_names(model: nn.Module, inputs: Inputs) -> list[str]:
+    """Return what forward calls each leaf of its arguments.
+
+    Raises:
+        InputError: forward does not take these arguments.
+    """
+    try:
+        bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"{type(model).__name__}.forward does not take these arguments: {error}. "
+            "Pass several with autodual.Inputs(x, other, name=...)."
+        ) from error
+    given: list[tuple[str, Any]] = []
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            given += [(f"{name}_{i}", item) for i, item in enumerate(value)]
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            given += value.items()
+        else:
+            given.append((name, value))
+    of = {id(value): name for name, value in reversed(given)}
+    names = []
+    for value in (*inputs.args, *inputs.kwargs.values()):
+        leaves = len(pytree.tree_leaves(value))
+        name = of.get(id(value), "input")
+        names += [name] if leaves == 1 else [f"{name}_{i}" for i in range(leaves)]
+    return names
+
+
+@contextmanager
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Capture without torch's chatter, and without running compiled code.
+
+    ``Module.compile()`` leaves a compiled call on each submodule; it is set aside meanwhile. So is
+    the fused kernel that attention takes where nothing needs a gradient.
+    """
+    compiled = {
+        m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl is not None
+    }
+    disabled = logging.root.manager.disable
+    fused = torch.backends.mha.get_fastpath_enabled()
+    logging.disable(max(logging.CRITICAL, disabled))
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module in compiled:
+            module._compiled_call_impl = None
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
+        logging.disable(disabled)
