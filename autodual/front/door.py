@@ -187,6 +187,8 @@ def _compare(found: Admitted[Any]) -> Tensor:
     output, batch = found.graph.output, len(found.x)
     graphs = run(found.graph, found.env)
     returned = found.captured.pick(call_untouched(found.model, found.inputs))
+    if torch.equal(returned, graphs):
+        return returned
     if returned.shape == graphs.shape:
         theirs, ours = (output.per_example(t, batch) for t in (returned, graphs))
         finite = theirs.isfinite().flatten(1).all(1)

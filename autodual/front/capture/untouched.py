@@ -22,20 +22,24 @@ _PLAIN = frozenset((bool, int, float, str, type(None), Tensor, nn.Parameter))
 
 @torch.no_grad()
 def call_untouched(model: nn.Module, inputs: Inputs) -> Any:
-    """Call the model on copies of its inputs and buffers; put back all that it changes."""
+    """Call the model on copies of its inputs and buffers; put back all that it changes.
+
+    A model that has been captured draws random numbers from torch alone; see ``rehearse``.
+    """
     own = inputs.clone()
-    with untouched(model) as kept:
+    with untouched(model, only_torch=True) as kept:
         kept.lend_copies()
         return model(*own.args, **own.kwargs)
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[Kept]:
+def untouched(model: nn.Module, only_torch: bool = False) -> Iterator[Kept]:
     """Put attributes, buffers, random states and torch's own settings back afterwards.
 
-    Tensors that are written to in place are not: that is what ``lend_copies`` is for.
+    Tensors that are written to in place are not: that is what ``lend_copies`` is for. With
+    ``only_torch``, no other random states than torch's are.
     """
-    kept, states, settings = Kept(model), RandomStates(), _settings()
+    kept, states, settings = Kept(model), RandomStates(only_torch), _settings()
     try:
         yield kept
     finally:
@@ -141,17 +145,17 @@ def _put_back(now: dict[Any, Any], before: dict[Any, Any]) -> None:
 class RandomStates:
     """The states of the generators that a forward might draw from unseen."""
 
-    def __init__(self) -> None:
+    def __init__(self, only_torch: bool = False) -> None:
         self.torch = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self.python = random.getstate()
-        numpy = sys.modules.get("numpy")
+        self.python = None if only_torch else random.getstate()
+        numpy = None if only_torch else sys.modules.get("numpy")
         self.numpy = None if numpy is None else numpy.random.get_state()
 
     def advanced(self) -> list[str]:
         """Return which generators outside torch have been drawn from since."""
         names = []
-        if random.getstate() != self.python:
+        if self.python is not None and random.getstate() != self.python:
             names.append("Python's random")
         if self.numpy is not None:
             now = sys.modules["numpy"].random.get_state()
@@ -164,6 +168,7 @@ class RandomStates:
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
-        random.setstate(self.python)
+        if self.python is not None:
+            random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
