@@ -42,9 +42,7 @@ def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     together = {
-        v: _random(v, generator).to(graph.device)
-        if v in graph.moving
-        else env[v]
+        v: _random(v, generator).to(graph.device) if v in graph.moving else env[v]
         for v in node.inputs
     }
     in_company = node.out.per_example(evaluate(node, together, EXAMPLES), EXAMPLES)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import Table
-from autodual.front.capture.record import Call, Tape, on_tensors, tensors_in
+from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Constant, Source
 
 aten = torch.ops.aten

@@ -12,7 +12,6 @@ import linecache
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
@@ -29,70 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import PARTS
 from autodual.front.capture.diagnose import depends_on_values, is_foreign
+from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.inputs import Inputs
-from autodual.front.ir import Constant, Literal, Parameter, Source
+from autodual.front.ir import Literal, Parameter, Source
 
 aten = torch.ops.aten
-
-
-def on_tensors(f: Callable[[Tensor], Any], arg: Any) -> Any:
-    """Rebuild the arguments of an op, or what it returned, with ``f`` applied to each tensor."""
-    if isinstance(arg, Tensor):
-        return f(arg)
-    if isinstance(arg, list | tuple):
-        return [on_tensors(f, item) for item in arg]
-    if isinstance(arg, dict):
-        return {key: on_tensors(f, item) for key, item in arg.items()}
-    return arg
-
-
-def tensors_in(arg: Any) -> list[Tensor]:
-    """Return the tensors in an op's arguments or results, in order."""
-    found: list[Tensor] = []
-    on_tensors(found.append, arg)
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One op as the model called it, on fake tensors; ``grad`` says whether gradients may pass.
-
-    ``sizes`` are those of its results at the time: they may change in place later.
-    """
-
-    target: OpOverload
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any
-    sizes: tuple[torch.Size, ...]
-    grad: bool
-    source: Source | None
-
-
-@dataclass
-class Tape:
-    """All calls of one run, what they start from, and what the model returned.
-
-    ``starts`` are fake tensors as they were before the first call, by the identity of those that
-    the calls use; ``constants`` say what stands behind those that are no inputs.
-    """
-
-    fake: FakeTensorMode
-    inputs: list[Any]
-    starts: dict[int, Tensor] = field(default_factory=dict)
-    constants: dict[int, Constant] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    known: dict[int, Tensor] = field(default_factory=dict)
-    returned: Any = None
-
-    def start(self, tensor: Tensor, constant: Constant | None = None) -> Tensor:
-        """Let a fake tensor be something that calls start from."""
-        self.known[id(tensor)] = tensor
-        with torch.no_grad():
-            self.starts[id(tensor)] = tensor.detach()
-        if constant is not None:
-            self.constants[id(tensor)] = constant
-        return tensor
 
 
 def record(model: nn.Module, inputs: Inputs, names: Names, kept: frozenset[OpOverload]) -> Tape:
@@ -236,13 +176,13 @@ class Recorder(ProxyTorchDispatchMode):
             name = self.names.tensors.get(id(tensor))
             twin = self._unseen(self.tape.fake.from_tensor, tensor)
             constant = Literal(tensor) if name is None else Parameter(name)
-            self.twins[id(tensor)] = tensor, self.tape.start(twin, constant)
+            self.twins[id(tensor)] = tensor, self._unseen(self.tape.start, twin, constant)
         return self.twins[id(tensor)][1]
 
     def _literal(self, real: Tensor) -> Tensor:
         """Return the fake of a tensor written in the code; torch remembers its value."""
         fake = self._unseen(aten.lift_fresh.default, real)
-        return self.tape.start(fake, Literal(real))
+        return self._unseen(self.tape.start, fake, Literal(real))
 
     def _detached(self, tensor: Tensor) -> Tensor:
         """Allow ``detach_`` where it changes nothing, as at the end of ``torch.tensor``."""
