@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from autodual.bound.cost import Explanation, explain
-from autodual.bound.emit import CompiledBound, emit
+from autodual.bound.emit import Lines, emit, serves
+from autodual.bound.estimators import Exact
 from autodual.bound.module import BoundModule
 from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
@@ -28,6 +29,10 @@ from autodual.threat import Ball, ThreatModel, as_threat
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
+
+FEW, TIMES = 4, 64
+"""Up to how many examples the calls of operations take longer than their work, and after how many
+bounds of these it pays to draw a straight line."""
 
 
 class Certified(nn.Module):
@@ -317,10 +322,23 @@ class Certified(nn.Module):
 
     def _lower(self, found: Compiled, spec: Tensor, threat: ThreatModel) -> Tensor:
         """Return lower bounds on C z over every member of the set."""
-        lower = found.program.lower
-        if self.options.compile:
-            lower = _compiled(found.program).lower
-        return reduce(torch.minimum, (lower(found.env, m, spec) for m in threat.members))
+        bounds = []
+        for member in threat.members:
+            through = self._lines(found, member) or found.program
+            bounds.append(through.lower(found.env, member, spec))
+        return reduce(torch.minimum, bounds)
+
+    def _lines(self, found: Compiled, threat: ThreatModel) -> Lines | None:
+        """Return the bound's straight lines where they are asked for, or quicker and the same."""
+        compile, bound = self.options.compile, found.program
+        few = len(found.x) <= FEW and not torch.is_grad_enabled() and found.x.device.type == "cpu"
+        alike = not bound.plan.method.rows and isinstance(self.options.estimator, Exact)
+        if not (compile or (few and alike and serves(threat, found.x))):
+            return None
+        if bound.straight is None:
+            bound.straight = Lines(bound, after=0 if compile else TIMES, compile=compile)
+        assert isinstance(bound.straight, Lines)
+        return bound.straight
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""
@@ -345,14 +363,6 @@ class Certified(nn.Module):
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
-
-
-def _compiled(bound: BoundModule) -> CompiledBound:
-    """Return the compiled form of a bound, the same every time."""
-    if bound.straight is None:
-        bound.straight = CompiledBound(bound)
-    assert isinstance(bound.straight, CompiledBound)
-    return bound.straight
 
 
 def _by_value(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:

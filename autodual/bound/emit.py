@@ -7,7 +7,8 @@ that one trace holds for all inputs of these shapes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,32 +47,44 @@ def trace(
         return make_fx(line)(*tensors)
 
 
+def serves(threat: ThreatModel, x: Tensor) -> bool:
+    """Return whether a straight line can be drawn for a set: an ℓ∞ or an ℓ2 ball."""
+    return isinstance(threat, L2Ball) or (
+        isinstance(threat, Ball) and threat.weights(x) is not None
+    )
+
+
 def inputs_of(threat: ThreatModel, x: Tensor) -> list[Tensor]:
     """Return ε [N] and the domain's ends.
 
     Raises:
         InputError: the set is no ball that a straight line serves.
     """
-    if not isinstance(threat, Ball) or (
-        threat.weights(x) is None and not isinstance(threat, L2Ball)
-    ):
+    if not serves(threat, x):
         raise InputError(
             f"a straight line serves LinfBall and L2Ball, not {threat}; leave compile= or emit out"
         )
+    assert isinstance(threat, Ball)
     eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(len(x))
     return [eps, *([] if threat.domain is None else threat.domain_of(x))]
 
 
-class CompiledBound:
-    """Compiles ``bound.lower`` once for each shape of its inputs; takes seconds each time.
+class Lines:
+    """A bound by straight lines, one for each shape of its inputs.
 
     Args:
-        bound: a bound that selects nothing.
+        bound: the bound; its lines select nothing.
+        after: how many calls of a shape are served by the bound itself before a line is drawn,
+            which takes a second or less, and as many as it takes to pay.
+        compile: run the lines through torch.compile, which takes seconds to minutes each.
     """
 
-    def __init__(self, bound: BoundModule) -> None:
-        self.bound = bound
-        self._compiled: dict[Any, Line] = {}
+    def __init__(self, bound: BoundModule, after: int, compile: bool) -> None:
+        self.bound, self.after, self.compile = bound, after, compile
+        options = replace(bound.options, select=False)
+        self.whole = BoundModule(bound.plan, options, bound.plan.graph.device)
+        self._calls: dict[Hashable, int] = {}
+        self._lines: dict[Hashable, Line | None] = {}
 
     def lower(self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
@@ -80,10 +93,23 @@ class CompiledBound:
         assert isinstance(threat, Ball)
         bounded = threat.domain is not None
         key = (type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
-        if key not in self._compiled:
-            line = trace(self.bound, list(env), threat, tensors)
-            self._compiled[key] = torch.compile(line, dynamic=False)
-        return self._compiled[key](*tensors)
+        if key not in self._lines:
+            calls = self._calls[key] = self._calls.get(key, 0) + 1
+            if calls <= self.after:
+                return self.bound.lower(env, threat, spec)
+            self._lines[key] = self._draw(list(env), threat, tensors)
+        line = self._lines[key]
+        return self.bound.lower(env, threat, spec) if line is None else line(*tensors)
+
+    def _draw(self, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor]) -> Line | None:
+        """Return a line; None where an op looks at data, unless a compiled one is asked for."""
+        try:
+            line: Line = trace(self.whole, names, threat, tensors)
+        except RuntimeError:
+            if self.compile:
+                raise
+            return None
+        return torch.compile(line, dynamic=False) if self.compile else line
 
 
 def emit(
