@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autodual.bound.bisect import largest
 from autodual.bound.cost import Explanation, explain
-from autodual.bound.emit import Lines, emit, serves
-from autodual.bound.estimators import Exact
+from autodual.bound.emit import emit, quickest
 from autodual.bound.module import BoundModule
 from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
-from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.front.arguments import check_labels, check_spec, check_tolerance
+from autodual.errors import InputError, NotTracedError, UnsoundError
+from autodual.front.arguments import check_classes, check_labels, check_spec, check_tolerance
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value
@@ -29,10 +29,6 @@ from autodual.threat import Ball, ThreatModel, as_threat
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
-
-FEW, TIMES = 4, 64
-"""Up to how many examples the calls of operations take longer than their work, and after how many
-bounds of these it pays to draw a straight line."""
 
 
 class Certified(nn.Module):
@@ -74,7 +70,7 @@ class Certified(nn.Module):
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
         """
         found = self._admit(x)
-        _classes(found.graph)
+        check_classes(found.graph.output)
         if y is None:
             y = found.output().argmax(1)
         return self._answer(found, self._margins(found, y, self.threat), y)
@@ -126,7 +122,7 @@ class Certified(nn.Module):
         return self._margins(self._admit(x, confirm=False), y, self.threat)
 
     def _margins(self, found: Compiled, y: Tensor, threat: ThreatModel) -> Tensor:
-        tensor, classes = found.x, _classes(found.graph)
+        tensor, classes = found.x, check_classes(found.graph.output)
         check_labels(y, tensor, classes, self._looks(tensor))
         unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
         rank = torch.arange(classes - 1, device=tensor.device)
@@ -157,11 +153,8 @@ class Certified(nn.Module):
             return box
         nowhere = lost.reshape(-1, *[1] * len(output.size(1)))
         mask = output.in_layout(nowhere.expand(len(lost), *output.size(1)))
-        lower, upper = (
-            box.lower.masked_fill(mask, -torch.inf),
-            box.upper.masked_fill(mask, torch.inf),
-        )
-        return Interval(lower, upper)
+        lower = box.lower.masked_fill(mask, -torch.inf)
+        return Interval(lower, box.upper.masked_fill(mask, torch.inf))
 
     def relax(
         self,
@@ -185,9 +178,7 @@ class Certified(nn.Module):
         """
         threat = self._convex()
         found = self._admit(x)
-        plan = found.program.plan
-        named = (_by_value(plan, slopes or {}), _by_value(plan, given or {}))
-        return found.program(found.env, threat, *named)
+        return found.program(found.env, threat, slopes, given)
 
     @torch.no_grad()
     def emit(self, x: Tensor | Inputs, C: Tensor | None = None) -> fx.GraphModule:
@@ -229,7 +220,7 @@ class Certified(nn.Module):
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
         ball, found = self.threat, self._admit(x, sound=True)
-        _classes(found.graph)
+        check_classes(found.graph.output)
         if y is None:
             y = found.output().argmax(1)
         labels, tensor = y, found.x
@@ -240,19 +231,8 @@ class Certified(nn.Module):
             assert isinstance(certificate, Certificate)
             return certificate.verified
 
-        least = torch.zeros(len(tensor), dtype=tensor.dtype, device=tensor.device)
-        most = torch.full_like(least, float(torch.as_tensor(self.threat.eps).max()) or 1e-3)
-        for _ in range(steps):
-            grew = verified(most)
-            least = torch.where(grew, most, least)
-            if not bool(grew.any()) or float(most.max()) > 1e6:
-                break
-            most = torch.where(grew, 2 * most, most)
-        for _ in range(steps):
-            middle = (least + most) / 2
-            holds = verified(middle)
-            least, most = torch.where(holds, middle, least), torch.where(holds, most, middle)
-        return least
+        start = torch.as_tensor(self.threat.eps).max() or 1e-3
+        return largest(verified, torch.full((len(tensor),), float(start)).to(tensor), steps)
 
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
@@ -324,21 +304,9 @@ class Certified(nn.Module):
         """Return lower bounds on C z over every member of the set."""
         bounds = []
         for member in threat.members:
-            through = self._lines(found, member) or found.program
+            through = quickest(found.program, found.x, member)
             bounds.append(through.lower(found.env, member, spec))
         return reduce(torch.minimum, bounds)
-
-    def _lines(self, found: Compiled, threat: ThreatModel) -> Lines | None:
-        """Return the bound's straight lines where they are asked for, or quicker and the same."""
-        compile, bound = self.options.compile, found.program
-        few = len(found.x) <= FEW and not torch.is_grad_enabled() and found.x.device.type == "cpu"
-        alike = not bound.plan.method.rows and isinstance(self.options.estimator, Exact)
-        if not (compile or (few and alike and serves(threat, found.x))):
-            return None
-        if bound.straight is None:
-            bound.straight = Lines(bound, after=0 if compile else TIMES, compile=compile)
-        assert isinstance(bound.straight, Lines)
-        return bound.straight
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""
@@ -363,39 +331,6 @@ class Certified(nn.Module):
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
-
-
-def _by_value(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
-    """Look up values by their names.
-
-    Raises:
-        InputError: no value is called so.
-    """
-    graph = plan.graph
-    names = {v.name: v for v in (graph.perturbed, *(step.out for step in plan.steps))}
-    found: dict[Value, Any] = {}
-    for key, thing in given.items():
-        value = names.get(key) if isinstance(key, str) else key
-        if value is None or value not in names.values():
-            raise InputError(f"there is no value {str(key)!r}; there are {', '.join(names)}")
-        found[value] = thing
-    return found
-
-
-def _classes(graph: Graph) -> int:
-    shape = graph.output.shape
-    if len(shape) != 2 or graph.output.batch_dim != 0 or not isinstance(shape[1], int):
-        raise ModelError(
-            f"margins need logits [N, K]; the model returns {graph.output.type}. "
-            "For other outputs there are net.within(x, tolerance), net.lower_bound(x, C) and "
-            "net.bounds(x)."
-        )
-    if shape[1] < 2:
-        raise ModelError(
-            "margins need at least two classes; the model returns one output. For a regression "
-            "there is net.within(x, tolerance)."
-        )
-    return shape[1]
 
 
 def _unsound(caveats: tuple[str, ...]) -> UnsoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,22 +68,24 @@ class BoundModule:
         self,
         env: Env,
         threat: ThreatModel,
-        slopes: Mapping[Value, Choice] | None = None,
-        given: Mapping[Value, Interval] | None = None,
+        slopes: Mapping[Value | str, Choice] | None = None,
+        given: Mapping[Value | str, Interval] | None = None,
     ) -> Bound:
         """Relax the network for a batch.
 
         Args:
             env: all that the graph is given.
             threat: the set around the perturbed input.
-            slopes: slopes from outside, by the value that a nonlinear op computes; any are sound.
+            slopes: slopes from outside, by the value that a nonlinear op computes or its name; any
+                are sound.
             given: intervals known from elsewhere, by the value that a nonlinear op reads; they are
                 intersected with the bound's own before the op is relaxed.
         """
-        check_slopes(self.plan, slopes or {})
-        _check_given(self.plan, given or {})
+        sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
+        check_slopes(self.plan, sloped)
+        _check_given(self.plan, known)
         seed = self.options.estimator.seed()
-        return self.relax(self._complete(env), threat, seed, slopes=slopes, given=given)
+        return self.relax(self._complete(env), threat, seed, slopes=sloped, given=known)
 
     @torch.no_grad()
     def run(self, env: Env, threat: ThreatModel) -> Record:
@@ -186,6 +189,23 @@ class BoundModule:
         held = HELD * sum(sizes) + kept * self.options.estimator.kept
         room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
         return max(1, room // (held * x.element_size()))
+
+
+def _named(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
+    """Look up values by their names.
+
+    Raises:
+        InputError: no value is called so.
+    """
+    graph = plan.graph
+    names = {v.name: v for v in (graph.perturbed, *(step.out for step in plan.steps))}
+    found: dict[Value, Any] = {}
+    for key, thing in given.items():
+        value = names.get(key) if isinstance(key, str) else key
+        if value is None or value not in names.values():
+            raise InputError(f"there is no value {str(key)!r}; there are {', '.join(names)}")
+        found[value] = thing
+    return found
 
 
 def _check_given(plan: Plan, given: Mapping[Value, Interval]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from autodual.errors import InputError
+from autodual.errors import InputError, ModelError
 from autodual.front.capture import Inputs
 from autodual.front.ir import Value
 
@@ -53,6 +53,27 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
             "Move one of them with .to()."
         )
     return x
+
+
+def check_classes(output: Value) -> int:
+    """Return the number of classes K of an output that holds logits [N, K].
+
+    Raises:
+        ModelError: it does not, or has one class only.
+    """
+    shape = output.shape
+    if len(shape) != 2 or output.batch_dim != 0 or not isinstance(shape[1], int):
+        raise ModelError(
+            f"margins need logits [N, K]; the model returns {output.type}. "
+            "For other outputs there are net.within(x, tolerance), net.lower_bound(x, C) and "
+            "net.bounds(x)."
+        )
+    if shape[1] < 2:
+        raise ModelError(
+            "margins need at least two classes; the model returns one output. For a regression "
+            "there is net.within(x, tolerance)."
+        )
+    return shape[1]
 
 
 def check_labels(y: object, x: Tensor, classes: int, look: bool) -> None:
