@@ -11,6 +11,7 @@ from autodual.duals.base import (
     IntervalRule,
 )
 from autodual.duals.curves import Curve, by_curve, smooth
+from autodual.duals.piecewise import Pieces, Piecewise, pieces
 from autodual.duals.planes import Lines, Planes
 from autodual.duals.registry import REGISTRY, Registry
 
@@ -24,8 +25,11 @@ __all__ = [
     "Elementwise",
     "IntervalRule",
     "Lines",
+    "Pieces",
+    "Piecewise",
     "Planes",
     "Registry",
     "by_curve",
+    "pieces",
     "smooth",
 ]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from autodual.duals import (
     activations,
     arithmetic,
+    clamps,
     conv,
     functions,
-    hardtanh,
     intervals,
     linear,
     maximum,
@@ -17,8 +17,6 @@ from autodual.duals import (
     pool,
     relu,
     shape,
-    shrink,
-    threshold,
 )
 from autodual.duals.base import DualLayer
 
@@ -32,10 +30,8 @@ REGISTRY: Registry = {
     **pool.TABLE,
     **norm.TABLE,
     **relu.TABLE,
-    **hardtanh.TABLE,
+    **clamps.TABLE,
     **maximum.TABLE,
-    **threshold.TABLE,
-    **shrink.TABLE,
     **activations.TABLE,
     **functions.TABLE,
     **intervals.TABLE,
