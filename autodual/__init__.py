@@ -7,11 +7,11 @@ of inputs; ``robust_loss`` trains against them.
 from __future__ import annotations
 
 from autodual import attack, errors
-from autodual.bound.estimate import Cauchy, Exact, Geometric, Normal
+from autodual.bound.estimators import Cauchy, Exact, Geometric, Normal
 from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.front.capture import Inputs
+from autodual.front.inputs import Inputs
 from autodual.interval import Interval
 from autodual.loss import robust_loss
 from autodual.report.coverage import Coverage, coverage

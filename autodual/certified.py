@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from autodual.bound.compiled import CompiledBound
 from autodual.bound.cost import Explanation, explain
-from autodual.bound.estimate import Estimator, Geometric, Median
-from autodual.bound.memory import default_memory
-from autodual.bound.module import BoundModule, Choice
+from autodual.bound.emit import CompiledBound, emit
+from autodual.bound.module import BoundModule
+from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
-from autodual.bound.relaxation import Relaxation
+from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
-from autodual.duals.given import Rules
+from autodual.duals import Choice
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.front.arguments import as_inputs, check_labels, check_spec, check_tolerance, check_x
-from autodual.front.capture import Inputs, Output, unwrap
-from autodual.front.door import capture_once
-from autodual.front.evaluate import run
-from autodual.front.fidelity import check_fidelity
+from autodual.front.arguments import check_labels, check_spec, check_tolerance
+from autodual.front.door import Admitted, Question, admit
+from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value
 from autodual.interval import Interval
 from autodual.threat import Ball, ThreatModel, as_threat
 
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """How a model is bounded; see ``certify``."""
-
-    bounds: str
-    perturb: int | str
-    output: Output
-    rules: Rules
-    intervals: bool
-    estimator: Estimator
-    memory: int | None
-    choose: Mapping[str, Choice]
-    select: bool
-    compile: bool
-    slopes: str
+Compiled = Admitted[BoundModule]
+"""A model and its inputs, with the bound that was compiled for them."""
 
 
 class Certified(nn.Module):
@@ -56,20 +40,21 @@ class Certified(nn.Module):
         super().__init__()
         self.model, self.threat, self.options = model, threat, options
         self.training = model.training
-        self._bounds: dict[int, BoundModule] = {}
-        self._compiled: dict[int, CompiledBound] = {}
         self._last: BoundModule | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}
 
     def extra_repr(self) -> str:
         """Describe the set and the method."""
-        return f"{self.threat}, bounds={self.options.bounds!r}"
+        return f"{self.threat}, bounds={self.options.method.name!r}"
 
     def at(self, eps: float | Tensor | ThreatModel) -> Certified:
         """Return the same bound over another set; a number keeps the kind of ball and domain."""
         if not isinstance(eps, ThreatModel):
             eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
         other = Certified(self.model, eps, self.options)
-        other._bounds, other._compiled, other._last = self._bounds, self._compiled, self._last
+        other._last = self._last
         return other
 
     @torch.no_grad()
@@ -83,11 +68,11 @@ class Certified(nn.Module):
             InputError: x or y is not usable, see the message.
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
         """
-        bound, values, tensor = self._prepare(x)
-        _classes(bound.plan.graph)
+        found = self._admit(x)
+        _classes(found.graph)
         if y is None:
-            y = run(bound.plan.graph, bound.model, values).argmax(1)
-        return self._answer(bound, self._margins(bound, values, tensor, y), y)
+            y = found.output().argmax(1)
+        return self._answer(found, self._margins(found, y, self.threat), y)
 
     @torch.no_grad()
     def within(
@@ -106,27 +91,26 @@ class Certified(nn.Module):
         Raises:
             InputError: ``tolerance`` or y does not fit, or is negative or NaN.
         """
-        bound, values, tensor = self._prepare(x)
-        output = bound.plan.graph.output
-        nominal = run(bound.plan.graph, bound.model, values)
+        found = self._admit(x)
+        output, nominal = found.graph.output, found.output()
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
-        box = bound(values, self.threat).interval(output)
-        farthest = torch.maximum(box.upper - y, y - box.lower)
-        margins = output.per_example(tolerance - farthest, len(tensor)).flatten(1)
-        return self._answer(bound, margins, None)
+        margins = []
+        for member in self.threat.members:
+            box = found.program(found.env, member).interval(output)
+            farthest = torch.maximum(box.upper - y, y - box.lower)
+            margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
+        return self._answer(found, reduce(torch.minimum, margins), None)
 
-    def _answer(
-        self, bound: BoundModule, margins: Tensor, y: Tensor | None
-    ) -> Certificate | Estimate:
-        said = (margins, y, repr(self.threat), self.options.bounds)
-        caveats = self._caveats(bound)
+    def _answer(self, found: Compiled, margins: Tensor, y: Tensor | None) -> Certificate | Estimate:
+        lost = found.undefined()
+        if lost is not None:
+            margins = margins.masked_fill(lost.unsqueeze(1), -torch.inf)
+        said = (margins, y, repr(self.threat), self.options.method.name)
+        caveats = found.program.caveats
         if caveats:
             return Estimate(*said, caveats)
-        estimator = self.options.estimator
-        delta = estimator.delta if isinstance(estimator, Geometric) else 0.0
-        delta *= len(self.threat.members)
-        return Certificate(*said, delta)
+        return Certificate(*said, self.options.estimator.delta * len(self.threat.members))
 
     def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
         """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable.
@@ -134,18 +118,16 @@ class Certified(nn.Module):
         What the robust loss is made of. No guarantee while the graph has caveats; calling the
         net itself tells.
         """
-        return self._margins(*self._prepare(x), y)
+        return self._margins(self._admit(x, confirm=False), y, self.threat)
 
-    def _margins(
-        self, bound: BoundModule, values: Mapping[Value, Tensor], tensor: Tensor, y: Tensor
-    ) -> Tensor:
-        classes = _classes(bound.plan.graph)
+    def _margins(self, found: Compiled, y: Tensor, threat: ThreatModel) -> Tensor:
+        tensor, classes = found.x, _classes(found.graph)
         check_labels(y, tensor, classes, self._looks(tensor))
         unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
         rank = torch.arange(classes - 1, device=tensor.device)
         others = rank + (rank >= y.unsqueeze(1))
         spec = unit[y].unsqueeze(1) - unit[others]
-        margins = self._lower(bound, values, spec)
+        margins = self._lower(found, spec, threat)
         return margins.new_zeros(len(y), classes).scatter(1, others, margins)
 
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
@@ -155,31 +137,77 @@ class Certified(nn.Module):
             x: the inputs.
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
-        bound, values, tensor = self._prepare(x)
-        self._refuse_caveats(bound)
-        output = bound.plan.graph.output
-        return self._lower(bound, values, check_spec(C, tensor, output))
+        found = self._admit(x, sound=True)
+        bound = self._lower(found, check_spec(C, found.x, found.graph.output), self.threat)
+        lost = found.undefined()
+        return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
 
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
-        bound, values, _ = self._prepare(x)
-        self._refuse_caveats(bound)
-        output = bound.plan.graph.output
-        boxes = [bound(values, member).interval(output) for member in self.threat.members]
-        return reduce(Interval.hull, boxes)
+        found = self._admit(x, sound=True)
+        output, lost = found.graph.output, found.undefined()
+        boxes = [found.program(found.env, m).interval(output) for m in self.threat.members]
+        box = reduce(Interval.hull, boxes)
+        if lost is None:
+            return box
+        nowhere = lost.reshape(-1, *[1] * len(output.size(1)))
+        mask = output.in_layout(nowhere.expand(len(lost), *output.size(1)))
+        lower, upper = (
+            box.lower.masked_fill(mask, -torch.inf),
+            box.upper.masked_fill(mask, torch.inf),
+        )
+        return Interval(lower, upper)
 
-    def relax(self, x: Tensor | Inputs, slopes: Mapping[Value, Tensor] | None = None) -> Relaxation:
-        """Return the ingredients of the bound: intervals, lines, dual networks.
+    def relax(
+        self,
+        x: Tensor | Inputs,
+        slopes: Mapping[Value | str, Choice] | None = None,
+        given: Mapping[Value | str, Interval] | None = None,
+    ) -> Bound:
+        """Return the ingredients of the bound: intervals, and the relaxed networks layer by layer.
 
-        ``slopes`` replaces the slope of any nonlinear op, by the value it computes; every
-        choice is sound.
+        Args:
+            x: the inputs.
+            slopes: slopes in place of the rule's own, by the value that a nonlinear op computes or
+                its name: a tensor for both lines, a tuple with one for each of several arguments,
+                or ``Sides(lower, upper)``. Every choice is sound.
+            given: intervals that are known from elsewhere, by the value that a nonlinear op reads;
+                intersected with the bound's own before the op is relaxed.
 
         Raises:
-            InputError: the set is a union; relax the network over each of its members.
+            InputError: the set is a union; relax the network over each of its members. Slopes or
+                intervals for a value that has no use for them.
         """
         threat = self._convex()
-        bound, values, _ = self._prepare(x)
-        return bound(values, threat, slopes)
+        found = self._admit(x)
+        plan = found.program.plan
+        named = (_by_value(plan, slopes or {}), _by_value(plan, given or {}))
+        return found.program(found.env, threat, *named)
+
+    @torch.no_grad()
+    def emit(self, x: Tensor | Inputs, C: Tensor | None = None) -> fx.GraphModule:
+        """Return the bound for inputs of this shape as one straight line of tensor operations.
+
+        A ``torch.fx.GraphModule`` over the model's own parameters: (inputs…, ε [N], C) ↦ lower
+        bounds [N, S] on C z. Print it, differentiate it, compile it, export it. Rows are given
+        to every entry, as with ``select=False``.
+
+        Args:
+            x: the inputs; the module is for their shapes.
+            C: rows [S, *] or [N, S, *] for their shape; every output in turn if not given.
+
+        Raises:
+            InputError: the set is neither an ℓ∞ nor an ℓ2 ball.
+            UnsoundError: the bound guarantees nothing.
+        """
+        whole = Certified(self.model, self.threat, replace(self.options, select=False))
+        found = whole._admit(x, sound=True)
+        output = found.graph.output
+        if C is None:
+            eye = torch.eye(output.numel, dtype=found.x.dtype, device=found.x.device)
+            C = eye.reshape(-1, *(output.size(1)[1:] if output.batch_dim == 0 else output.size(1)))
+        spec = check_spec(C, found.x, output)
+        return emit(found.program, found.model, found.env, self._convex(), spec)
 
     @torch.no_grad()
     def radius(self, x: Tensor | Inputs, y: Tensor | None = None, steps: int = 20) -> Tensor:
@@ -191,34 +219,50 @@ class Certified(nn.Module):
             InputError: the set has no radius (``Box``).
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
         """
-        bound, values, tensor = self._prepare(x)
-        if isinstance(self.options.estimator, Geometric):
+        if self.options.estimator.delta:
             raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
-        _classes(bound.plan.graph)
+        ball, found = self.threat, self._admit(x, sound=True)
+        _classes(found.graph)
         if y is None:
-            y = run(bound.plan.graph, bound.model, values).argmax(1)
+            y = found.output().argmax(1)
+        labels, tensor = y, found.x
+
+        def verified(eps: Tensor) -> Tensor:
+            margins = self._margins(found, labels, ball.with_eps(eps))
+            certificate = self._answer(found, margins, labels)
+            assert isinstance(certificate, Certificate)
+            return certificate.verified
+
         least = torch.zeros(len(tensor), dtype=tensor.dtype, device=tensor.device)
         most = torch.full_like(least, float(torch.as_tensor(self.threat.eps).max()) or 1e-3)
         for _ in range(steps):
-            grew = self._verified(x, y, most)
+            grew = verified(most)
             least = torch.where(grew, most, least)
             if not bool(grew.any()) or float(most.max()) > 1e6:
                 break
             most = torch.where(grew, 2 * most, most)
         for _ in range(steps):
             middle = (least + most) / 2
-            holds = self._verified(x, y, middle)
+            holds = verified(middle)
             least, most = torch.where(holds, middle, least), torch.where(holds, most, middle)
         return least
 
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
 
-        Where it is true, no adversarial example within ε can look like this input.
+        Where it is true, no adversarial example within ε can look like this input. The set is that
+        of all inputs that could have been moved to x, which is x's own only for balls: mass that
+        can move one way alone, say, came the other way.
+
+        Raises:
+            InputError: the set does not say where a point came from (``Box``).
         """
-        return self._certify(x).verified
+        result = self.at(self.threat.reversed())(x)
+        if isinstance(result, Estimate):
+            raise _unsound(result.caveats)
+        return result.verified
 
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
         """Bound every output once and return what was done, node by node.
@@ -231,12 +275,12 @@ class Certified(nn.Module):
             measure: add the time each node took in a second run, as measured.
         """
         threat = self._convex()
-        bound, values, tensor = self._prepare(x)
-        record = bound.run(values, threat)
+        found = self._admit(x)
+        record = found.program.run(found.env, threat)
         if measure:
-            record = bound.run(values, threat)
-        device = tensor.device.type
-        return explain(bound.plan, record, threat, len(tensor), device, measure)
+            record = found.program.run(found.env, threat)
+        device = found.x.device.type
+        return explain(found.program.plan, record, threat, len(found.x), device, measure)
 
     @property
     def plan(self) -> Plan:
@@ -258,9 +302,6 @@ class Certified(nn.Module):
         """The dual network for the last kind of input seen; print it."""
         return self.plan.program
 
-    def _verified(self, x: Tensor | Inputs, y: Tensor, eps: Tensor) -> Tensor:
-        return self.at(eps)._certify(x, y).verified
-
     def _looks(self, x: Tensor) -> bool:
         """Return whether the host may look at values: not where a GPU should train unhindered."""
         return not x.is_cuda or not torch.is_grad_enabled()
@@ -274,56 +315,61 @@ class Certified(nn.Module):
             )
         return self.threat.members[0]
 
-    def _lower(self, bound: BoundModule, values: Mapping[Value, Tensor], spec: Tensor) -> Tensor:
+    def _lower(self, found: Compiled, spec: Tensor, threat: ThreatModel) -> Tensor:
         """Return lower bounds on C z over every member of the set."""
-        lower = bound.lower
+        lower = found.program.lower
         if self.options.compile:
-            lower = self._compiled.setdefault(id(bound), CompiledBound(bound)).lower
-        return reduce(torch.minimum, (lower(values, m, spec) for m in self.threat.members))
+            lower = _compiled(found.program).lower
+        return reduce(torch.minimum, (lower(found.env, m, spec) for m in threat.members))
 
-    def _certify(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate:
-        result = self(x, y)
-        if isinstance(result, Estimate):
-            raise _unsound(result.caveats)
-        return result
+    def admitted(self, x: Tensor | Inputs) -> Compiled:
+        """Return the model and x with the graph and the bound that serve them now."""
+        return self._admit(x)
 
-    def _caveats(self, bound: BoundModule) -> tuple[str, ...]:
-        """Return why the bound guarantees nothing, if it does not."""
-        medians = [e for e in bound.estimators if isinstance(e, Median)]
-        estimated = tuple(f"sums are estimated by {e}" for e in medians)
-        return bound.plan.graph.caveats + estimated
-
-    def _refuse_caveats(self, bound: BoundModule) -> None:
-        caveats = self._caveats(bound)
-        if caveats:
-            raise _unsound(caveats)
-
-    def _prepare(self, x: Tensor | Inputs) -> tuple[BoundModule, dict[Value, Tensor], Tensor]:
-        """Check x, capture the model if this kind of input is new, and bind its tensors."""
-        model = unwrap(self.model)
-        inputs = as_inputs(x)
-        tensor = check_x(inputs.get(self.options.perturb), model, self._looks)
-        if self._looks(tensor):
-            self.threat.check(tensor)
+    def _admit(self, x: Tensor | Inputs, confirm: bool = True, sound: bool = False) -> Compiled:
+        """Let the model and x in, with their bound; refuse one with caveats if it must be sound."""
         options = self.options
-        captured = capture_once(model, inputs, options.perturb, options.output, options.rules.kinds)
-        bound = self._bounds.get(id(captured))
-        if bound is None:
+        question = Question(options.perturb, options.output, options.rules.kinds)
+
+        def make(graph: Graph) -> BoundModule:
             registry = options.rules.registry
-            plan = make_plan(captured.graph, registry, options.bounds, options.intervals)
-            check_fidelity(captured, model, inputs)
-            memory = options.memory or default_memory(tensor.device)
-            how = (
-                options.estimator,
-                memory,
-                options.choose,
-                options.select,
-                options.slopes == "free",
-            )
-            bound = BoundModule(plan, model, *how)
-            self._bounds[id(captured)] = bound
-        self._last = bound
-        return bound, captured.bind(inputs), tensor
+            plan = make_plan(graph, registry, options.method, options.intervals)
+            return BoundModule(plan, options, graph.device)
+
+        found = admit(
+            self.model, x, question, make, options.key, confirm=confirm, looks=self._looks
+        )
+        if self._looks(found.x):
+            self.threat.check(found.x)
+        self._last = found.program
+        if sound and found.program.caveats:
+            raise _unsound(found.program.caveats)
+        return found
+
+
+def _compiled(bound: BoundModule) -> CompiledBound:
+    """Return the compiled form of a bound, the same every time."""
+    if bound.straight is None:
+        bound.straight = CompiledBound(bound)
+    assert isinstance(bound.straight, CompiledBound)
+    return bound.straight
+
+
+def _by_value(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
+    """Look up values by their names.
+
+    Raises:
+        InputError: no value is called so.
+    """
+    graph = plan.graph
+    names = {v.name: v for v in (graph.perturbed, *(step.out for step in plan.steps))}
+    found: dict[Value, Any] = {}
+    for key, thing in given.items():
+        value = names.get(key) if isinstance(key, str) else key
+        if value is None or value not in names.values():
+            raise InputError(f"there is no value {str(key)!r}; there are {', '.join(names)}")
+        found[value] = thing
+    return found
 
 
 def _classes(graph: Graph) -> int:

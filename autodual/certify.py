@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from autodual.bound.estimate import Estimator, Exact
+from autodual.bound.estimators import Estimator, Exact
 from autodual.bound.memory import parse_memory
-from autodual.bound.module import Choice
+from autodual.bound.options import Options, Serving
 from autodual.bound.plan import METHODS
-from autodual.certified import Certified, Options
+from autodual.certified import Certified
 from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError
 from autodual.front.capture import Output, unwrap
@@ -31,7 +31,7 @@ def certify(
     intervals: bool = False,
     estimator: Estimator | None = None,
     memory: int | str | None = None,
-    choose: Mapping[str, Choice] | None = None,
+    choose: Mapping[str, Serving] | None = None,
     select: bool = True,
     compile: bool = False,
     slopes: str = "equal",
@@ -81,7 +81,8 @@ def certify(
     """
     unwrap(model)
     if bounds not in METHODS:
-        raise InputError(f"bounds={bounds!r} is no method; there are {', '.join(METHODS)}")
+        methods = "; ".join(f'"{name}": {method.text}' for name, method in METHODS.items())
+        raise InputError(f"bounds={bounds!r} is no method. There are {methods}.")
     estimator = Exact() if estimator is None else estimator
     if not isinstance(estimator, Estimator):
         raise InputError(
@@ -99,7 +100,7 @@ def certify(
             'through them. Use estimator=Exact() or slopes="equal".'
         )
     options = Options(
-        bounds=bounds,
+        method=METHODS[bounds],
         perturb=perturb,
         output=output,
         rules=read_rules(rules),
@@ -109,6 +110,6 @@ def certify(
         choose=choose or {},
         select=select and not compile,
         compile=compile,
-        slopes=slopes,
+        free=slopes == "free",
     )
     return Certified(model, as_threat(eps), options)

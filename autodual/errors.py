@@ -49,3 +49,7 @@ class NotTracedError(AutodualError):
 
 class CrossingError(AutodualError):
     """An attack found a point below a bound: the bound is wrong, and no certificate counts."""
+
+
+class AttackWarning(RuntimeWarning):
+    """What an attack answers can mislead: no gradient, training mode, points thrown away."""

@@ -17,7 +17,7 @@ from networks import mnist_test, wk_mnist
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual.bound.estimate import margin, tail
+from autodual.bound.estimators.statistics import margin, tail
 
 COUNTS = (10, 50, 100)
 

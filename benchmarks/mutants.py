@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor
 
-from autodual.duals import REGISTRY, Affine, Bilinear, DualLayer, Elementwise
+from autodual.duals import REGISTRY, Affine, DualLayer, Elementwise
 from autodual.interval import Interval
 from autodual.testing import Case, check_dual_layer, mutants
 from tests.cases.rules import CASES, name, serving
@@ -50,15 +50,15 @@ def answers(rule: DualLayer, case: Case, seed: int) -> list[Tensor]:
         linear, constant = rule.linear_part(call)
         rows = rule.transpose(call, nu, [box.lower.shape for box in boxes])
         return [*said, *rows, linear(*(box.lower for box in boxes)), torch.tensor(constant)]
-    pulled, h = rule.dual(call, nu, *boxes)
-    planes = rule.planes if isinstance(rule, Bilinear) else rule
-    if isinstance(planes, Elementwise):
+    shapes = [box.lower.shape for box in boxes]
+    pulled, h = rule.relax(call, *boxes).dual(nu, shapes)
+    if isinstance(rule, Elementwise):
         slopes = tuple(torch.randn(box.lower.shape, generator=generator).double() for box in boxes)
         given = slopes if len(slopes) > 1 else slopes[0]
         for found in (
-            planes.lines(call, *boxes, None),
-            planes.lines(call, *boxes, given),
-            planes.free_lines(call, *boxes),
+            rule.relax(call, *boxes),
+            rule.relax(call, *boxes, slopes=given),
+            rule.relax(call, *boxes, at=[box.center for box in boxes]),
         ):
             said += [*found.lower_slopes, found.lower_intercept]
             said += [*found.upper_slopes, found.upper_intercept]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import autodual as ad
-from autodual.duals import Bilinear, Lines, Planes, smooth
+from autodual.duals import Elementwise, Lines, MatrixProduct, Planes, smooth
 from autodual.duals.maximum import maximum_planes
 from autodual.interval import Interval
 from autodual.testing import check_dual_layer
@@ -82,12 +82,14 @@ def halved(box):
 
 def replaced_product(rule, change):
     """The dual layer of a product on other boxes than it is told."""
+    if isinstance(rule, Elementwise):
+        return replace(rule, lines=lambda call, x, y, s: rule.lines(call, *change(x, y), s))
 
-    class Broken(Bilinear):
-        def dual(self, call, nu, x, y):
-            return super().dual(call, nu, *change(x, y))
+    class Broken(MatrixProduct):
+        def relax(self, call, x, y, **given):
+            return super().relax(call, *change(x, y), **given)
 
-    return Broken(rule.alone, rule.interval) if isinstance(rule, Bilinear) else rule
+    return Broken(rule.factor, rule.interval) if isinstance(rule, MatrixProduct) else rule
 
 
 def without_gap(rule):
@@ -98,9 +100,7 @@ def without_gap(rule):
         end = call(x.center, y.center) - slopes[0] * x.center - slopes[1] * y.center
         return Planes.with_slopes(slopes, end, end)
 
-    if not isinstance(rule, Bilinear):
-        return rule
-    return replace(rule, planes=replace(rule.planes, lines=lines))
+    return replace(rule, lines=lines) if isinstance(rule, Elementwise) else rule
 
 
 def by_ends(call, *z):
@@ -322,7 +322,7 @@ def net_checks():
         trained = make(Residual, training=True)
         certified = ad.certify(trained, 0.0, bounds="dual")
         (network,) = certified.relax(picture()).networks
-        centre = network.reference(certified.graph.output)
+        centre = network[certified.graph.output].reference
         state = {k: v.clone() for k, v in trained.state_dict().items()}
         assert torch.allclose(centre, trained(picture()))
         trained.load_state_dict(state)
@@ -357,12 +357,6 @@ def engine_checks():
         assert bool((found >= exact - (slack + 0.5) * size).all()), estimator
 
 
-def without_spread(lines):
-    """Both lines where their middle is."""
-    middle = lines.at(torch.zeros_like(lines.lower_slope)).center
-    return Lines.parallel(lines.lower_slope, middle, middle)
-
-
 def patch_method(path, change):
     """Return (dotted path, replacement made from the original)."""
     return path, change
@@ -370,37 +364,34 @@ def patch_method(path, change):
 
 ENGINE = {
     "deviation halved": patch_method(
-        "autodual.bound.network.DualNetwork._deviation",
-        lambda f: lambda self, rows, memo: 0.5 * f(self, rows, memo),
+        "autodual.bound.travel._at_entry",
+        lambda f: lambda entry, rows, memo: 0.5 * f(entry, rows, memo),
     ),
-    "products: the rest dropped": patch_method(
-        "autodual.duals.base.Bilinear.rest", lambda f: lambda call, x, y: 0.1 * f(call, x, y)
+    "products of matrices: the rest dropped": patch_method(
+        "autodual.duals.relaxed.Product.about",
+        lambda f: lambda self, *z: (f(self, *z)[0], 0.1 * f(self, *z)[1]),
     ),
-    "products: about another point": patch_method(
-        "autodual.bound.network.DualNetwork.add_product",
-        lambda f: lambda self, step, call, x, y: f(self, step, call, x, pointlike(y)),
+    "products of matrices: about another point": patch_method(
+        "autodual.duals.products.MatrixProduct.relax",
+        lambda f: lambda self, call, x, y, **_: f(self, call, x, pointlike(y)),
     ),
-    "spread dropped": patch_method(
-        "autodual.bound.network.DualNetwork.add_lines",
-        lambda f: (
-            lambda self, step, n: f(
-                self, step, Lines.parallel(n.lower_slope, *[(n.at(n.lower_slope * 0).center)] * 2)
-            )
-        ),
+    "the distance of planes dropped": patch_method(
+        "autodual.duals.relaxed.Planes.about",
+        lambda f: lambda self, *z: (f(self, *z)[0], 0 * f(self, *z)[0]),
     ),
     "rows of the wrong sign": patch_method(
         "autodual.bound.rows.dense.Dense.pull_lines",
         lambda f: lambda self, lines, memo: [-rows for rows in f(self, lines, memo)],
     ),
     "skip connections overwritten": patch_method(
-        "autodual.bound.network.add", lambda f: lambda a, b: b
+        "autodual.bound.travel.add", lambda f: lambda a, b: b
     ),
     "ℓ2 room ignored below": patch_method(
         "autodual.threat.ball.Ball.room", lambda f: lambda self, x, nu: 0.5 * f(self, x, nu)
     ),
     "center not moved": patch_method(
-        "autodual.bound.network.DualNetwork.add_box",
-        lambda f: lambda self, step, box: f(self, step, Interval(box.lower, box.center)),
+        "autodual.duals.relaxed.Planes.flat",
+        lambda f: lambda box: f(Interval(box.lower, box.center)),
     ),
     "no_grad dropped": patch_method(
         "autodual.front.passes.PIPELINE",
@@ -450,7 +441,7 @@ ROWS = {
         lambda f: lambda self, columns, radius: f(self, columns, 0.2 * radius),
     ),
     "no margin for chance": patch_method(
-        "autodual.bound.sums.margin", lambda f: lambda r, repeats, delta: -0.5
+        "autodual.bound.estimators.projected.margin", lambda f: lambda r, repeats, delta: -0.5
     ),
 }
 

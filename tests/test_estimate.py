@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import autodual as ad
-from autodual.bound.estimate import margin, tail
+from autodual.bound.estimators.statistics import margin, tail
 from tests.nets import random_mlp
 from tests.test_engine import assert_same, picture_net
 from tests.test_soundness import random_net

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import autodual as ad
 from autodual.duals import REGISTRY, Affine, Call, smooth
-from autodual.duals.base import Hole, transpose_by_vjp
+from autodual.duals.affine import transpose_by_vjp
+from autodual.duals.base import Hole
 from autodual.duals.conv import MANY, transpose_convolution
 from autodual.testing import Case, Z, check_dual_layer, intervals, mutants, nets, specs
 from tests.cases.rules import ACTIVATIONS, AFFINE, CASES, name, rule_of

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from autodual.attack import losses
 from autodual.attack.apgd import apgd, multi_targeted
+from autodual.attack.ascent import Path, Strategy, run
+from autodual.attack.finding import Attack
+from autodual.attack.options import Options
 from autodual.attack.pgd import fgsm, pgd
-from autodual.attack.problem import Attack
 from autodual.attack.search import search
 from autodual.attack.square import square
 from autodual.attack.union import msd, worst_of
@@ -13,6 +15,9 @@ from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
 __all__ = [
     "Attack",
+    "Options",
+    "Path",
+    "Strategy",
     "WassersteinAttack",
     "apgd",
     "fgsm",
@@ -20,6 +25,7 @@ __all__ = [
     "msd",
     "multi_targeted",
     "pgd",
+    "run",
     "search",
     "square",
     "wasserstein",

@@ -1,120 +1,210 @@
-"""The loop of every attack: a rule says where to look next, the worst point found is kept."""
+"""The loop of every attack: a strategy says where to look next, the worst point found is kept."""
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from autodual.attack.problem import Attack, Finding, Problem, Reading, unit
+from autodual.attack.finding import Attack, Finding, Reading
+from autodual.attack.options import Options, pose
+from autodual.attack.problem import Model, Problem, unit
+from autodual.attack.warn import warn
 from autodual.errors import InputError
+from autodual.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Memory = dict[str, Tensor]
-"""What a rule remembers: tensors with one row per example that is still under attack."""
+"""What a strategy remembers: tensors with one row per example that is still under attack."""
 
 
-class Rule(ABC):
-    """How a path goes on."""
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Where an attack stands, for the N examples that are still under attack.
+
+    Attributes:
+        problem: these examples; ``problem.read(point, gradient)`` asks the model more.
+        here: what the model says where the path stands.
+        memory: the strategy's own, to fill and to read: tensors with one row per example. Empty
+            at the start of each path.
+        index, steps: this is step ``index`` of ``steps``; at 0 the path stands at its start.
+    """
+
+    problem: Problem
+    here: Reading
+    memory: Memory
+    index: int
+    steps: int
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The set."""
+        return self.problem.threat
+
+    @property
+    def x(self) -> Tensor:
+        """[N, *], what the sets lie around."""
+        return self.problem.x
+
+    @property
+    def point(self) -> Tensor:
+        """[N, *], where the path stands."""
+        return self.here.x
+
+    @property
+    def loss(self) -> Tensor:
+        """[N], the loss there."""
+        return self.here.loss
+
+    @property
+    def gradient(self) -> Tensor:
+        """[N, *], the loss's gradient there; 0 for strategies without ``gradients``."""
+        return self.here.gradient
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Where randomness comes from."""
+        return self.problem.generator
+
+
+class Strategy(ABC):
+    """How a path goes on: all that an attack adds to the loop. ``run`` runs it."""
 
     gradients: bool = True
-    """Whether the rule looks at gradients."""
+    """Whether ``step`` looks at gradients."""
 
     @abstractmethod
-    def step(
-        self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
-    ) -> Tensor:
-        """Return where to look next, a point of each example's set.
+    def step(self, path: Path) -> Tensor:
+        """Return where to look next, a point of each example's set, [N, *]."""
 
-        Args:
-            problem: the examples still under attack.
-            here: what the model says where the path stands; at ``index`` 0, its start.
-            memory: the rule's own, empty at the start of each path.
-            index, steps: this is step ``index`` of ``steps``.
-        """
+
+def run(
+    strategy: Strategy,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor | ThreatModel,
+    *,
+    steps: int = 100,
+    **options: Unpack[Options],
+) -> Attack:
+    """Attack by a strategy of your own.
+
+    Args:
+        strategy: says where to look next.
+        steps: steps per start.
+        model, x, y, eps: as for ``pgd``.
+        options: see ``ad.attack.Options``.
+
+    Raises:
+        InputError: as for ``pgd``.
+    """
+    return ascend(pose(run, model, x, y, eps, options), strategy, steps)
 
 
 def ascend(
-    problem: Problem,
-    rule: Rule,
-    *,
-    steps: int,
-    restarts: int = 1,
-    early_stop: bool = False,
-    aims: Sequence[Tensor | None] = (None,),
+    problem: Problem, strategy: Strategy, steps: int, aims: Sequence[Tensor | None] = (None,)
 ) -> Attack:
-    """Follow ``restarts`` paths by the rule and keep the worst point on any of them.
+    """Follow ``problem.restarts`` paths and keep the worst point on any of them.
 
     The first path starts at x. With gradients it first tries the point where the linearised loss
     is largest over the set, FGSM's: on a linear model that is the answer. The other paths start
     at random. With ``aims``, classes [N] to climb towards, all of this happens for each.
 
     Every result is checked to lie in its set. One that does not is thrown away, with a warning.
+    So are examples warned of whose gradient vanishes, at x and at a random point.
     """
-    if restarts < 1:
-        raise InputError(f"an attack needs at least one path, not restarts={restarts}")
+    if steps < 0:
+        raise InputError(f"an attack takes steps, not steps={steps}")
     with torch.inference_mode(False), torch.no_grad():
         problem = replace(problem, x=problem.x.detach().clone(), y=problem.y.clone())
         problem.threat.check(problem.x)
         fixed = replace(problem, threat=problem.threat.fixed(problem.x))
         origin = fixed.threat.project(problem.x, problem.x)
         best: Finding | None = None
+        flat: Tensor | None = None
         for aim in aims:
             aimed = fixed if aim is None else replace(fixed, targets=aim.clone())
-            for start in range(restarts):
+            for start in range(problem.restarts):
                 fresh = start > 0
                 begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin
-                best = _climb(aimed, rule, begin, best, steps, early_stop, leaps=not fresh)
+                best, level = _climb(aimed, strategy, begin, best, steps, leaps=not fresh)
+                flat = level if flat is None else flat
         assert best is not None
+        if flat is not None:
+            best = try_elsewhere(fixed, best, flat)
         return _checked(problem, origin, best)
 
 
 def _climb(
     problem: Problem,
-    rule: Rule,
+    strategy: Strategy,
     begin: Tensor,
     best: Finding | None,
     steps: int,
-    early_stop: bool,
     leaps: bool,
-) -> Finding:
+) -> tuple[Finding, Tensor | None]:
     """Return the worst of ``best`` and of the points on one path from ``begin``.
 
     Examples that succeeded are left behind if so asked: ``mine`` is what was found for those at
-    ``index``, which are still on the path.
+    ``index``, which are still on the path. Beside it stand the examples without a slope at
+    ``begin``, if gradients were looked at and none was left behind before.
     """
     index, memory = torch.arange(len(begin), device=begin.device), Memory()
-    point, mine = begin, best
-    if early_stop and best is not None:
+    point, mine, flat = begin, best, None
+    if problem.early_stop and best is not None:
         index = (~best.success).nonzero().squeeze(1)
         if len(index) == 0:
-            return best
+            return best, None
         problem, point, mine = problem.select(index), begin[index], best.select(index)
     for i in range(steps + 1):
-        leap = leaps and i == 0 and rule.gradients
-        here = problem.read(point, gradient=leap or (rule.gradients and i < steps))
+        leap = leaps and i == 0 and strategy.gradients
+        here = problem.read(point, gradient=leap or (strategy.gradients and i < steps))
         mine = here if mine is None else mine.worse_of(here)
         if i == 0:
             problem = replace(problem, classes=here.margins.shape[1])
         if leap:
+            flat = here.flat
             point = problem.threat.maximizer(problem.x, unit(here.gradient))
             mine = mine.worse_of(problem.read(point, gradient=False))
         if i == steps:
             break
-        if early_stop and bool(mine.success.any()):
+        if problem.early_stop and bool(mine.success.any()):
             best = mine if best is None else best.put(index, mine)
             keep = (~mine.success).nonzero().squeeze(1)
             if len(keep) == 0:
-                return best
+                return best, None
             index, mine = index[keep], mine.select(keep)
             problem, here = problem.select(keep), here.narrow(keep)
             memory = {name: kept[keep] for name, kept in memory.items()}
-        point = rule.step(problem, here, memory, i, steps)
+        point = strategy.step(Path(problem, here, memory, i, steps))
     assert mine is not None
-    return mine if best is None else best.put(index, mine)
+    return mine if best is None else best.put(index, mine), flat
+
+
+def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
+    """Look at a random point where there was no slope at x, and warn if there is none either."""
+    index = (flat & ~best.success).nonzero().squeeze(1)
+    if len(index) == 0:
+        return best
+    some = problem.select(index)
+    there = some.read(some.threat.random_start(some.x, some.generator), gradient=True)
+    moved = (there.x != some.x).flatten(1).any(1)
+    stuck = int((there.flat & ~there.success & moved).sum())
+    if stuck > 0:
+        warn(
+            f"no gradient for {stuck} of {len(best)} examples: it is 0 or NaN at x and at a random "
+            "point, so this attack could not work there. Outputs that saturate (softmax of large "
+            "logits), overflow, go by steps or come from dead units have none. Attack what comes "
+            "before them (logits=, losses.margin), or search with ad.attack.square."
+        )
+    return best.put(index, best.select(index).worse_of(there))
 
 
 def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
@@ -122,11 +212,9 @@ def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
     inside = problem.threat.contains(problem.x, found.x)
     rejected = int((~inside).sum())
     if rejected > 0:
-        warnings.warn(
+        warn(
             f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
-            "Its project() is at fault, or numbers overflow.",
-            RuntimeWarning,
-            stacklevel=4,
+            "Its project() is at fault, or numbers overflow."
         )
         rows = inside.nonzero().squeeze(1)
         found = problem.read(origin, gradient=False).put(rows, found.select(rows))

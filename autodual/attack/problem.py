@@ -9,110 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.attack.losses import Loss, best_other, of_logits, pick
+from autodual.attack.finding import Reading
+from autodual.attack.losses import Loss, best_other, margin, of_logits, pick
 from autodual.errors import InputError
-from autodual.threat import ThreatModel, as_threat
+from autodual.threat import ThreatModel
 
 Model = Callable[[Tensor], Any]
 Success = Callable[[Any, Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """Points, one per example, and how bad they are for a model.
-
-    Attributes:
-        x: [N, *].
-        margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
-            [N, 0] where the caller decides on success.
-        score: [N], by how much another class's logit exceeds that of y, or with targets the
-            target's that of every other; the loss where the caller decides on success.
-        verdict: [N] bool, what the caller decided; None where the score decides.
-    """
-
-    x: Tensor
-    margins: Tensor
-    score: Tensor
-    verdict: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """All of it."""
-        return self.x, self.margins, self.score, self.verdict
-
-    @property
-    def success(self) -> Tensor:
-        """[N] bool: the caller decided so, or the score is at least 0."""
-        return self.score >= 0 if self.verdict is None else self.verdict
-
-    def select(self, index: Tensor) -> Finding:
-        """Return what was found for the examples at ``index``."""
-        return self._join(self, lambda part, _: part.index_select(0, index))
-
-    def put(self, index: Tensor, other: Finding) -> Finding:
-        """Return the same with ``other`` for the examples at ``index``."""
-        return self._join(other, lambda mine, theirs: mine.index_copy(0, index, theirs))
-
-    def worse_of(self, other: Finding) -> Finding:
-        """Return the worse of both for each example."""
-        worse = other.score > self.score
-        if self.verdict is not None and other.verdict is not None:
-            worse = torch.where(self.verdict == other.verdict, worse, other.verdict)
-        rows = worse.nonzero().squeeze(1)
-        return self.put(rows, other.select(rows))
-
-    def _join(self, other: Finding, f: Callable[[Tensor, Tensor], Tensor]) -> Finding:
-        verdict = None
-        if self.verdict is not None and other.verdict is not None:
-            verdict = f(self.verdict, other.verdict)
-        return Finding(
-            f(self.x, other.x), f(self.margins, other.margins), f(self.score, other.score), verdict
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Attack(Finding):
-    """The worst point found in each example's set; every one lies in it. See ``Finding``.
-
-    Attributes:
-        rejected: how many points found lay outside their set; x stands in their place.
-    """
-
-    rejected: int
-
-    def __str__(self) -> str:
-        return f"{int(self.success.sum())} of {len(self)} attacks succeed"
-
-
-@dataclass(frozen=True, eq=False)
-class Reading(Finding):
-    """What a model says at one point of each example's set.
-
-    Attributes:
-        value: what the loss returned.
-        gradient: [N, *], of the loss in the point; 0 if it was not asked for.
-    """
-
-    value: Tensor
-    gradient: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss of each example, [N]."""
-        if self.value.numel() != len(self):
-            raise InputError(
-                f"the loss gave shape {list(self.value.shape)} for {len(self)} examples; "
-                "this attack compares the loss of each: give one with reduction='none'"
-            )
-        return self.value.reshape(-1)
-
-    def narrow(self, index: Tensor) -> Reading:
-        """Return the reading of the examples at ``index``."""
-        value = self.value if self.value.numel() == 1 else self.value[index]
-        return Reading(*self.select(index).parts, value, self.gradient[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +31,7 @@ class Problem:
         logits: takes the model's output to logits [N, K].
         success: decides success(output, y), [N] bool, in place of the logits.
         generator: where randomness comes from.
+        restarts, early_stop: how many paths, and whether a success ends an example's.
         classes: K, once the labels are known to fit it.
     """
 
@@ -141,6 +45,8 @@ class Problem:
     logits: Callable[[Any], Tensor] | None = None
     success: Success | None = None
     generator: torch.Generator | None = None
+    restarts: int = 1
+    early_stop: bool = False
     classes: int | None = None
 
     def select(self, index: Tensor) -> Problem:
@@ -154,21 +60,41 @@ class Problem:
         )
 
     def read(self, point: Tensor, gradient: bool) -> Reading:
-        """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient."""
+        """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient.
+
+        The gradient is the margin's where the loss's is 0 or no number and the margin has one.
+        """
         point = point.detach()
         if gradient:
             point.requires_grad_()
         with torch.set_grad_enabled(gradient):
             output = self.model(point)
-            scored = self.success is None or self.logits is not None
-            z = self._logits(output) if scored else output
+            z = self._logits(output) if self._scored else output
             aims = (self.y,) if self.targets is None else (self.y, self.targets)
             value = self.loss(z if isinstance(self.loss, of_logits) else output, *aims)
         _check_loss(value, len(point))
         slope = _gradient(value, point) if gradient else point.new_zeros(()).expand_as(point)
         with torch.no_grad():
             judged = self._judge(output, z, value)
-        return Reading(point.detach(), *judged, value.detach(), slope)
+        here = Reading(point.detach(), *judged, value.detach(), slope)
+        return self._with_slope(here) if gradient else here
+
+    @property
+    def _scored(self) -> bool:
+        """Whether there are logits."""
+        return self.success is None or self.logits is not None
+
+    def _with_slope(self, here: Reading) -> Reading:
+        """Put the margin's gradient in place of one that vanished, where the model still holds."""
+        if not bool(here.flat.any()):
+            return here
+        rows = (here.flat & ~here.success).nonzero().squeeze(1)
+        gradient = here.gradient
+        if self._scored and self.loss is not margin and len(rows) > 0:
+            some = replace(self.select(rows), loss=margin)
+            steeper = some.read(here.x[rows], gradient=True).gradient
+            gradient = gradient.index_copy(0, rows, steeper)
+        return replace(here, gradient=gradient.nan_to_num(nan=0.0))
 
     def _logits(self, output: Any) -> Tensor:
         """Return [N, K], once sure that the labels fit."""
@@ -200,40 +126,6 @@ class Problem:
         else:
             score = -margins.scatter(1, self.y.unsqueeze(1), torch.inf).amin(1)
         return margins, score.nan_to_num(nan=-torch.inf), None
-
-
-def pose(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    eps: float | Tensor | ThreatModel,
-    loss: Loss,
-    targets: Tensor | None,
-    logits: Callable[[Any], Tensor] | None,
-    success: Success | None,
-    generator: torch.Generator | None,
-) -> Problem:
-    """Return the problem, its inputs checked.
-
-    Raises:
-        InputError: x is no batch of finite numbers; y or targets do not fit it.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
-        kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
-    finite = x.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
-    for name, labels in (("y", y), ("targets", targets)):
-        if labels is None and name == "targets":
-            continue
-        if not isinstance(labels, Tensor) or labels.dim() < 1 or len(labels) != len(x):
-            raise InputError(
-                f"{name} must be a tensor with one label for each of {len(x)} examples"
-            )
-    return Problem(
-        model, as_threat(eps), x, y, loss, targets, targets is not None, logits, success, generator
-    )
 
 
 def unit(gradient: Tensor) -> Tensor:
@@ -273,7 +165,7 @@ def _check_loss(value: object, count: int) -> None:
 
 
 def _gradient(value: Tensor, point: Tensor) -> Tensor:
-    """Return the loss's gradient in the point, with 0 where it is no number."""
+    """Return the loss's gradient in the point."""
     found: tuple[Tensor | None, ...] = (None,)
     if value.requires_grad:
         found = torch.autograd.grad(value, point, torch.ones_like(value), allow_unused=True)
@@ -282,5 +174,4 @@ def _gradient(value: Tensor, point: Tensor) -> Tensor:
             "the model's output has no gradient in x: there is nothing to climb. "
             "ad.attack.square needs none."
         )
-    gradient = found[0]
-    return gradient if bool(gradient.sum().isfinite()) else gradient.nan_to_num(nan=0.0)
+    return found[0]

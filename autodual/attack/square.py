@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from autodual.attack import losses
-from autodual.attack.ascent import Memory, Rule, ascend
-from autodual.attack.losses import Loss
-from autodual.attack.problem import Attack, Model, Problem, Reading, Success, pose, wide
+from autodual.attack.ascent import Path, Strategy, ascend
+from autodual.attack.finding import Attack
+from autodual.attack.options import Options, pose
+from autodual.attack.problem import Model, Problem, wide
 from autodual.errors import InputError
 from autodual.threat import L2Ball, ThreatModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Of 10,000 steps, those after which the share of pixels in a square is halved."""
 
 
 @dataclass(frozen=True)
-class Squares(Rule):
+class Squares(Strategy):
     """Change a random square of the best point found; keep what the loss likes better.
 
     An input [C, H, W] is a picture, [H, W] one of a single channel, [D] a line of pixels.
@@ -31,26 +34,24 @@ class Squares(Rule):
     share: float
     gradients = False
 
-    def step(
-        self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
-    ) -> Tensor:
-        """Take what ``here`` improved, and propose the next square."""
+    def step(self, path: Path) -> Tensor:
+        """Take what the last square improved, and propose the next."""
+        problem, memory, point, index = path.problem, path.memory, path.point, path.index
         if index < 2:  # the path starts at the first pattern, not at x
-            memory.update(best=here.x, loss=here.loss)
-        better = here.loss > memory["loss"]
-        memory["best"] = torch.where(wide(better, here.x), here.x, memory["best"])
-        memory["loss"] = torch.where(better, here.loss, memory["loss"])
-        first = picture(here.x)
-        height, width = first.shape[2:]
-        share = self.share / 2 ** sum(10_000 * index > halving * steps for halving in HALVINGS)
+            memory.update(best=point, loss=path.loss)
+        better = path.loss > memory["loss"]
+        memory["best"] = torch.where(wide(better, point), point, memory["best"])
+        memory["loss"] = torch.where(better, path.loss, memory["loss"])
+        height, width = picture(point).shape[2:]
+        share = self.share / 2 ** sum(10_000 * index > halving * path.steps for halving in HALVINGS)
         h = min(max(round((share * height * width) ** 0.5), 1), height)
         w = min(max(round(share * height * width / h), 1), width)
-        if isinstance(problem.threat, L2Ball):
-            radius = problem.threat.radius(problem.x).reshape(-1, 1, 1, 1)
+        if isinstance(path.threat, L2Ball):
+            radius = path.threat.radius(path.x).reshape(-1, 1, 1, 1)
             found = _disc(problem, memory["best"], (h, w), radius, index == 0)
         else:
             found = _box(problem, memory["best"], (h, w), index == 0)
-        return problem.threat.project(problem.x, found.reshape(here.x.shape))
+        return path.threat.project(path.x, found.reshape(point.shape))
 
 
 def picture(x: Tensor) -> Tensor:
@@ -172,31 +173,25 @@ def square(
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 1000,
-    restarts: int = 1,
     share: float = 0.8,
-    loss: Loss = losses.margin,
-    targets: Tensor | None = None,
-    early_stop: bool = False,
-    logits: Callable[[Any], Tensor] | None = None,
-    success: Success | None = None,
-    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
 ) -> Attack:
     """Search squares at random; asks the model for scores only, one forward pass per step.
 
     Args:
         model: anything that can be called; no gradients are needed.
+        x, y: as for ``pgd``.
         eps: a number, a box or an ``L2Ball``.
         steps: queries per start.
         share: the part of all pixels that the first squares cover, (0, 1]; it shrinks.
-        x, y, restarts, loss, targets, early_stop, logits, success, generator: as for ``pgd``,
-            with one loss per example.
+        options: see ``ad.attack.Options``, with one loss per example.
 
     Raises:
         InputError: as for ``pgd``; the set is neither a box nor an ``L2Ball``.
     """
-    problem = pose(model, x, y, eps, loss, targets, logits, success, generator)
+    problem = pose(square, model, x, y, eps, {"loss": losses.margin, **options})
     if not isinstance(problem.threat, L2Ball) and problem.threat.weights(problem.x) is None:
         raise InputError(f"square attacks boxes and L2Ball, not {problem.threat}")
     if steps < 1 or not 0 < share <= 1:
         raise InputError(f"square has steps ≥ 1 and 0 < share ≤ 1, not {steps} and {share}")
-    return ascend(problem, Squares(share), steps=steps, restarts=restarts, early_stop=early_stop)
+    return ascend(problem, Squares(share), steps)

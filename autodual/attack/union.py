@@ -5,21 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from autodual.attack import losses
-from autodual.attack.ascent import Memory, Rule, ascend
-from autodual.attack.losses import Loss
+from autodual.attack.ascent import Path, Strategy, ascend
+from autodual.attack.finding import Attack, Finding
+from autodual.attack.options import Options, pose
 from autodual.attack.pgd import pgd
-from autodual.attack.problem import Attack, Finding, Model, Problem, Reading, Success, pose, unit
+from autodual.attack.problem import Model, unit
 from autodual.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
-class MultiSteepest(Rule):
+class MultiSteepest(Strategy):
     """δ ← argmax {loss(x + δ_p) : p}, δ_p = P_p(δ + α v_p), over the members p (equation 5.33).
 
     ``rate`` is α, in radii of each member. With ``average``, every member takes the mean of all
@@ -29,17 +32,15 @@ class MultiSteepest(Rule):
     rate: float
     average: bool = False
 
-    def step(
-        self, problem: Problem, here: Reading, memory: Memory, index: int, steps: int
-    ) -> Tensor:
+    def step(self, path: Path) -> Tensor:
         """Take the member's step that the loss likes best."""
-        x, members, slope = problem.x, problem.threat.members, unit(here.gradient)
-        moves = [m.steepest(x, slope, problem.generator, here.x) for m in members]
+        x, point, members, slope = path.x, path.point, path.threat.members, unit(path.gradient)
+        moves = [m.steepest(x, slope, path.generator, point) for m in members]
         if self.average:
             moves = [torch.stack(moves).mean(0)] * len(members)
         pairs = zip(members, moves, strict=True)
-        points = [m.project(x, here.x + self.rate * move) for m, move in pairs]
-        values = torch.stack([problem.read(point, gradient=False).loss for point in points])
+        points = [m.project(x, point + self.rate * move) for m, move in pairs]
+        values = torch.stack([path.problem.read(end, gradient=False).loss for end in points])
         chosen = values.nan_to_num(nan=-torch.inf).argmax(0)
         return torch.stack(points)[chosen, torch.arange(len(x), device=x.device)]
 
@@ -51,15 +52,9 @@ def msd(
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 40,
-    restarts: int = 1,
     step_size: float | None = None,
     average: bool = False,
-    loss: Loss = losses.cross_entropy,
-    targets: Tensor | None = None,
-    early_stop: bool = False,
-    logits: Callable[[Any], Tensor] | None = None,
-    success: Success | None = None,
-    generator: torch.Generator | None = None,
+    **options: Unpack[Options],
 ) -> Attack:
     """Attack a union by multi steepest descent (thesis, Algorithm 9).
 
@@ -67,15 +62,15 @@ def msd(
     highest: one pass forward and back, and one forward per member.
 
     Args:
+        model, x, y, steps: as for ``pgd``.
         eps: a ``Union``.
         step_size: fraction of each member's radius per step, 2.5/steps by default.
         average: all members step in the mean of their directions.
-        model, x, y, steps, restarts, loss, targets, early_stop, logits, success, generator: as
-            for ``pgd``, with one loss per example.
+        options: see ``ad.attack.Options``, with one loss per example.
     """
-    problem = pose(model, x, y, eps, loss, targets, logits, success, generator)
-    rule = MultiSteepest(2.5 / max(steps, 1) if step_size is None else step_size, average)
-    return ascend(problem, rule, steps=steps, restarts=restarts, early_stop=early_stop)
+    problem = pose(msd, model, x, y, eps, options)
+    rate = 2.5 / max(steps, 1) if step_size is None else step_size
+    return ascend(problem, MultiSteepest(rate, average), steps)
 
 
 def worst_of(
@@ -95,10 +90,10 @@ def worst_of(
         eps: a ``Union``; any other set is its own only member.
         attacks: functions of this package, or partials of them.
         early_stop: leave an example at its first success, for all attacks.
-        options: more keyword arguments for all of them.
+        options: more keyword arguments for all of them, ``ad.attack.Options`` among them.
         model, x, y, targets: as for ``pgd``.
     """
-    problem = pose(model, x, y, eps, losses.margin, targets, None, None, None)
+    problem = pose(worst_of, model, x, y, eps, {"targets": targets})
     worst: Finding | None = None
     rejected = 0
     for member, attack in itertools.product(problem.threat.members, attacks):

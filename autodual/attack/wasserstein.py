@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from autodual.attack.problem import Attack, pose, wide
+from autodual.attack.ascent import try_elsewhere
+from autodual.attack.finding import Attack, Finding
+from autodual.attack.options import Options, pose
+from autodual.attack.problem import Model, wide
 from autodual.errors import InputError
 from autodual.threat import Wasserstein
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 METHODS = "conjugate", "sinkhorn"
+UNUSED = "restarts", "early_stop", "success", "generator"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +35,7 @@ class WassersteinAttack(Attack):
 
 
 def wasserstein(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float | Tensor | Wasserstein,
@@ -39,7 +45,7 @@ def wasserstein(
     step_size: float | None = None,
     growth: float = 1.0,
     every: int = 10,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    **options: Unpack[Options],
 ) -> WassersteinAttack:
     """Climb the loss inside a Wasserstein ball; every point returned was checked to lie in it.
 
@@ -61,7 +67,7 @@ def wasserstein(
             t by default; for ``"sinkhorn"`` in units of the input, 0.1 by default.
         growth: factor of ε.
         every: after how many steps.
-        loss: loss(logits, y), one number per example or reduced to a sum or mean.
+        options: loss, targets and logits, see ``ad.attack.Options``.
 
     Raises:
         InputError: x is empty or negative, there is no such method, steps, growth or every is
@@ -74,10 +80,10 @@ def wasserstein(
     ball = eps if isinstance(eps, Wasserstein) else Wasserstein(eps)
     ball.check(x)
     x, grows = x.detach(), growth > 1
-    problem = pose(model, x, y, ball, loss, None, None, None, None)
+    problem = pose(wasserstein, model, x, y, ball, options, UNUSED)
     radius = ball.radius(x).flatten().expand(len(x))
     here = problem.read(ball.center(x), gradient=True)
-    best, least, sought = here.x, -here.score, radius
+    flat, best, least, sought = here.flat, here.x, -here.score, radius
     for t in range(steps):
         around = ball.with_eps(radius)
         if method == "conjugate":
@@ -97,6 +103,7 @@ def wasserstein(
         if grows and (t + 1) % every == 0:
             radius = torch.where(least > 0, radius * growth, radius)
     inside = ball.with_eps(sought).contains(x, best)
-    found = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
+    found: Finding = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
+    found = try_elsewhere(problem, found, flat)
     rejected = int((~inside).sum())
     return WassersteinAttack(*found.parts, rejected, sought)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from autodual.bound.network import DualNetwork
-from autodual.bound.plan import METHODS, Plan, RowCost, Step, place
-from autodual.duals import Affine, Bilinear, DualLayer, Elementwise
+from autodual.bound.layer import Entry, Layer
+from autodual.bound.plan import Plan, RowCost, Step, place
+from autodual.bound.relaxation import Relaxation
 from autodual.front.ir import Value
 
 FLOPS_PER_BYTE = 20
@@ -52,9 +52,9 @@ class Record:
         """Count columns pushed to a value."""
         self.columns[value] = self.columns.get(value, 0) + columns
 
-    def note(self, step: Step, network: DualNetwork) -> None:
+    def note(self, step: Step, layer: Layer | Entry) -> None:
         """Write down what a step added to the network, and its time."""
-        radius = network.radius(step.out)
+        radius = layer.radius if isinstance(layer, Layer) else None
         if radius is not None:
             open_ = (radius != 0).flatten(1).sum(1)
             self.sources[step.out] = max(int(open_.max()), self.sources.get(step.out, 0))
@@ -70,7 +70,7 @@ class Record:
 
 
 def choose_orders(
-    plan: Plan, record: Record, network: DualNetwork, memory: int
+    plan: Plan, record: Record, network: Relaxation, memory: int
 ) -> Mapping[Value, str]:
     """Return "forward" or "backward" for each value that rows were asked for at.
 
@@ -78,8 +78,9 @@ def choose_orders(
     first values to serve in forward order.
     """
     targets = [v for v in record.costs if record.how.get(v) == "backward"]
-    layers = [lines for lines in network.lines.values() if lines is not None]
-    if network.weights is None or not all(lines.are_parallel for lines in layers):
+    planes = (layer.planes for layer in network.layers.values())
+    parallel = all(p is None or p.are_parallel for p in planes)
+    if network.entry.weights is None or not parallel:
         return dict.fromkeys(targets, "backward")
     element = network.x.element_size()
     backward = [record.rows[v] * _work(record.costs[v]) for v in targets]
@@ -97,14 +98,14 @@ def _work(cost: RowCost) -> float:
     return cost.flops + FLOPS_PER_BYTE * cost.total_bytes
 
 
-def _push(plan: Plan, record: Record, network: DualNetwork, target: Value) -> tuple[float, int]:
+def _push(plan: Plan, record: Record, network: Relaxation, target: Value) -> tuple[float, int]:
     """Return the work of pushing columns to ``target``, and the most entries held at a time."""
     element = network.x.element_size()
-    assert network.weights is not None
-    columns, batch = plan.graph.perturbed.numel, len(network.weights)
+    assert network.entry.weights is not None
+    columns, batch = plan.graph.perturbed.numel, len(network.entry.weights)
     work, held = 0.0, 0
     for step in reversed(plan.upstream[target]):
-        if not isinstance(step.rule, Affine):
+        if not step.rule.exact:
             batch = network.batch
             columns += record.sources[step.out]
         each = plan.flops[step.out] + FLOPS_PER_BYTE * element * step.out.numel
@@ -156,8 +157,8 @@ def explain(
             step.node.label,
             place(step.node).strip() or "–",
             str(out.type),
-            _kind(step.rule),
-            "–" if isinstance(step.rule, Affine) else _how(step, record, batch),
+            step.rule.kind,
+            "–" if step.rule.exact else _how(step, record, batch),
             ", ".join(sorted(forms[out])) or "–",
             str(rows[out]),
             f"{flops[out] / 1e6:.3f}",
@@ -165,7 +166,7 @@ def explain(
             f"{1e3 * seconds:.3f}",
         ]
         table.append(row + [f"{1e3 * record.seconds.get(out, 0.0):.3f}"] * measured)
-    title = f"{threat}, bounds={plan.method!r} ({METHODS[plan.method]}), batch {batch}"
+    title = f"{threat}, bounds={plan.method.name!r} ({plan.method.text}), batch {batch}"
     return Explanation(title, header, table)
 
 
@@ -185,14 +186,6 @@ def _passing(
         flops[value] += columns * plan.flops[value]
         size[value] += columns * value.numel * element
     return rows, flops, size
-
-
-def _kind(rule: DualLayer) -> str:
-    if isinstance(rule, Affine):
-        return "affine, exact"
-    if isinstance(rule, Elementwise):
-        return "two lines" if len(rule.arguments) == 1 else "two planes"
-    return "product" if isinstance(rule, Bilinear) else "interval"
 
 
 def _how(step: Step, record: Record, batch: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autodual.duals import REGISTRY, Bilinear, DualLayer, Elementwise, IntervalRule, Registry
+from autodual.duals import REGISTRY, DualLayer, Either, Registry
 from autodual.errors import BatchError
 from autodual.front.ir import Batch, Graph, Node, leaves
 
@@ -60,21 +60,24 @@ def _match(node: Node, graph: Graph, registry: Registry, intervals: bool) -> Mat
     if rule is None:
         return Match(node, None, remedy=REMEDIES.get(node.op, _near(node.op, registry)))
     names = _arguments(node, graph)
-    if not rule.covers(names, node.args):
-        reason = f"of a perturbed {', '.join(names)} (not affine there)"
-        remedy = "make the other arguments constants, or give certify(rules=...) a dual layer"
-        expected = rule.arguments if isinstance(rule, Elementwise) else ()
-        users = rule is not REGISTRY.get(node.op)
-        if users and len(names) == len(expected) == 1 and tuple(names) != expected:
-            reason = f"of a perturbed {names[0]}, but its dual layer is for {expected[0]}"
-            remedy = f'say argument="{names[0]}" where that is made'
-        return Match(node, None, reason, remedy)
-    if isinstance(rule, IntervalRule) and not intervals:
+    serving = rule.serving(names, node.args)
+    if serving is None:
+        return Match(node, None, *_misfit(node, rule, names))
+    if serving.rough and not intervals:
         remedy = "certify(..., intervals=True) allows that, loosely and without a gradient"
         return Match(node, None, "only an interval bounds it", remedy)
-    if isinstance(rule, Bilinear) and len(names) == 1:
-        rule = rule.alone
-    return Match(node, rule)
+    return Match(node, serving)
+
+
+def _misfit(node: Node, rule: DualLayer | Either, names: list[str]) -> tuple[str, str]:
+    """Return why a rule does not serve a call with these arguments perturbed, and a remedy."""
+    expected: tuple[str, ...] = getattr(rule, "arguments", ())
+    users = rule is not REGISTRY.get(node.op)
+    if users and len(names) == len(expected) == 1 and tuple(names) != expected:
+        reason = f"of a perturbed {names[0]}, but its dual layer is for {expected[0]}"
+        return reason, f'say argument="{names[0]}" where that is made'
+    reason = f"of a perturbed {', '.join(names)} (not affine there)"
+    return reason, "make the other arguments constants, or give certify(rules=...) a dual layer"
 
 
 def _is_random(node: Node) -> bool:

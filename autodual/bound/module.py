@@ -1,330 +1,226 @@
-"""Plan → bound: intervals node by node, and the dual networks made of them."""
+"""Plan → bound: intervals value by value, and the relaxed networks made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from autodual.bound.building import Building, Job
 from autodual.bound.cost import Record, choose_orders
-from autodual.bound.estimate import Estimator, Exact, Geometric, Median
-from autodual.bound.network import DualNetwork
-from autodual.bound.parts import in_parts
-from autodual.bound.plan import Constants, Plan, Step
-from autodual.bound.relaxation import Relaxation, tighten, unbounded, widen
-from autodual.bound.rows import Specs, Units
-from autodual.bound.sums import (
-    CauchyNoise,
-    ExactSums,
-    ForwardSums,
-    GeometricSums,
-    MedianSums,
-    Sums,
-    draw_seed,
-)
-from autodual.duals import Affine, Bilinear, Call, Elementwise, IntervalRule
+from autodual.bound.estimators import CauchyNoise, Estimator, Exact, ExactSums
+from autodual.bound.layer import example_layout
+from autodual.bound.memory import default_memory, give_back
+from autodual.bound.options import Options, Serving
+from autodual.bound.plan import Plan
+from autodual.bound.reading import Bound
+from autodual.bound.recompute import Others, Piece, recomputed
+from autodual.bound.relaxation import check_slopes
+from autodual.bound.rows import Specs
+from autodual.bound.travel import row_cost
+from autodual.duals import Choice
 from autodual.errors import InputError
-from autodual.front.evaluate import entries, run_nodes
+from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
 
-Choice = str | Estimator
-"""How a node is bounded: "ibp", "backward", "forward", or an estimator."""
+Env = Mapping[Value, Tensor]
+"""Tensors by value; those that are given: inputs, live parameters, literals."""
 
 HELD = 16
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
 
-LEAN = 0.1
-"""How far from the middle of the box towards z⁰ free lines are compared. The planes of a product
-are equally close in the middle; for other ops the middle decides."""
-
-
 class BoundModule:
-    """The emitted bound: from inputs and a threat model to a ``Relaxation``.
+    """The compiled bound: from all that the graph is given and a threat model to a ``Bound``.
 
-    It owns no parameters. Those of ``model`` are read at every call, so the bound follows the
-    optimizer and gradients reach the model.
+    It holds no tensor of the model. Parameters are given at every call, so that the bound follows
+    the optimizer and gradients reach the model.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        model: nn.Module,
-        estimator: Estimator,
-        memory: int,
-        choose: Mapping[str, Choice],
-        select: bool,
-        free: bool = False,
-    ) -> None:
-        self.plan, self.model, self.estimator, self.memory = plan, model, estimator, memory
-        self.select, self.free = select, free
-        self.fixed = _by_value(plan, choose)
-        self._bounds_by_rows = "dual" in plan.method.split("&")
-        self._plans = self._bounds_by_rows and select and isinstance(estimator, Exact)
-        self._orders: Mapping[Value, str] = {}
-        self._decided_for = 0
-
-    def __call__(
-        self,
-        inputs: Mapping[Value, Tensor],
-        threat: ThreatModel,
-        slopes: Mapping[Value, Tensor] | None = None,
-    ) -> Relaxation:
-        """Build the dual networks for a batch.
-
-        Args:
-            inputs: the graph's inputs.
-            threat: the set around the perturbed one.
-            slopes: slopes from outside, by the output of the nonlinear op; any are sound.
-        """
-        return self.relax(self._constants(inputs), threat, slopes or {}, draw_seed(self.estimator))
+    def __init__(self, plan: Plan, options: Options, device: torch.device) -> None:
+        self.plan, self.options = plan, options
+        self.memory = options.memory or default_memory(device)
+        self.fixed = _by_value(plan, options.choose)
+        exact = isinstance(options.estimator, Exact)
+        self._plans = plan.method.rows and options.select and exact
+        self._orders: dict[type, Mapping[Value, str]] = {}
+        self._decided_for: dict[type, int] = {}
+        self.straight: object = None
 
     @property
     def estimators(self) -> tuple[Estimator, ...]:
         """Every estimator in use, that of the whole bound first."""
-        return self.estimator, *(c for c in self.fixed.values() if not isinstance(c, str))
+        fixed = (s for s in self.fixed.values() if isinstance(s, Estimator))
+        return self.options.estimator, *fixed
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Why the bound guarantees nothing, if it does not."""
+        estimated = (e.caveat for e in self.estimators if e.caveat is not None)
+        return self.plan.graph.caveats + tuple(estimated)
+
+    def __call__(
+        self,
+        env: Env,
+        threat: ThreatModel,
+        slopes: Mapping[Value, Choice] | None = None,
+        given: Mapping[Value, Interval] | None = None,
+    ) -> Bound:
+        """Relax the network for a batch.
+
+        Args:
+            env: all that the graph is given.
+            threat: the set around the perturbed input.
+            slopes: slopes from outside, by the value that a nonlinear op computes; any are sound.
+            given: intervals known from elsewhere, by the value that a nonlinear op reads; they are
+                intersected with the bound's own before the op is relaxed.
+        """
+        check_slopes(self.plan, slopes or {})
+        _check_given(self.plan, given or {})
+        seed = self.options.estimator.seed()
+        return self.relax(self._complete(env), threat, seed, slopes=slopes, given=given)
 
     @torch.no_grad()
-    def run(self, inputs: Mapping[Value, Tensor], threat: ThreatModel) -> Record:
+    def run(self, env: Env, threat: ThreatModel) -> Record:
         """Bound every output once; return a record of what was done and how long it took."""
-        constants, output = self._constants(inputs), self.plan.graph.output
-        x, seed = constants.env[self.plan.graph.perturbed], draw_seed(self.estimator)
+        env, output = self._complete(env), self.plan.graph.output
+        x, seed = env[self.plan.graph.perturbed], self.options.estimator.seed()
         record = Record()
         rows = torch.eye(output.numel, dtype=x.dtype, device=x.device).unsqueeze(0)
-        for index in self._parts(constants):
-            some, around = constants.select(index), threat.select(x, index)
-            relaxed = self.relax(some, around, {}, seed, record)
-            relaxed.lower(output, rows)
-            if isinstance(relaxed.sums[0], ExactSums):
-                seeds = Specs.per_example(output, rows[:, :1])
-                record.ask(output, some.batch * output.numel)
-                record.costs[output] = relaxed.networks[0].row_cost(seeds)
+        for part in self._parts(x):
+            some, around = self._select(env, part), threat.select(x, part)
+            bound = self.relax(some, around, seed, record)
+            bound.lower({output: rows})
+            if isinstance(bound.sums[0], ExactSums):
+                seeds = Specs.per_example({output: rows[:, :1]})
+                record.ask(output, len(part) * output.numel)
+                record.costs[output] = row_cost(bound.networks[0], seeds)
         return record
 
-    def lower(self, inputs: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
+    def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
         A batch that does not fit into memory is bounded some examples at a time.
         """
-        constants = self._constants(inputs)
-        batch, seed = constants.batch, draw_seed(self.estimator)
-        parts = self._parts(constants)
-        output, x = self.plan.graph.output, constants.env[self.plan.graph.perturbed]
+        env, estimator = self._complete(env), self.options.estimator
+        output, x = self.plan.graph.output, env[self.plan.graph.perturbed]
+        parts, seed = self._parts(x), estimator.seed()
         if len(parts) == 1:
-            return self.relax(constants, threat, {}, seed).lower(output, spec)
-        spec = spec.expand(batch, *spec.shape[1:])
-        noise = CauchyNoise(x, seed, keep=True) if isinstance(self.estimator, Median) else None
+            return self.relax(env, threat, seed).lower({output: spec})
+        spec = spec.expand(len(x), *spec.shape[1:])
+        noise = CauchyNoise(x, seed, keep=True) if estimator.kept else None
 
-        def part(others: Mapping[int, Tensor], index: Tensor) -> Tensor:
-            env = {v: others.get(id(t), t) for v, t in constants.env.items()}
-            around = threat.replace(others).select(env[self.plan.graph.perturbed], index)
-            some = Constants(env, batch).select(index)
+        def part(others: Others, index: Tensor) -> Tensor:
+            swapped = {v: others.get(id(t), t) for v, t in env.items()}
+            around = threat.replace(others).select(swapped[self.plan.graph.perturbed], index)
             rows = others.get(id(spec), spec)[index]
-            return self.relax(some, around, {}, seed, noise=noise).lower(output, rows)
+            bound = self.relax(self._select(swapped, index), around, seed, shared=noise)
+            return bound.lower({output: rows})
 
-        return in_parts(part, parts, [*constants.env.values(), *threat.tensors(), spec])
+        def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
+            for index in parts:
+                yield slice(int(index[0]), int(index[-1]) + 1), partial(part, others, index)
+                give_back()
 
-    def _constants(self, inputs: Mapping[Value, Tensor]) -> Constants:
-        env = entries(self.plan.graph, self.model, inputs)
-        return self.constants(env, len(inputs[self.plan.graph.perturbed]))
-
-    def constants(self, env: Mapping[Value, Tensor], batch: int) -> Constants:
-        """Add to the graph's entries what the perturbation does not reach."""
-        env = dict(env)
-        run_nodes(self.plan.graph.prelude, env, batch)
-        return Constants(env, batch)
-
-    def _parts(self, constants: Constants) -> Sequence[Tensor]:
-        """Return which examples are bounded together, part by part."""
-        device = constants.env[self.plan.graph.perturbed].device
-        everyone = torch.arange(constants.batch, device=device)
-        return everyone.split(self._examples_at_once(constants))
-
-    def _examples_at_once(self, constants: Constants) -> int:
-        """Return how many examples fit, with their samples, beside the rows of a chunk."""
-        sizes = [step.out.numel for step in self.plan.steps]
-        held = HELD * sum(sizes)
-        if isinstance(self.estimator, Median):
-            kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
-            held += kept * self.estimator.r
-        x = constants.env[self.plan.graph.perturbed]
-        room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
-        return max(1, room // (held * x.element_size()))
+        return recomputed(pieces, [*env.values(), *threat.tensors(), spec], dim=0, select=False)
 
     def relax(
         self,
-        constants: Constants,
+        env: Env,
         threat: ThreatModel,
-        slopes: Mapping[Value, Tensor],
         seed: int,
         record: Record | None = None,
-        noise: CauchyNoise | None = None,
-    ) -> Relaxation:
-        """Build the dual networks, step by step; ``noise`` is drawn by ``seed`` if not given."""
-        env, batch = constants.env, constants.batch
-        x = env[self.plan.graph.perturbed]
-        method = self.plan.method
-        flat, dual = (DualNetwork(self.plan, constants, x, threat) for _ in range(2))
-        deciding = self._plans and record is None and batch > self._decided_for
+        shared: CauchyNoise | None = None,
+        slopes: Mapping[Value, Choice] | None = None,
+        given: Mapping[Value, Interval] | None = None,
+    ) -> Bound:
+        """Relax the network, step by step; ``env`` has what the perturbation does not reach."""
+        batch, kind = len(env[self.plan.graph.perturbed]), type(threat)
+        deciding = self._plans and record is None and batch > self._decided_for.get(kind, 0)
         if deciding:
-            record, self._orders = Record(), {}
-        rough = ExactSums(flat, self.memory, self.select)
-        book = {} if method == "ibp" else self._make_sums(dual, seed, noise)
-        fine = () if method == "ibp" else (book[self._choice(self.plan.graph.output)],)
-        used = (*fine, rough) if method in ("ibp", "ibp&dual") else fine
-        if record is not None:
-            dual.observe = flat.observe = lambda step, rows: record.tick(step)
-        ibp = {self.plan.graph.perturbed: threat.interval(x)}
-        boxes: dict[Value, Interval] = {}
+            record, self._orders[kind] = Record(), {}
+        targets = (*self.plan.bounded, self.plan.graph.output)
+        serving = {v: self._serving(v, kind) for v in targets}
+        job = Job(self.plan, self.options, serving, seed, self.memory)
+        building = Building(job, env, threat, record, shared, slopes or {}, given or {})
         for step in self.plan.steps:
-            call = step.call(env, batch)
-            if isinstance(step.rule, Affine):
-                if "ibp" in method and step.out in self.plan.inner:
-                    ibp[step.out] = step.rule.interval(call, *(ibp[v] for v in step.variables))
-                for network in (dual, flat):
-                    network.add_affine(step, call)
-            else:
-                for value in dict.fromkeys(step.variables):
-                    if value not in boxes:
-                        if value in ibp:
-                            ibp[value] = widen(ibp[value], self.select)
-                        else:
-                            ibp[value] = unbounded(dual.reference(value))
-                        ibp[value] = self._tighten(book, dual, value, ibp, record)
-                        boxes[value] = ibp[value]
-                given = [boxes[v] for v in step.variables]
-                if "ibp" in method:
-                    ibp[step.out] = step.rule.interval(call, *given)
-                    flat.add_box(step, ibp[step.out])
-                if book:
-                    self._extend(dual, step, call, given, slopes.get(step.out))
-            for sums in book.values():
-                sums.extend(step)
-            if record is not None:
-                record.push(step.out, sum(sums.columns(step.out) for sums in book.values()))
-                record.note(step, dual)
+            building.add(step)
         if deciding and record is not None:
-            self._orders = choose_orders(self.plan, record, dual, self.memory)
-            self._decided_for = batch if record.costs else 0
-        return Relaxation(boxes, used)
+            orders = choose_orders(self.plan, record, building.network, self.memory)
+            self._orders[kind], self._decided_for[kind] = orders, batch if record.costs else 0
+        return building.bound()
 
-    def _extend(
-        self,
-        dual: DualNetwork,
-        step: Step,
-        call: Call,
-        boxes: Sequence[Interval],
-        slope: Tensor | None,
-    ) -> None:
-        """Extend a dual network by a nonlinear op on these boxes."""
-        rule = step.rule
-        free = self.free and slope is None
-        if free and isinstance(rule, Bilinear) and rule.planes is not None:
-            rule = rule.planes
-        if isinstance(rule, Elementwise) and free:
-            nominal = map(dual.reference, step.variables)
-            point = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
-            dual.add_lines(step, rule.free_lines(call, *boxes, at=point))
-        elif isinstance(rule, Elementwise):
-            dual.add_lines(step, rule.lines(call, *boxes, slope))
-        elif isinstance(rule, IntervalRule):
-            dual.add_box(step, rule.interval(call, *boxes))
-        else:
-            dual.add_product(step, call, *boxes)
-
-    def _choice(self, value: Value) -> Choice:
+    def _serving(self, value: Value, kind: type) -> Serving:
         """Return how a value is served: by the user's word, the estimator, or the planner."""
         if value in self.fixed:
             return self.fixed[value]
-        if not self._bounds_by_rows and value != self.plan.graph.output:
+        if not self.plan.method.rows and value != self.plan.graph.output:
             return "ibp"
-        if not isinstance(self.estimator, Exact):
-            return self.estimator
-        return self._orders.get(value, "backward")
+        if not isinstance(self.options.estimator, Exact):
+            return self.options.estimator
+        return self._orders.get(kind, {}).get(value, "backward")
 
-    def _make_sums(
-        self, network: DualNetwork, seed: int, noise: CauchyNoise | None
-    ) -> dict[Choice, Sums]:
-        """Return what finds the sums, by the choices that occur."""
-        output, memory = self.plan.graph.output, self.memory
-        targets = {v: self._choice(v) for v in (*self.plan.bounded, output)}
-        book: dict[Choice, Sums] = {}
-        for choice in targets.values():
-            if choice == "ibp" or choice in book:
-                continue
-            served = [v for v, c in targets.items() if c == choice]
-            if choice == "forward":
-                book[choice] = ForwardSums(network, served)
-            elif isinstance(choice, Geometric):
-                book[choice] = GeometricSums(network, choice, seed, memory, len(served))
-            elif isinstance(choice, Median):
-                draw = CauchyNoise(network.x, seed + len(book))
-                if noise is not None and choice is self.estimator:
-                    draw = noise.rewind()
-                book[choice] = MedianSums(network, choice, seed, draw)
-            else:
-                book[choice] = ExactSums(network, memory, self.select)
-        return book
+    def _complete(self, env: Env) -> Env:
+        """Add to what is given what the perturbation does not reach."""
+        whole = dict(env)
+        run_nodes(self.plan.graph.prelude, whole, len(env[self.plan.graph.perturbed]))
+        return whole
 
-    def _tighten(
-        self,
-        book: Mapping[Choice, Sums],
-        dual: DualNetwork,
-        value: Value,
-        known: Mapping[Value, Interval],
-        record: Record | None,
-    ) -> Interval:
-        """Give rows to the entries of a value whose op is not yet exact on its interval."""
-        choice, box = self._choice(value), known[value]
-        if choice == "ibp" or value == self.plan.graph.perturbed:
-            return box
-        if self.select:
-            units = Units.where(value, self._open(dual.constants, value, known))
-        else:
-            units = Units.everywhere(value, dual.batch, dual.x.device)
-        if record is not None:
-            record.how[value] = choice if isinstance(choice, str) else str(choice)
-            record.ask(value, len(units))
-            if len(units) > 0 and choice == "backward":
-                record.costs[value] = dual.row_cost(units)
-        return box if len(units) == 0 else tighten(book[choice], box, units)
+    def _select(self, env: Env, index: Tensor) -> Env:
+        """Return the tensors of the examples at ``index``."""
+        pick = example_layout(len(env[self.plan.graph.perturbed]), index)
+        return {v: pick(v, t) for v, t in env.items()}
 
-    @torch.no_grad()
-    def _open(self, constants: Constants, value: Value, known: Mapping[Value, Interval]) -> Tensor:
-        """Return where a tighter interval can make a tighter dual layer, [N, numel]."""
-        box = known[value]
-        loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)
-        for step in self.plan.bounded[value]:
-            if isinstance(step.rule, Elementwise) and all(v in known for v in step.variables):
-                call = step.call(constants.env, constants.batch)
-                lines = step.rule.lines(call, *(known[v] for v in step.variables), None)
-                loose = loose | ~lines.meet
-            else:
-                loose = loose | (box.lower != box.upper)
-        return value.per_example(loose, constants.batch).flatten(1)
+    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Return which examples are bounded together, part by part."""
+        return torch.arange(len(x), device=x.device).split(self._examples_at_once(x))
+
+    def _examples_at_once(self, x: Tensor) -> int:
+        """Return how many examples fit, with their samples, beside the rows of a chunk."""
+        sizes = [step.out.numel for step in self.plan.steps]
+        kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
+        held = HELD * sum(sizes) + kept * self.options.estimator.kept
+        room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
+        return max(1, room // (held * x.element_size()))
 
 
-def _by_value(plan: Plan, choose: Mapping[str, Choice]) -> dict[Value, Choice]:
+def _check_given(plan: Plan, given: Mapping[Value, Interval]) -> None:
+    """Raise unless intervals are given for values that nonlinear ops read."""
+    wrong = [value for value in given if value not in plan.bounded]
+    if wrong:
+        names = ", ".join(v.name for v in plan.bounded) or "none"
+        raise InputError(
+            f"intervals are given for {', '.join(map(str, wrong))}: nonlinear ops read {names}"
+        )
+
+
+def _by_value(plan: Plan, choose: Mapping[str, Serving]) -> dict[Value, Serving]:
     """Look up the user's choices; a node is called by its name or by its module's."""
     names: dict[str, Value] = {}
     for step in plan.steps:
         if step.out in plan.bounded or step.out == plan.graph.output:
             module = "" if step.node.source is None else step.node.source.module
             names |= {module: step.out, step.out.name: step.out}
-    chosen: dict[Value, Choice] = {}
+    chosen: dict[Value, Serving] = {}
     for name, choice in choose.items():
         orders = ("ibp", "backward", "forward")
         if name not in names:
             known = ", ".join(sorted(n for n in names if n))
             raise InputError(f"choose: no node {name!r} is bounded; there are {known}")
-        if choice not in orders and not isinstance(choice, Median):
+        if choice not in orders and not _projects(choice):
             raise InputError(
                 f"choose[{name!r}] = {choice!r}: give one of {orders}, Cauchy(r) or Normal(r)"
             )
-        if choice == "ibp" and ("ibp" not in plan.method or names[name] == plan.graph.output):
+        if choice == "ibp" and (not plan.method.intervals or names[name] == plan.graph.output):
             raise InputError(f'choose[{name!r}] = "ibp" needs a node inside and bounds with "ibp"')
         chosen[names[name]] = choice
     return chosen
+
+
+def _projects(serving: Serving) -> bool:
+    """Return whether an estimator keeps samples along the way."""
+    return isinstance(serving, Estimator) and serving.kept > 0

@@ -11,18 +11,74 @@ import torch
 from torch import Tensor
 
 from autodual.bound.match import grows, match_all
-from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, IntervalRule, Registry
+from autodual.duals import Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, map_leaves, resolve
 
+
+@dataclass(frozen=True)
+class Method:
+    """How intermediate bounds are found, and the last one.
+
+    Attributes:
+        name: what ``certify(bounds=...)`` calls it.
+        intervals: intervals inside the net come from interval arithmetic.
+        rows: they come from rows of the dual network. If from both, they are intersected.
+        last: the networks that the result is read off: the one of intervals, the dual one, or
+            the better of the two.
+        text: the same in words.
+    """
+
+    name: str
+    intervals: bool
+    rows: bool
+    last: tuple[str, ...]
+    text: str
+
+    @property
+    def origin(self) -> str:
+        """Where an interval inside the net comes from if rows are given to it."""
+        return "ibp&dual" if self.intervals else "dual"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 METHODS = {
-    "ibp": "interval arithmetic inside; the last affine layers are merged with the specification",
-    "ibp+dual": "interval arithmetic inside, one dual pass at the end",
-    "dual": "AutoDual: every interval by a dual pass of its own",
-    "ibp&dual": "both, intersected at every node and in the result",
+    method.name: method
+    for method in (
+        Method(
+            "ibp",
+            intervals=True,
+            rows=False,
+            last=("ibp",),
+            text="interval arithmetic inside; the last affine layers are merged with the spec",
+        ),
+        Method(
+            "ibp+dual",
+            intervals=True,
+            rows=False,
+            last=("dual",),
+            text="interval arithmetic inside, one dual pass at the end",
+        ),
+        Method(
+            "dual",
+            intervals=False,
+            rows=True,
+            last=("dual",),
+            text="AutoDual: every interval by a dual pass of its own",
+        ),
+        Method(
+            "ibp&dual",
+            intervals=True,
+            rows=True,
+            last=("dual", "ibp"),
+            text="both, intersected at every node and in the result",
+        ),
+    )
 }
-"""How intermediate bounds are found, by name."""
+"""Every method, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +105,18 @@ class Step:
 
         The other argument is then the constant ``centered(other)``.
         """
-        if isinstance(self.rule, Affine):
+        if self.rule.exact:
             return (self,)
-        if not isinstance(self.rule, Bilinear):
+        factor = self.rule.with_others_fixed()
+        if factor is None:
             return ()
         names = [k for k, arg in self.node.args.items() if arg in self.variables]
         x, y = self.variables
         one = _fixed(self.node, names[1], centered(y))
         other = _fixed(self.node, names[0], centered(x))
         return (
-            Step(one, self.rule.alone, (x,), (centered(y), *self.own)),
-            Step(other, self.rule.alone, (y,), (centered(x), *self.own)),
+            Step(one, factor, (x,), (centered(y), *self.own)),
+            Step(other, factor, (y,), (centered(x), *self.own)),
         )
 
     def call(self, env: Mapping[Value, Tensor], batch: int) -> Call:
@@ -118,47 +175,15 @@ class RowCost:
         return sum(form.flops for form in self.forms)
 
 
-class Constants:
-    """All that does not depend on the perturbation, for one batch.
-
-    Attributes:
-        env: values by name, in the model's layout.
-        batch: the number of examples.
-    """
-
-    def __init__(self, env: dict[Value, Tensor], batch: int) -> None:
-        self.env, self.batch = env, batch
-        self._calls: dict[Value, Call] = {}
-
-    def call(self, step: Step) -> Call:
-        """Return the step's op for a single example."""
-        if step.out not in self._calls:
-            self._calls[step.out] = step.call(self.env, 1)
-        return self._calls[step.out]
-
-    def select(self, index: Tensor) -> Constants:
-        """Return the same for the examples at ``index``."""
-
-        def some(value: Value, tensor: Tensor) -> Tensor:
-            if value.batch_dim is None:
-                return tensor
-            return value.in_layout(value.per_example(tensor, self.batch)[index])
-
-        return Constants({v: some(v, t) for v, t in self.env.items()}, len(index))
-
-    def own(self, value: Value) -> Tensor:
-        """Return a value that differs from example to example, [N, *size(1)]."""
-        return value.per_example(self.env[value], self.batch)
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The steps of a graph in order, and the method for the intervals its nonlinear ops need."""
 
     graph: Graph
     steps: tuple[Step, ...]
-    method: str
+    method: Method
     row_costs: dict[Hashable, RowCost] = field(default_factory=dict)
+    paths: dict[frozenset[Value], tuple[Step, ...]] = field(default_factory=dict)
 
     @cached_property
     def upstream(self) -> Mapping[Value, tuple[Step, ...]]:
@@ -173,6 +198,13 @@ class Plan:
                     path.append(earlier)
             table[step.out] = tuple(path)
         return table
+
+    def path(self, values: frozenset[Value]) -> tuple[Step, ...]:
+        """Return the steps that any of some values depends on, last first."""
+        if values not in self.paths:
+            needed = {step for value in values for step in self.upstream[value]}
+            self.paths[values] = tuple(step for step in reversed(self.steps) if step in needed)
+        return self.paths[values]
 
     @cached_property
     def flops(self) -> Mapping[Value, int]:
@@ -205,7 +237,7 @@ class Plan:
         """The values whose intervals are needed, each with the nonlinear steps that read it."""
         table: dict[Value, tuple[Step, ...]] = {}
         for step in self.steps:
-            if not isinstance(step.rule, Affine):
+            if not step.rule.exact:
                 for value in dict.fromkeys(step.variables):
                     table[value] = (*table.get(value, ()), step)
         return table
@@ -231,34 +263,22 @@ class Program:
         graph = self.plan.graph
         lines = [f"dual network, intervals by {self.plan.method}", f"  ν[{graph.output}] = −C"]
         for step in reversed(self.plan.steps):
-            out, variables = f"ν[{step.out}]", ", ".join(f"ν[{v}]" for v in step.variables)
-            if isinstance(step.rule, Affine):
-                text = f"{variables} += Aᵀ{out}, h = bᵀ{out}"
-            elif isinstance(step.rule, Elementwise):
-                text = f"{variables} += a_u[{out}]₊ + a_l[{out}]₋, h = b_u[{out}]₊ + b_l[{out}]₋"
+            text = step.rule.formula(f"ν[{step.out}]", [f"ν[{v}]" for v in step.variables])
+            if not step.rule.exact:
                 text += f", on [ℓ, u] of {', '.join(map(str, step.variables))}"
-            elif isinstance(step.rule, IntervalRule):
-                text = f"{variables} += 0, h = u[{out}]₊ + ℓ[{out}]₋, ℓ and u by intervals"
-            else:
-                x, y = step.variables
-                text = f"{variables} += f(·, c)ᵀ{out}, f(c, ·)ᵀ{out}, h = f(r, r)ᵀ|{out}|"
-                text += f" − f(c, c)ᵀ{out}, on c ± r of {x}, {y}"
             lines.append(f"  {text}    # {step.node.label}{place(step.node)}")
         lines.append(f"  min C·{graph.output} ≥ J = −σ_B(ν[{graph.perturbed}]) − Σ h")
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, registry: Registry, method: str, intervals: bool = False) -> Plan:
+def make_plan(graph: Graph, registry: Registry, method: Method, intervals: bool = False) -> Plan:
     """Choose a dual layer for every node that the perturbation reaches.
 
     Raises:
-        InputError: no such method.
+        InputError: the output does not depend on the perturbed input.
         UnsupportedOpError: ops without a dual layer, all at once, each with its source line.
         BatchError: a value that does not belong to one example.
     """
-    if method not in METHODS:
-        options = "; ".join(f'"{name}": {what}' for name, what in METHODS.items())
-        raise InputError(f"bounds={method!r} is no method. There are {options}.")
     if graph.output not in graph.moving:
         raise InputError("the model's output does not depend on the perturbed input")
     matches = match_all(graph, registry, intervals)

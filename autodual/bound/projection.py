@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from autodual.bound.network import DualNetwork
-from autodual.bound.plan import Step
-from autodual.duals import Affine
+from autodual.bound.layer import Layer, Side
+from autodual.bound.relaxation import Relaxation
 from autodual.errors import InputError
 from autodual.front.ir import Value
 
@@ -28,37 +27,47 @@ class Columns(ABC):
         start: columns at the input, or None for none.
     """
 
-    def __init__(self, network: DualNetwork, start: Tensor | None) -> None:
+    def __init__(self, network: Relaxation, start: Tensor | None) -> None:
+        self.plan, self.batch, self.x = network.plan, network.batch, network.x
         self.network = network
-        self.at: dict[Value, Tensor | None] = {network.plan.graph.perturbed: start}
+        self.at: dict[Value, Tensor | None] = {network.entry.value: start}
 
-    def extend(self, step: Step) -> None:
-        """Push the columns through one step, and forget those that no later step reads."""
-        if step.out in self.network.lines:
-            columns = self._elementwise(step)
+    def count_at(self, value: Value) -> int:
+        """Return how many columns there are at a value, over the batch."""
+        columns = self.at.get(value)
+        return 0 if columns is None else len(columns) * columns.shape[1]
+
+    def extend(self, layer: Layer) -> None:
+        """Push the columns through one layer, and forget those that no later step reads."""
+        if layer.planes is not None:
+            columns = self._elementwise(layer)
         else:
-            columns = self._sum([self._affine(side) for side in step.sides])
-        radius = self.network.radius(step.out)
-        if radius is not None:
-            columns = self._inject(columns, radius)
-        self.at[step.out] = columns
-        for value in self.network.plan.last_reads.get(step.out, ()):
+            columns = self._sum([self._affine(side) for side in layer.sides])
+        if layer.radius is not None:
+            columns = self._inject(columns, layer.radius)
+        self.at[layer.value] = columns
+        for value in self.plan.last_reads.get(layer.value, ()):
             self.at.pop(value, None)
 
-    def run(self, target: Value) -> Tensor | None:
-        """Push the columns from the input to ``target`` and return them there."""
-        for step in reversed(self.network.plan.upstream[target]):
-            self.extend(step)
-        return self.at[target]
+    def run(self, targets: Iterable[Value]) -> dict[Value, Tensor]:
+        """Push the columns from the input to some values and return those there."""
+        found: dict[Value, Tensor] = {}
+        wanted = set(targets)
+        for layer in reversed(self.network.path(wanted)):
+            self.extend(layer)
+            columns = self.at[layer.value]
+            if layer.value in wanted and columns is not None:
+                found[layer.value] = columns
+        return found
 
-    def _affine(self, step: Step) -> Tensor | None:
+    def _affine(self, side: Side) -> Tensor | None:
         """Push through the linear part of an op: f(δ) − f(0)."""
-        assert isinstance(step.rule, Affine)
+        step = side.step
         given = self._aligned([self.at[v] for v in step.variables])
         known = [g for g in given if g is not None]
         if not known:
             return None
-        batch = self.network.batch if step.own else max(map(len, known))
+        batch = self.batch if step.own else max(map(len, known))
         like, count = known[0].new_zeros(()), known[0].shape[1]
         rows = batch * count
         inputs = [
@@ -69,40 +78,34 @@ class Columns(ABC):
             )
             for v, g in zip(step.variables, given, strict=True)
         ]
-        call, constant = step.rule.linear_part(step.call(self._repeated(step, count), rows))
+        own = {v: side.own(v).repeat_interleave(count, 0) for v in step.own}
+        call, constant = side.rule.linear_part(side.call(own, rows))
         out = step.out.per_example(call(*inputs), rows)
         if constant:
-            out = out - self._at_zero(step, batch, count)
+            out = out - self._at_zero(side, batch, count)
         return out.unflatten(0, (batch, count))
 
-    def _at_zero(self, step: Step, batch: int, repeat: int) -> Tensor:
+    def _at_zero(self, side: Side, batch: int, repeat: int) -> Tensor:
         """Return f(0), [1 or N·r, *size(1)]."""
-        constants = self.network.constants
-        count = batch if step.own else 1
-        zeros = [self.network.x.new_zeros(v.size(count)) for v in step.variables]
-        value = step.out.per_example(step.call(constants.env, count)(*zeros), count)
-        return value.repeat_interleave(repeat, 0) if step.own else value
+        step, own = side.step, {v: side.own(v) for v in side.step.own}
+        count = batch if own else 1
+        zeros = [self.x.new_zeros(v.size(count)) for v in step.variables]
+        value = step.out.per_example(side.call(own, count)(*zeros), count)
+        return value.repeat_interleave(repeat, 0) if own else value
 
-    def _repeated(self, step: Step, count: int) -> Mapping[Value, Tensor]:
-        """Return the constants with each example's own ones repeated."""
-        constants = self.network.constants
-        own = {v: v.in_layout(constants.own(v).repeat_interleave(count, 0)) for v in step.own}
-        return {**constants.env, **own}
-
-    def _elementwise(self, step: Step) -> Tensor | None:
-        lines = self.network.lines[step.out]
-        if lines is None:
-            return None
-        if not lines.are_parallel:
+    def _elementwise(self, layer: Layer) -> Tensor | None:
+        planes, step = layer.planes, layer.step
+        assert planes is not None
+        if not planes.are_parallel:
             raise InputError(
                 f"{step.node.label} at {step.node.source}: columns that travel forward need "
                 "parallel lines; use estimator=Exact() and backward order"
             )
-        given = [self.at[v] for v in step.variables]
+        given = [] if layer.stops else [self.at[v] for v in step.variables]
         return self._sum(
             [
                 None if g is None else g * slope.unsqueeze(1)
-                for g, slope in zip(given, lines.lower_slopes, strict=True)
+                for g, slope in zip(given, planes.lower_slopes, strict=True)
             ]
         )
 
@@ -130,7 +133,7 @@ class Projection(Columns):
     """
 
     def __init__(
-        self, network: DualNetwork, start: Tensor | None, noise: Noise | None, count: int
+        self, network: Relaxation, start: Tensor | None, noise: Noise | None, count: int
     ) -> None:
         super().__init__(network, start)
         self.noise, self.count = noise, count
@@ -148,18 +151,18 @@ class Sources(Columns):
     An entry's sum is then the sum of |columns| there.
     """
 
-    def __init__(self, network: DualNetwork) -> None:
-        value = network.plan.graph.perturbed
-        assert network.weights is not None
-        weights = network.weights.flatten(1)
+    def __init__(self, network: Relaxation) -> None:
+        value, weights = network.entry.value, network.entry.weights
+        assert weights is not None
+        weights = weights.flatten(1)
         start = torch.diag_embed(weights).reshape(len(weights), value.numel, *value.size(1))
         super().__init__(network, start)
         self.count = value.numel
 
     def _aligned(self, given: list[Tensor | None]) -> list[Tensor | None]:
-        return [None if g is None else self._filled(g) for g in given]
+        return [None if g is None else self.filled(g) for g in given]
 
-    def _filled(self, columns: Tensor) -> Tensor:
+    def filled(self, columns: Tensor) -> Tensor:
         """Add zeros for the columns that began elsewhere."""
         missing = self.count - columns.shape[1]
         if missing == 0:
@@ -176,6 +179,6 @@ class Sources(Columns):
         new = new.scatter(2, index.unsqueeze(2), flat.gather(1, index).unsqueeze(2))
         new = new.unflatten(2, radius.shape[1:])
         old = new.new_zeros(1, 0, *radius.shape[1:]) if columns is None else columns
-        old = self._filled(old)
+        old = self.filled(old)
         self.count += most
         return torch.cat([old.expand(len(new), *old.shape[1:]), new], 1)

@@ -1,97 +1,152 @@
-"""What a bound is made of, and how bounds on its values are read off."""
+"""The relaxed network: the list of its dual layers.
+
+The engine adds layer by layer; rows, linear programs and certificates walk them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from autodual.bound.network import DualNetwork
-from autodual.bound.rows import Specs, Units
-from autodual.bound.sums import Sums
+from autodual.bound.layer import Entry, Layer, example_layout
+from autodual.bound.plan import Plan
+from autodual.duals import Choice
+from autodual.errors import InputError
 from autodual.front.ir import Value
-from autodual.interval import Interval
-from autodual.threat.base import inner
-
-
-def lower(sums: Sums, target: Value, spec: Tensor) -> Tensor:
-    """Return lower bounds [N, S] on C·z for the rows C [N or 1, S, *] of ``spec``."""
-    batch, count = sums.network.batch, spec.shape[1]
-    rows = spec.reshape(*spec.shape[:2], *target.size(1))
-    nominal = inner(rows, sums.network.at(target))
-    seeds = Specs.per_example(target, rows.expand(batch, *rows.shape[1:]))
-    fall = sums.spread(seeds, both=False)
-    bound = nominal - fall[0].unflatten(0, (batch, count))
-    overflow = bound.isnan() | bound.isposinf()  # nothing is known
-    return bound.masked_fill(overflow, -torch.inf)
-
-
-def interval(sums: Sums, units: Units) -> Interval:
-    """Return bounds [R] on the entries that ``units`` lists."""
-    z = sums.network.at(units.value).flatten(1)[units.owner, units.unit]
-    ends = sums.spread(units, both=True)
-    return Interval(z - ends[0], z + ends[-1])
-
-
-def tighten(sums: Sums, box: Interval, units: Units) -> Interval:
-    """Intersect ``box``, in its value's layout, with bounds of the network's own at ``units``."""
-    value, batch = units.value, sums.network.batch
-    index = units.owner * value.numel + units.unit
-    flat = box.map(lambda end: value.per_example(end, batch).flatten())
-    best = flat.map(lambda end: end[index]).intersect(widen(interval(sums, units), look=False))
-
-    def put(end: Tensor, new: Tensor) -> Tensor:
-        examples = end.index_copy(0, index, new).reshape(batch, *value.size(1))
-        return value.in_layout(examples)
-
-    return Interval(put(flat.lower, best.lower), put(flat.upper, best.upper))
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """The ingredients of a bound: the intervals, the lines and the networks made of them.
+    """The network up to some value, every op replaced by its relaxation.
 
-    ``boxes`` maps each value that a nonlinear op reads to its interval, in the model's layout.
-    ``sums`` hold a dual network each; a bound is the best any of them gives.
+    Attributes:
+        plan: the steps that it follows.
+        entry: the perturbed input and the set around it.
+        layers: the dual layer of every other value, in order.
     """
 
-    boxes: Mapping[Value, Interval]
-    sums: tuple[Sums, ...]
+    plan: Plan
+    entry: Entry
+    layers: Mapping[Value, Layer]
+    batch: int
+
+    def __getitem__(self, value: Value) -> Layer | Entry:
+        return self.entry if value == self.entry.value else self.layers[value]
 
     @property
-    def networks(self) -> tuple[DualNetwork, ...]:
-        """The dual networks."""
-        return tuple(sums.network for sums in self.sums)
+    def x(self) -> Tensor:
+        """The perturbed input [N, *]."""
+        return self.entry.x
 
-    def lower(self, target: Value, spec: Tensor) -> Tensor:
-        """Return lower bounds [N, S] on C·z for the rows C of ``spec``."""
-        best, *others = (lower(sums, target, spec) for sums in self.sums)
-        for other in others:
-            best = torch.maximum(best, other)
-        return best
+    def extended(self, layer: Layer) -> Relaxation:
+        """Return the network with one more layer."""
+        layers = {**self.layers, layer.value: layer}
+        return Relaxation(self.plan, self.entry, layers, self.batch)
 
-    def interval(self, target: Value) -> Interval:
-        """Return bounds on every entry of ``target``, in the model's layout."""
-        network = self.sums[0].network
-        units = Units.everywhere(target, network.batch, network.x.device)
-        box = unbounded(network.reference(target))
-        for sums in self.sums:
-            box = tighten(sums, box, units)
-        return box
+    def inputs(self, values: Iterable[Value]) -> tuple[Layer | Entry, ...]:
+        """Return the layers of several values."""
+        return tuple(self[v] for v in values)
+
+    def path(self, values: Iterable[Value]) -> list[Layer]:
+        """Return the layers that some values depend on, last first: the way that rows go."""
+        return [self.layers[step.out] for step in self.plan.path(frozenset(values))]
+
+    def symmetric(self, values: Iterable[Value]) -> bool:
+        """Return whether C·z can rise as far above C·z⁰ as it can fall below."""
+        planes = (layer.planes for layer in self.path(values))
+        return self.entry.threat.symmetric and all(p is None or p.are_parallel for p in planes)
+
+    @cached_property
+    def undefined(self) -> Tensor | None:
+        """The examples [N] whose set may hold points where some op is not defined, if any op is so.
+
+        They have no bound: z⁰ counts as NaN for them.
+        """
+        found = [u for layer in self.layers.values() if (u := layer.undefined) is not None]
+        return torch.stack(found).any(0) if found else None
+
+    def nominal(self, value: Value) -> Tensor:
+        """Return z⁰ at a value, [N, *size(1)], NaN for examples without a bound."""
+        z = value.per_example(self[value].reference, self.batch)
+        if self.undefined is None:
+            return z
+        return z.masked_fill(self.undefined.reshape(-1, *[1] * (z.dim() - 1)), torch.nan)
+
+    def tensors(self, values: Iterable[Value]) -> list[Tensor]:
+        """Return every tensor that rows at ``values`` read on their way, each once."""
+        found = list(self.entry.tensors)
+        for layer in self.path(values):
+            found += layer.tensors
+        return list({id(tensor): tensor for tensor in found}.values())
+
+    def until(self, values: Iterable[Value]) -> Relaxation:
+        """Return the network up to some values.
+
+        What a backward pass keeps must hold nothing that comes after it: through autograd's graph
+        that would hold what keeps it, and neither would ever be freed.
+        """
+        layers = {layer.value: layer for layer in reversed(self.path(values))}
+        return Relaxation(self.plan, self.entry, layers, self.batch)
+
+    def replace(self, others: Mapping[int, Tensor]) -> Relaxation:
+        """Return the network as rows read it, with tensors replaced by their identity."""
+        found = Relaxation(self.plan, self.entry.replace(others), {}, self.batch)
+        layers: dict[Value, Layer] = {}
+        for value, layer in self.layers.items():
+            layers[value] = layer.replace(others, ())
+        return Relaxation(found.plan, found.entry, layers, self.batch)
+
+    def select(self, index: Tensor) -> Relaxation:
+        """Return the network of the examples at ``index`` [R], which may repeat some.
+
+        An example that stands there several times can have slopes of its own for each of its rows.
+        """
+        found = Relaxation(self.plan, self.entry.select(index), {}, len(index))
+        pick = example_layout(self.batch, index)
+        for layer in self.layers.values():
+            inputs = found.inputs(layer.step.variables)
+            found = found.extended(layer.map(pick, len(index), inputs))
+        return found
+
+    def with_slopes(self, slopes: Mapping[Value, Choice]) -> Relaxation:
+        """Return the network on the same boxes with other slopes, by the value an op computes.
+
+        Raises:
+            InputError: no op that takes slopes computes one of these values.
+        """
+        check_slopes(self.plan, slopes)
+        found = Relaxation(self.plan, self.entry, {}, self.batch)
+        for value, layer in self.layers.items():
+            relaxed = layer.relaxed
+            if value in slopes:
+                call = layer.step.call(layer.constants, self.batch)
+                relaxed = layer.step.rule.relax(call, *layer.boxes, slopes=slopes[value])
+            inputs = found.inputs(layer.step.variables)
+            parts = layer.step, self.batch, layer.constants, inputs, layer.boxes, layer.origins
+            found = found.extended(Layer(*parts, relaxed))
+        return found
+
+    def __str__(self) -> str:
+        lines = [f"{self.entry.value.name}: {self.entry.threat}"]
+        for layer in self.layers.values():
+            boxes = zip(layer.step.variables, layer.origins, strict=bool(layer.origins))
+            on = ", ".join(f"{v.name} ({origin})" for v, origin in boxes)
+            kind = layer.step.rule.kind
+            lines.append(f"{layer.value.name}: {layer.step.node.label}, {kind}{on and f' on {on}'}")
+        return "\n".join(lines)
 
 
-def widen(box: Interval, look: bool) -> Interval:
-    """Read the traces of an overflow as unbounded: NaN, a lower end of ∞, an upper end of −∞."""
-    if look and box.lower.device.type == "cpu":
-        total = box.lower.detach().sum() + box.upper.detach().sum()
-        if total.isfinite():  # any trace would show in the sum; to look is cheaper than to write
-            return box
-    low, high = box.lower.isnan() | box.lower.isposinf(), box.upper.isnan() | box.upper.isneginf()
-    return Interval(box.lower.masked_fill(low, -torch.inf), box.upper.masked_fill(high, torch.inf))
-
-
-def unbounded(like: Tensor) -> Interval:
-    """Return the interval that says nothing."""
-    return Interval(torch.full_like(like, -torch.inf), torch.full_like(like, torch.inf))
+def check_slopes(plan: Plan, slopes: Mapping[Value, Choice]) -> None:
+    """Raise unless slopes are given to ops that take some."""
+    free = [step.out for step in plan.steps if step.rule.takes_slopes]
+    wrong = [value for value in slopes if value not in free]
+    if wrong:
+        names = ", ".join(v.name for v in free) or "none"
+        raise InputError(
+            f"slopes are given for {', '.join(map(str, wrong))}: the values whose ops take slopes "
+            f"are {names}"
+        )

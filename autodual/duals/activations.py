@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
+from autodual.duals.base import Call
 from autodual.duals.curves import Curve, by_curve, curve_lines, smooth
+from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import enclose
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 INF = math.inf

@@ -7,17 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import (
-    Affine,
-    Bilinear,
-    Call,
-    DualLayer,
-    Elementwise,
-    Hole,
-    pixel_by_pixel,
-    transpose_by_vjp,
-)
-from autodual.duals.planes import Planes, Slopes
+from autodual.duals.affine import Affine, pixel_by_pixel, transpose_by_vjp
+from autodual.duals.base import Call, DualLayer, Either, Hole
+from autodual.duals.elementwise import Elementwise
+from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
 
 
@@ -64,7 +57,9 @@ def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) 
 
     With any slopes s_x, s_y, x y − s_x x − s_y y is bilinear: it is extreme at corners.
     """
-    slopes = slopes or (y.center, x.center)
+    if slopes is None:
+        product, rest = call(x.center, y.center), call(x.radius, y.radius)
+        return Planes.with_slopes((y.center, x.center), -product - rest, rest - product)
     gaps = corners(lambda p, q: call(p, q) - slopes[0] * p - slopes[1] * q, x, y)
     return Planes.with_slopes(slopes, gaps.lower, gaps.upper)
 
@@ -116,11 +111,11 @@ NEGATION = Affine(
 )
 SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
 PLANES = Elementwise(product_planes, interval=corners, arguments=("self", "other"), free=mccormick)
-PRODUCT = Bilinear(SCALED, interval=corners, planes=PLANES)
+PRODUCT = Either((SCALED, PLANES))
 QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
 TOTAL = Affine(together=("self",), linear=True)
 
-TABLE: dict[str, DualLayer] = {
+TABLE: dict[str, DualLayer | Either] = {
     "aten.add.Tensor": SUM,
     "aten.add.Scalar": SUM,
     "aten.sub.Tensor": DIFFERENCE,

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Window, pair
+from autodual.duals.affine import Affine, Window, pair
+from autodual.duals.base import Call
 from autodual.duals.linear import by_magnitude
 
 MANY = 32

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
-from autodual.duals.planes import Lines
+from autodual.duals.base import Call
+from autodual.duals.elementwise import Elementwise
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 STEPS = 24

@@ -21,8 +21,17 @@ UserRules = Mapping[str | Kind, DualLayer]
 class Rules:
     """The registry with the user's dual layers, and what must be captured whole for them."""
 
-    registry: Registry
+    own: Mapping[str, DualLayer]
     kinds: frozenset[Kind]
+
+    @property
+    def registry(self) -> Registry:
+        """All dual layers, the user's before the library's."""
+        return {**REGISTRY, **self.own} if self.own else REGISTRY
+
+
+NONE = Rules({}, frozenset())
+"""No dual layers but the library's."""
 
 
 def read_rules(rules: UserRules | None) -> Rules:
@@ -56,7 +65,7 @@ def read_rules(rules: UserRules | None) -> Rules:
             raise InputError(
                 f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
             )
-    return Rules({**REGISTRY, **own}, frozenset(kinds))
+    return Rules(own, frozenset(kinds)) if own else NONE
 
 
 def _op(name: str) -> OpOverload:

@@ -1,13 +1,56 @@
-"""Ops of which only intervals are kept: steps, which have no slope, and sorting.
-
-Each entry of each is nondecreasing in each entry of z, so the ends of a box map to the ends.
-"""
+"""Ops of which only intervals are kept: steps, which have no slope, and sorting."""
 
 from __future__ import annotations
 
-from autodual.duals.base import IntervalRule
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from autodual.duals.base import Call, DualLayer, by_endpoints
+from autodual.duals.relaxed import Choice, Planes
+from autodual.interval import Interval
+
+
+@dataclass(frozen=True)
+class IntervalRule(DualLayer):
+    """The dual layer of any op ℓ ≤ f(z) ≤ u of which only these ends are known.
+
+    They are two planes of slope 0: ν_in = 0, h = u[ν_out]₊ + ℓ[ν_out]₋. No row passes, and what
+    the entries of f(z) have in common is lost: used only where the user allows it.
+
+    Args:
+        interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
+        arguments: the schema names of the arguments that may be perturbed.
+    """
+
+    interval: Callable[..., Interval] = by_endpoints
+    arguments: tuple[str, ...] = ("self",)
+    rough: ClassVar[bool] = True
+    kind: ClassVar[str] = "interval"
+
+    def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
+        """Return whether only these arguments are perturbed."""
+        return set(names) <= set(self.arguments)
+
+    def relax(
+        self,
+        call: Call,
+        *boxes: Interval,
+        slopes: Choice | None = None,
+        at: Sequence[Tensor] | None = None,
+    ) -> Planes:
+        """Return two planes of slope 0."""
+        return Planes.flat(self.interval(call, *boxes))
+
+    def formula(self, out: str, variables: Sequence[str]) -> str:
+        """Return ν_in and h."""
+        return f"{', '.join(variables)} += 0, h = u[{out}]₊ + ℓ[{out}]₋, ℓ and u by intervals"
+
 
 MONOTONE = IntervalRule()
+"""Each entry of these is nondecreasing in each entry of z: the ends of a box map to the ends."""
 
 TABLE = {
     "aten.round.default": MONOTONE,

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from autodual.duals.affine import Affine, transpose_by_vjp
 from autodual.duals.arithmetic import corners
-from autodual.duals.base import Affine, Bilinear, Call, DualLayer, transpose_by_vjp
+from autodual.duals.base import Call, DualLayer, Either
+from autodual.duals.products import MatrixProduct
 from autodual.interval import Interval
 
 
@@ -57,13 +59,13 @@ def matrix_corners(call: Call, x: Interval, y: Interval) -> Interval:
     return total
 
 
-def _product(other: str) -> Bilinear:
-    """Return the rule of a matrix product of ``self`` and the argument of this name."""
-    interval = by_magnitude("self", other)
-    return Bilinear(Affine(alone=("self", other), interval=interval, linear=True), matrix_corners)
+def _product(other: str) -> Either:
+    """Return the rules of a matrix product of ``self`` and the argument of this name."""
+    alone = Affine(alone=("self", other), interval=by_magnitude("self", other), linear=True)
+    return Either((alone, MatrixProduct(alone, matrix_corners)))
 
 
-TABLE: dict[str, DualLayer] = {
+TABLE: dict[str, DualLayer | Either] = {
     "aten.linear.default": Affine(
         alone=("input",),
         interval=by_magnitude("weight", bias="bias"),

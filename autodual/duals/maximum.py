@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise
-from autodual.duals.planes import Planes, Slopes
+from autodual.duals.base import Call
+from autodual.duals.elementwise import Elementwise
+from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autodual.duals.affine import Affine, Window
 from autodual.duals.arithmetic import scaled
-from autodual.duals.base import Affine, Call, Window
+from autodual.duals.base import Call
 
 
 def transpose_batch_norm(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, Elementwise, by_endpoints
-from autodual.duals.planes import Lines
+from autodual.duals.base import Call, by_endpoints
+from autodual.duals.elementwise import Elementwise
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 Function = Callable[[Tensor], Tensor]
@@ -108,23 +109,26 @@ class Pieces:
         If none is given, the slope of the piece that the box lies in, or that with the least gap
         between the lines.
         """
+        points = self.candidates(box)
+        values = [f(z) for z in points]
         if slope is None:
-            slope = self.slope(f, box)
-        gaps = torch.stack([f(z) - slope * z for z in self.candidates(box)])
+            inner = len(points) - len(self.breakpoints) * self.jumps
+            narrowest = self.narrowest(points[:inner], values[:inner])
+            slope = self.within(f, box, narrowest)
+        gaps = torch.stack([value - slope * z for z, value in zip(points, values, strict=True)])
         return Lines.parallel(slope, gaps.amin(0), gaps.amax(0))
 
-    def slope(self, f: Function, box: Interval) -> Tensor:
-        """Return the slope of the piece that a box lies in, or else that with the least gap."""
-        slope, within = torch.zeros_like(box.lower), torch.zeros_like(box.lower, dtype=torch.bool)
+    def within(self, f: Function, box: Interval, otherwise: Tensor) -> Tensor:
+        """Return the slope of the piece that a box lies in, or another where it does in none."""
+        slope = otherwise
         for piece in self.of(f, box.lower):
-            begins, ends = box.lower >= piece.start, box.upper <= piece.stop
+            inside = (box.lower >= piece.start) & (box.upper <= piece.stop)
             if self.jumps:
-                begins, ends = box.lower > piece.start, box.upper < piece.stop
-            slope = torch.where(begins, piece.slope, slope)
-            within = torch.where(begins, ends, within)
-        return torch.where(within, slope, self.narrowest(f, box))
+                inside = (box.lower > piece.start) & (box.upper < piece.stop)
+            slope = torch.where(inside, piece.slope, slope)
+        return slope
 
-    def narrowest(self, f: Function, box: Interval) -> Tensor:
+    def narrowest(self, vertices: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """Return the slope of the two parallel lines that are closest together.
 
         The gap is convex in the slope. At its least, one line touches two vertices and the other
@@ -133,19 +137,16 @@ class Pieces:
         also wins where others are no better but for rounding, as on both sides of a jump. Where a
         jump is steep against rounding, in a box a few ulps wide, both lines are level.
         """
-        vertices = self.vertices(box)
-        values = [f(z) for z in vertices]
-        count = len(vertices)
-        pairs = [(0, count - 1)]
-        pairs += [
-            (i, j) for i, j in itertools.combinations(range(count), 2) if 1 < j - i < count - 1
-        ]
+        last = len(vertices) - 1
+        pairs = [(0, last)]
+        pairs += [(i, j) for i in range(last) for j in range(i + 2, last + 1) if j - i < last]
         slopes = [_slope(vertices[i], vertices[j], values[i], values[j]) for i, j in pairs]
         if self.jumps:
-            size = torch.maximum(box.lower.abs(), box.upper.abs())
-            steep = box.upper - box.lower <= size * math.sqrt(torch.finfo(size.dtype).eps)
+            low, high = vertices[0], vertices[-1]
+            size = torch.maximum(low.abs(), high.abs())
+            steep = high - low <= size * math.sqrt(torch.finfo(size.dtype).eps)
             slopes = [slope.masked_fill(steep, 0) for slope in slopes]
-        if len(slopes) == 1 or count == 3:
+        if len(slopes) == 1:
             return slopes[0]
         return _least(slopes, [_gap(slope, vertices, values) for slope in slopes])
 
@@ -236,8 +237,10 @@ def _through(f: Function, z: Tensor, w: Tensor) -> Tensor:
 
 
 def _slope(z: Tensor, w: Tensor, f_z: Tensor, f_w: Tensor) -> Tensor:
-    """Return the slope of the line through two points, 0 where they are one."""
-    return (f_w - f_z) / torch.where(z == w, torch.ones_like(z), w - z)
+    """Return the slope of the line through two points, about 0 where they are as good as one."""
+    apart = w - z
+    one = apart.abs() <= math.sqrt(torch.finfo(apart.dtype).tiny)
+    return (f_w - f_z) / apart.masked_fill(one, 1)
 
 
 def _gap(slope: Tensor, vertices: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autodual.duals.base import Affine, Call, Window, pair
+from autodual.duals.affine import Affine, Window, pair
+from autodual.duals.base import Call
 
 
 def _window(call: Call) -> Window | None:

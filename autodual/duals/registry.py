@@ -18,9 +18,9 @@ from autodual.duals import (
     relu,
     shape,
 )
-from autodual.duals.base import DualLayer
+from autodual.duals.base import DualLayer, Either
 
-Registry = Mapping[str, DualLayer]
+Registry = Mapping[str, DualLayer | Either]
 
 REGISTRY: Registry = {
     **linear.TABLE,

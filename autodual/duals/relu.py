@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autodual.duals.base import Call
 from autodual.duals.piecewise import enclose, pieces
-from autodual.duals.planes import Lines
+from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Affine, Call, Hole, Window, pair
+from autodual.duals.affine import Affine, Window, pair
+from autodual.duals.base import Call, Hole
 
 
 def transpose_reshape(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:

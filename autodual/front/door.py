@@ -1,44 +1,232 @@
-"""Each model is captured once for each kind of input."""
+"""The one way in: from a model and its inputs to a captured graph that is known to hold now.
+
+Unwrap, check, capture, simplify, compare: whoever bounds a model comes through ``admit``. Captures
+are remembered for each model while it lives; a memory that changes no result, since what is
+remembered holds no tensor of the model's and is compared with the model before it is relied on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from autodual.front.capture import Captured, Inputs, Kind, Output, capture
-from autodual.front.fingerprint import fingerprint, freeze
+from autodual.errors import CaptureError, ModelError
+from autodual.front.arguments import as_inputs, check_x
+from autodual.front.capture import Captured, Kind, Output, call_untouched, capture, unwrap
+from autodual.front.evaluate import entries, run
+from autodual.front.fidelity import check_apart, close
+from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
+from autodual.front.inputs import Inputs
+from autodual.front.ir import Graph, Value, alike
 from autodual.front.passes import simplify
 
-_CAPTURES: WeakKeyDictionary[nn.Module, dict[Any, Captured]] = WeakKeyDictionary()
-"""Graphs by model and kind of input. They hold no parameters, so they outlive optimizer steps."""
+Program = TypeVar("Program")
+
+MOST = 16
+"""How many captures of one model are remembered."""
+
+NOW_AND_THEN = 64
+"""After how many training steps, at the latest, a graph is compared with its model again."""
 
 
-def capture_once(
+@dataclass(frozen=True)
+class Question:
+    """Which graph of a model is wanted.
+
+    Attributes:
+        perturb: the position or keyword of the perturbed argument.
+        output: the way to the output that is bounded, if there are several.
+        kinds: classes of modules, autograd Functions and ops, each call of which is one node.
+    """
+
+    perturb: int | str = 0
+    output: Output = None
+    kinds: frozenset[Kind] = frozenset()
+
+
+@dataclass(eq=False)
+class _Held:
+    """A capture, and what has been made of it, by the options it was made with."""
+
+    captured: Captured
+    print: Fingerprint
+    programs: dict[Hashable, Any] = field(default_factory=dict)
+    checked: bool = False
+    uses: int = 0
+
+
+@dataclass(eq=False)
+class _Captures:
+    """What is remembered of one model: captures by kind of input, the latest last.
+
+    ``idle`` are attributes whose change has changed no graph, such as a counter of steps.
+    """
+
+    held: dict[Hashable, _Held] = field(default_factory=dict)
+    idle: set[Attribute] = field(default_factory=set)
+
+
+_MEMORY: WeakKeyDictionary[nn.Module, _Captures] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Admitted(Generic[Program]):
+    """A model with inputs, its graph, and what was made of that.
+
+    Attributes:
+        model: the module itself, without wrappers.
+        inputs, x: all arguments, and the perturbed one.
+        captured: its graph.
+        program: what was made of the graph.
+        env: all that the graph is given: inputs and live parameters.
+        nominal: the model's output at x; None where it was not compared with the graph's.
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    x: Tensor
+    captured: Captured
+    program: Program
+    env: Mapping[Value, Tensor]
+    nominal: Tensor | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph."""
+        return self.captured.graph
+
+    def output(self) -> Tensor:
+        """Return the model's output at x, or the graph's where they were not compared."""
+        return run(self.graph, self.env) if self.nominal is None else self.nominal
+
+    def undefined(self) -> Tensor | None:
+        """Return the examples [N] for which the model's output at x is not finite, if any is so."""
+        lost = ~self.graph.output.per_example(self.output(), len(self.x)).isfinite()
+        lost = lost.flatten(1).any(1)
+        return lost if bool(lost.any()) else None
+
+
+def admit(
+    model: object,
+    x: object,
+    question: Question,
+    make: Callable[[Graph], Program],
+    key: Hashable = None,
+    *,
+    confirm: bool = True,
+    looks: Callable[[Tensor], bool] = lambda x: True,
+) -> Admitted[Program]:
+    """Let a model and its inputs in.
+
+    Args:
+        model, x: what the user gave.
+        question: which graph is wanted.
+        make: makes of a graph what is wanted of it; done once for each ``key``.
+        key: what ``make`` depends on.
+        confirm: compare the graph with the model at x. Where they differ the model is captured
+            anew, once. If not asked for it is done now and then.
+        looks: whether the host may look at the values of a tensor.
+
+    Raises:
+        ModelError, InputError: no module, or no batch of inputs.
+        CaptureError: the model cannot be captured, and why; or its graph does not hold at x.
+    """
+    module, inputs = unwrap(model), as_inputs(x)
+    tensor = check_x(inputs.get(question.perturb), module, looks)
+    captures = _MEMORY.setdefault(module, _Captures())
+    print_, kind = fingerprint(module), _kind(inputs, question)
+    for last in (False, True):
+        held, name = _find(captures, module, inputs, question, print_, kind)
+        try:
+            if key not in held.programs:
+                held.programs[key] = make(held.captured.graph)
+            env = entries(held.captured.graph, module, held.captured.bind(inputs))
+            found = Admitted(module, inputs, tensor, held.captured, held.programs[key], env)
+            held.uses += 1
+            if held.checked and not (confirm or (_is_due(held) and looks(tensor))):
+                return found
+            nominal = _compare(found)
+            if not held.checked:
+                check_apart(found.graph, env)
+                held.checked = True
+            return replace(found, nominal=nominal)
+        except (DisagreementError, ModelError):
+            del captures.held[name]
+            if last or held.uses <= 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+class DisagreementError(CaptureError):
+    """A graph and its model give different results."""
+
+
+def _is_due(held: _Held) -> bool:
+    """Return whether a graph is to be compared although nobody asked for it."""
+    return held.uses & (held.uses - 1) == 0 or held.uses % NOW_AND_THEN == 0
+
+
+@torch.no_grad()
+def _compare(found: Admitted[Any]) -> Tensor:
+    """Return the model's output at x; raise if its graph gives another where that is finite."""
+    output, batch = found.graph.output, len(found.x)
+    graphs = run(found.graph, found.env)
+    returned = found.captured.pick(call_untouched(found.model, found.inputs))
+    if returned.shape == graphs.shape:
+        theirs, ours = (output.per_example(t, batch) for t in (returned, graphs))
+        finite = theirs.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            theirs, ours = theirs[finite], ours[finite]
+        if close(theirs, ours):
+            return returned
+    raise DisagreementError(
+        "the captured graph and the model disagree on this input. Does forward depend on the "
+        "number of examples, on random numbers, or on a state that it changes itself? Call "
+        ".eval(), or make the state an argument."
+    )
+
+
+def _find(
+    captures: _Captures,
     model: nn.Module,
     inputs: Inputs,
-    perturb: int | str = 0,
-    output: Output = None,
-    kinds: Iterable[Kind] = (),
-) -> Captured:
-    """Capture the model and simplify its graph, once for each kind of input."""
-    key = _key(model, inputs, perturb, output), frozenset(kinds)
-    captures = _CAPTURES.setdefault(model, {})
-    if key not in captures:
-        found = capture(model, inputs, perturb, output, kinds)
-        captures[key] = replace(found, graph=simplify(found.graph))
-    return captures[key]
+    question: Question,
+    print_: Fingerprint,
+    kind: Hashable,
+) -> tuple[_Held, Hashable]:
+    """Return the capture for this kind of input, and its name; capture where there is none."""
+    watched = {k: v for k, v in print_.attributes.items() if k not in captures.idle}
+    base = kind, print_.structure
+    name = *base, frozenset(watched.items())
+    held = captures.held.pop(name, None)
+    if held is None:
+        made = capture(model, inputs, question.perturb, question.output, question.kinds)
+        held = _Held(replace(made, graph=simplify(made.graph)), print_)
+        for other in [n for n in captures.held if n[:2] == base]:  # type: ignore[index]
+            before = captures.held[other]
+            if alike(before.captured.graph, held.captured.graph):
+                captures.idle |= before.print.changes(print_)
+                del captures.held[other]
+        name = (
+            *base,
+            frozenset((k, v) for k, v in print_.attributes.items() if k not in captures.idle),
+        )
+    captures.held[name] = held
+    while len(captures.held) > MOST:
+        del captures.held[next(iter(captures.held))]
+    return held, name
 
 
-def _key(model: nn.Module, inputs: Inputs, perturb: int | str, output: Output) -> Any:
-    """Everything that can change the graph: kinds of inputs, and how the model is made."""
-    batch = len(inputs.get(perturb))
+def _kind(inputs: Inputs, question: Question) -> Hashable:
+    """Return what of the inputs and their surroundings can change the graph."""
+    batch = len(inputs.get(question.perturb))
 
-    def kind(leaf: Any) -> Any:
+    def kind(leaf: Any) -> Hashable:
         if not isinstance(leaf, Tensor):
             return freeze(leaf)
         batched = leaf.dim() > 0 and leaf.shape[0] == batch
@@ -46,4 +234,4 @@ def _key(model: nn.Module, inputs: Inputs, perturb: int | str, output: Output) -
 
     leaves = tuple(kind(leaf) for leaf in inputs.leaves())
     autocast = torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
-    return leaves, tuple(inputs.kwargs), perturb, output, autocast, fingerprint(model)
+    return leaves, tuple(inputs.kwargs), question, autocast

@@ -10,10 +10,10 @@ from autodual.errors import ModelError
 from autodual.front.ir import Graph, Literal, Node, Value, evaluate
 
 
-def run(graph: Graph, model: nn.Module, inputs: Mapping[Value, Tensor]) -> Tensor:
-    """Evaluate the graph at unperturbed inputs."""
-    env = entries(graph, model, inputs)
-    run_nodes(graph.nodes, env, len(inputs[graph.perturbed]))
+def run(graph: Graph, given: Mapping[Value, Tensor]) -> Tensor:
+    """Evaluate the graph at all that it is given, its perturbed input as it is."""
+    env = dict(given)
+    run_nodes(graph.nodes, env, len(env[graph.perturbed]))
     return env[graph.output]
 
 

@@ -1,35 +1,61 @@
-"""What a captured graph takes for granted about a model: if it changes, capture anew."""
+"""What a captured graph takes for granted about a model: if it changes, capture anew.
+
+This finds most changes without running the model. Whatever is called a certificate has also been
+compared with the model itself; see ``door``.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "training")
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 _HOOKS = frozenset((dict, OrderedDict))
 
+Attribute = tuple[str, str]
+"""A module's name and that of an attribute of it."""
 
-def fingerprint(model: nn.Module) -> Hashable:
-    """Return how the model is made, without the values of its parameters and buffers.
 
-    Per module, by name: class, attributes (training flag included), hooks, a replaced forward.
-    Which modules, parameters and buffers there are, and which of them are one and the same.
+@dataclass(frozen=True)
+class Fingerprint:
+    """How a model is made, without the values of its parameters and buffers.
+
+    Attributes:
+        structure: which modules, parameters and buffers there are, which of them are one and the
+            same, each module's class and training flag.
+        attributes: the modules' other attributes, hooks and a replaced forward included.
     """
+
+    structure: Hashable
+    attributes: Mapping[Attribute, Hashable]
+
+    def changes(self, other: Fingerprint) -> set[Attribute]:
+        """Return the attributes that differ."""
+        mine, theirs = self.attributes, other.attributes
+        return {k for k in {**mine, **theirs} if mine.get(k, id) != theirs.get(k, id)}
+
+
+def fingerprint(model: nn.Module) -> Fingerprint:
+    """Return how the model is made."""
     modules = list(model.named_modules(remove_duplicate=False))
     tensors = [
         (name, tensor)
         for kind in (model.named_parameters, model.named_buffers)
         for name, tensor in kind(remove_duplicate=False)
     ]
-    return (
-        _sharing(modules),
-        _sharing(tensors),
-        tuple(_module(module) for _, module in modules),
-    )
+    kinds = tuple((type(module), module.training) for _, module in modules)
+    attributes = {
+        (name, attribute): freeze(value)
+        for name, module in modules
+        for attribute, value in vars(module).items()
+        if attribute not in _REGISTRIES
+    }
+    return Fingerprint((_sharing(modules), _sharing(tensors), kinds), attributes)
 
 
 def freeze(value: Any) -> Hashable:
@@ -47,13 +73,6 @@ def freeze(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return (id(value), None if value.is_inference() else value._version)
     return id(value)
-
-
-def _module(module: nn.Module) -> Hashable:
-    attributes = tuple(
-        (name, freeze(value)) for name, value in vars(module).items() if name not in _REGISTRIES
-    )
-    return type(module), attributes
 
 
 def _sharing(named: list[tuple[str, Any]]) -> Hashable:

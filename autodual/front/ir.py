@@ -220,6 +220,19 @@ class Graph:
         return "\n".join(lines)
 
 
+def alike(a: Graph, b: Graph) -> bool:
+    """Return whether two graphs do the same with the same parameters, as far as they show it."""
+    if str(a) != str(b):
+        return False
+    for one, other in zip(a.constants.values(), b.constants.values(), strict=True):
+        if isinstance(one, Literal) and isinstance(other, Literal):
+            if not torch.equal(one.tensor, other.tensor):
+                return False
+        elif one != other:
+            return False
+    return True
+
+
 def leaves(arg: Any) -> Iterator[Value]:
     """Yield the values inside an argument, depth first."""
     if isinstance(arg, Value):

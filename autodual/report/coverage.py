@@ -11,21 +11,12 @@ from torch import Tensor, nn
 from autodual.bound.cost import tabulate
 from autodual.bound.match import Match, match_all
 from autodual.bound.plan import place
-from autodual.duals import Affine, Bilinear, DualLayer, Elementwise, IntervalRule
+from autodual.duals import TIGHTNESS
 from autodual.duals.given import UserRules, read_rules
-from autodual.front.arguments import as_inputs, check_x
-from autodual.front.capture import Inputs, Output, unwrap
-from autodual.front.door import capture_once
-from autodual.front.fidelity import check_fidelity
-
-TIGHTNESS = {
-    "exact": "the dual layer is the op itself",
-    "free-slope": 'two parallel lines or planes; with slopes="free" each has slopes of its own',
-    "parallel": "two parallel lines or planes, or a matrix product about its center",
-    "interval": "only its interval is kept",
-    "missing": "no dual layer",
-}
-"""How tight a dual layer is, by name."""
+from autodual.front.capture import Output
+from autodual.front.door import Admitted, Question, admit
+from autodual.front.inputs import Inputs
+from autodual.front.ir import Graph
 
 
 @dataclass(frozen=True)
@@ -101,30 +92,31 @@ def coverage(
         InputError: x is no batch of the perturbed input.
         CaptureError, ModelError: the model cannot be captured as a graph, and why.
     """
-    model, inputs = unwrap(model), as_inputs(x)
-    check_x(inputs.get(perturb), model, lambda x: False)
     given = read_rules(rules)
-    captured = capture_once(model, inputs, perturb, output, given.kinds)
-    found = match_all(captured.graph, given.registry, intervals)
-    if all(match.rule for match in found):
-        check_fidelity(captured, model, inputs)
-    return Coverage(tuple(map(_row, found)), captured.graph.caveats)
+    question = Question(perturb, output, given.kinds)
+
+    def match(graph: Graph) -> list[Match]:
+        return match_all(graph, given.registry, intervals)
+
+    def look(confirm: bool) -> Admitted[list[Match]]:
+        key = "coverage", given, intervals
+        return admit(model, x, question, match, key, confirm=confirm, looks=lambda x: False)
+
+    found = look(confirm=False)
+    if all(match.rule for match in found.program):
+        look(confirm=True)
+    return Coverage(tuple(map(_row, found.program)), found.graph.caveats)
 
 
 def _row(match: Match) -> Row:
     node = match.node
     kind = "–" if match.rule is None else type(match.rule).__name__.lower()
     where = place(node).strip() or "–"
-    return Row(node.op, where, str(node.out.type), kind, _tightness(match.rule), match.problem)
-
-
-def _tightness(rule: DualLayer | None) -> str:
-    if rule is None:
-        return "missing"
-    if isinstance(rule, IntervalRule):
-        return "interval"
-    if isinstance(rule, Bilinear) and rule.planes is not None:
-        rule = rule.planes
-    if isinstance(rule, Elementwise) and (rule.free or rule.slopes is not Elementwise.slopes):
-        return "free-slope"
-    return "exact" if isinstance(rule, Affine) else "parallel"
+    return Row(
+        node.op,
+        where,
+        str(node.out.type),
+        kind,
+        "missing" if match.rule is None else match.rule.tightness,
+        match.problem,
+    )

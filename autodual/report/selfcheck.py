@@ -16,8 +16,7 @@ from autodual.certificate import Certificate
 from autodual.certified import Certified
 from autodual.errors import CrossingError, UnsoundError
 from autodual.front.arguments import as_inputs
-from autodual.front.capture import Inputs, unwrap
-from autodual.front.door import capture_once
+from autodual.front.inputs import Inputs
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
 
 ROUNDING = 1000
@@ -101,6 +100,9 @@ def self_check(
         generator: where randomness comes from.
         track: wraps the list of attacks while it is worked through, for a progress bar.
 
+    Warns:
+        AttackWarning: an attack could not work, see ``pgd``; the others count all the same.
+
     Raises:
         CrossingError: a margin lies below its bound by more than rounding.
         UnsoundError: the bound guarantees nothing, so there is nothing to check.
@@ -132,10 +134,7 @@ class _Alone(nn.Module):
         super().__init__()
         self.model = net.model
         self.inputs, self.perturb = inputs, net.options.perturb
-        captured = capture_once(
-            unwrap(net.model), inputs, self.perturb, net.options.output, net.options.rules.kinds
-        )
-        self.pick = captured.pick
+        self.pick = net.admitted(inputs).captured.pick
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = self.inputs.replace(self.perturb, x).clone()

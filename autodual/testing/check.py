@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise
+from autodual.duals import Affine, Call, DualLayer, Elementwise, MatrixProduct, Sides
 from autodual.interval import Interval
 from autodual.testing import affine, elementwise, several
 from autodual.testing.case import Case, Z
@@ -59,7 +59,10 @@ def _arguments(rule: DualLayer) -> Sequence[str]:
     """Return the arguments to perturb where no case says which."""
     if isinstance(rule, Affine):
         return (rule.together + rule.alone)[:1]
-    return rule.alone.alone if isinstance(rule, Bilinear) else rule.arguments
+    if isinstance(rule, MatrixProduct):
+        return rule.factor.alone
+    arguments: Sequence[str] = getattr(rule, "arguments", ("self",))
+    return arguments
 
 
 def _checks(rule: DualLayer) -> Callable[..., None]:
@@ -127,9 +130,13 @@ def _check_elementwise(
     )
     part = Interval(*(torch.clamp(end, box.lower, box.upper) for end in (part.lower, part.upper)))
     assert rule.covers(rule.arguments, call.args), "the rule does not accept this call"
-    elementwise.check_enclosure(call, box, rule.lines(call, box, None), "equal slopes")
-    elementwise.check_enclosure(call, box, rule.free_lines(call, box), "free slopes")
-    elementwise.check_enclosure(call, box, rule.lines(call, box, slope), "a slope given")
+    elementwise.check_enclosure(call, box, rule.relax(call, box), "equal slopes")
+    free = rule.relax(call, box, at=[box.center])
+    elementwise.check_enclosure(call, box, free, "free slopes")
+    given = rule.relax(call, box, slopes=slope)
+    elementwise.check_enclosure(call, box, given, "a slope given")
+    sides = rule.relax(call, box, slopes=Sides(slope, nu))
+    elementwise.check_enclosure(call, box, sides, "a slope given for each side")
     elementwise.check_fenchel(rule, call, box, torch.stack([nu, -nu]))
     elementwise.check_interval(rule, call, box, part)
     elementwise.check_parts(rule, call, box, part, slope)
@@ -139,13 +146,12 @@ def _check_elementwise(
 
 
 def _check_several(
-    rule: several.Rule,
+    rule: DualLayer,
     call: Call,
     boxes: tuple[Interval, ...],
     generator: torch.Generator,
 ) -> None:
     several.check_fenchel(rule, call, boxes, generator)
     several.check_interval(rule, call, boxes, generator)
-    planes = rule.planes if isinstance(rule, Bilinear) else rule
-    if isinstance(planes, Elementwise):
-        several.check_planes(planes, call, boxes, generator)
+    if isinstance(rule, Elementwise):
+        several.check_planes(rule, call, boxes, generator)

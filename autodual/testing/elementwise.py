@@ -85,7 +85,7 @@ def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> Non
 
 def check_fenchel(rule: Elementwise, call: Call, box: Interval, nu: Tensor) -> None:
     """−z·ν_in + f(z)·ν_out ≤ h, summed over the entries, for rows ν_out [R, *]."""
-    (pulled,), h = rule.dual(call, nu, box)
+    (pulled,), h = rule.relax(call, box).dual(nu, [box.lower.shape])
     finite = h.isfinite() & pulled.flatten(1).isfinite().all(1)
     for row, back, bound in zip(nu[finite], pulled[finite], h[finite], strict=True):
         z = worst(lambda z, r=row, p=back: call(z) * r - z * p, box)  # type: ignore[misc]
@@ -124,7 +124,7 @@ def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval
 
 def check_parts(rule: Elementwise, call: Call, box: Interval, inner: Interval, a: Tensor) -> None:
     """With one slope, the lines of a part of the box lie between those of the whole."""
-    whole, part = rule.lines(call, box, a), rule.lines(call, inner, a)
+    whole, part = (rule.relax(call, b, slopes=a) for b in (box, inner))
     assert whole.are_parallel, "a slope given from outside must serve both lines"
     assert torch.equal(whole.lower_slopes[0], a), "the lines did not take the slope given"
     for sign, side in ((1, "upper"), (-1, "lower")):
@@ -141,10 +141,10 @@ def check_point(rule: Elementwise, call: Call, z: Tensor) -> None:
     """At ℓ = u both lines and the interval are f(z)."""
     value, point = call(z), Interval(z, z)
     for which, lines in (
-        ("equal slopes", rule.lines(call, point, None)),
-        ("free slopes", rule.free_lines(call, point)),
+        ("equal slopes", rule.relax(call, point)),
+        ("free slopes", rule.relax(call, point, at=[z])),
     ):
-        ends = lines.at(z)
+        ends = lines.ends(z)
         for end in (ends.lower, ends.upper):
             sizes = [slope * z for slope in (*lines.lower_slopes, *lines.upper_slopes)]
             broken = (end - value).abs() > slack(z, value, *sizes)
@@ -165,8 +165,8 @@ def check_batch(rule: Elementwise, call: Call, boxes: list[Interval]) -> None:
     lower, upper = (
         torch.cat(list(ends)) for ends in zip(*((b.lower, b.upper) for b in boxes), strict=True)
     )
-    together = rule.lines(call, Interval(lower, upper), None)
-    alone = [rule.lines(call, box, None) for box in boxes]
+    together = rule.relax(call, Interval(lower, upper))
+    alone = [rule.relax(call, box) for box in boxes]
     for name in ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept"):
         torch.testing.assert_close(
             _part(together, name),
@@ -190,7 +190,7 @@ def check_gradients(rule: Elementwise, call: Call, shape: torch.Size) -> None:
     width = widths.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
 
     def lines(low: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        found = rule.lines(call, Interval(low, low + w), None)
+        found = rule.relax(call, Interval(low, low + w))
         return found.lower_slopes[0], found.lower_intercept, found.upper_intercept
 
     with torch.no_grad():

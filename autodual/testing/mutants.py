@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.duals import Affine, Bilinear, Call, DualLayer, Elementwise, Planes
-from autodual.duals.planes import Slopes
+from autodual.duals import Affine, Call, DualLayer, Elementwise, MatrixProduct, Planes
+from autodual.duals.relaxed import Slopes
 from autodual.interval import Interval
 
 Change = Callable[[Planes, Interval], Planes]
@@ -82,10 +82,8 @@ def mutants(rule: DualLayer) -> dict[str, DualLayer]:
     """Return broken versions of a rule, by what is wrong with them."""
     if isinstance(rule, Affine):
         return _affine(rule)
-    if isinstance(rule, Bilinear):
-        broken = _rows(rule.alone, lambda broken: replace(rule, alone=broken))
-        for name, planes in _lines(rule.planes).items() if rule.planes else ():
-            broken[f"planes: {name}"] = replace(rule, planes=planes)
+    if isinstance(rule, MatrixProduct):
+        broken = _rows(rule.factor, lambda broken: replace(rule, factor=broken))
         return broken | _intervals(rule)
     return _elementwise(rule) if isinstance(rule, Elementwise) else _intervals(rule)
 
@@ -159,6 +157,6 @@ def _intervals(rule: DualLayer) -> dict[str, DualLayer]:
         if name == "ends swapped":
             del kinds["reads"]  # a rule may sort the ends itself
         for which, interval in kinds.items():
-            changed: DualLayer = replace(rule, interval=interval)  # type: ignore[arg-type]
+            changed: DualLayer = replace(rule, interval=interval)  # type: ignore[type-var]
             broken[f"interval {which}: {name}"] = changed
     return broken

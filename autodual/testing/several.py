@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals import Bilinear, Call, Elementwise, IntervalRule, Planes
+from autodual.duals import Call, DualLayer, Elementwise, Planes, Sides
 from autodual.interval import Interval
 from autodual.testing.elementwise import first, slack
 from autodual.testing.strategies import BENDS
 
-Rule = Elementwise | Bilinear | IntervalRule
 RANDOM = 8
 """How many random points of a box are tried."""
 
@@ -36,13 +35,14 @@ def points(boxes: Sequence[Interval], generator: torch.Generator) -> Iterator[li
 
 
 def check_fenchel(
-    rule: Rule, call: Call, boxes: Sequence[Interval], generator: torch.Generator
+    rule: DualLayer, call: Call, boxes: Sequence[Interval], generator: torch.Generator
 ) -> None:
     """−Σ zᵀν_in + f(z)ᵀν_out ≤ h for rows ν_out [R, *], with equality at ℓ = u."""
     out = call(*(box.lower for box in boxes))
+    shapes = [box.lower.shape for box in boxes]
     nu = torch.randn(3, *out.shape, generator=generator).to(out)
     nu = torch.cat([nu, -nu, nu * (torch.rand(nu.shape, generator=generator) > 0.5)])
-    pulled, h = rule.dual(call, nu, *boxes)
+    pulled, h = rule.relax(call, *boxes).dual(nu, shapes)
     finite = h.isfinite()
     tried = list(points(boxes, generator))
     reach = torch.stack([call(*z).abs() for z in tried]).amax(0)
@@ -54,7 +54,7 @@ def check_fenchel(
             broken, sum=value, h=h
         )
     z = [box.lower for box in boxes]
-    pulled, h = rule.dual(call, nu, *(Interval(v, v) for v in z))
+    pulled, h = rule.relax(call, *(Interval(v, v) for v in z)).dual(nu, shapes)
     value, size = _value(call, nu, z, pulled)
     broken = (value - h).abs() > slack(h, size, h)
     assert not bool(broken.any()), "not exact at ℓ = u: " + first(broken, sum=value, h=h)
@@ -71,7 +71,7 @@ def _value(
 
 
 def check_interval(
-    rule: Rule, call: Call, boxes: Sequence[Interval], generator: torch.Generator
+    rule: DualLayer, call: Call, boxes: Sequence[Interval], generator: torch.Generator
 ) -> None:
     """The image holds f, and shrinks with the boxes."""
     image = rule.interval(call, *boxes)
@@ -103,17 +103,18 @@ def check_planes(
     slopes = tuple(torch.randn(b.lower.shape, generator=generator).to(b.lower) for b in boxes)
     shares = [torch.rand(b.lower.shape, generator=generator).to(b.lower) for b in boxes]
     inside = [torch.lerp(b.lower, b.upper, s) for b, s in zip(boxes, shares, strict=True)]
-    given = rule.lines(call, *boxes, slopes)
+    given = rule.relax(call, *boxes, slopes=slopes)
     assert given.are_parallel, "slopes given from outside must serve both planes"
     for mine, theirs in zip(given.lower_slopes, slopes, strict=True):
         assert torch.equal(mine, theirs), "the planes did not take the slopes given"
     found: dict[str, Planes] = {
-        "equal slopes": rule.lines(call, *boxes, None),
-        "free slopes": rule.free_lines(call, *boxes, at=inside),
+        "equal slopes": rule.relax(call, *boxes),
+        "free slopes": rule.relax(call, *boxes, at=inside),
         "slopes given": given,
+        "a slope given for each side": rule.relax(call, *boxes, slopes=Sides(slopes, slopes[::-1])),
     }
     for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):
-        value, ends = call(*z), planes.at(*z)
+        value, ends = call(*z), planes.ends(*z)
         slopes_of = zip(planes.lower_slopes, planes.upper_slopes, z, strict=True)
         terms = [slope * v for a, b, v in slopes_of for slope in (a, b)]
         for sign, end in ((1, ends.upper), (-1, ends.lower)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,13 @@ class Ball(ThreatModel):
 
     def select(self, x: Tensor, index: Tensor) -> Ball:
         """Return the ball with the radii of the examples at ``index``."""
-        return self.with_eps(self.eps[index] if isinstance(self.eps, Tensor) else self.eps)
+        twin = copy.copy(self)
+        twin.eps = self.eps[index] if isinstance(self.eps, Tensor) else self.eps
+        return twin
+
+    def reversed(self) -> Ball:
+        """Return the ball itself: x′ lies as far from x as x from x′, and both in the domain."""
+        return self
 
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *]."""

@@ -14,6 +14,9 @@ from autodual.interval import Interval
 
 Domain = tuple[float | Tensor, float | Tensor]
 
+AXES = 64
+"""For how many axes at once a set's box is found."""
+
 ROUNDING = 1e-5
 """How far outside its domain an input may lie, relative to the domain's width."""
 
@@ -24,10 +27,17 @@ class ThreatModel(ABC):
     The dual bound needs one thing of it: the support function σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}.
     It is given as νᵀc + deviation(ν), with c a center of the set. Shapes: x [N, *],
     nu [N, S, *] or [1, S, *] when all examples share their rows; support [N, S].
+
+    For certificates ``center`` and ``deviation`` are enough, and ``interval`` where there is a
+    quicker way than ``deviation`` along every axis. Attacks need ``project`` too. All else follows
+    from these, or is refused with a word on what is missing.
     """
 
-    symmetric: bool
+    symmetric: bool = False
     """Whether deviation(−ν) = deviation(ν) for all ν: one evaluation then gives both bounds."""
+
+    per_example: tuple[str, ...] = ()
+    """The attributes that hold a tensor with one row per example, such as an ε for each."""
 
     domain: Domain | None = None
 
@@ -39,9 +49,20 @@ class ThreatModel(ABC):
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return sup {νᵀ(x′ − c) : x′ ∈ B(x)}, [N, S], or an upper bound on it."""
 
-    @abstractmethod
     def select(self, x: Tensor, index: Tensor) -> ThreatModel:
         """Return the set for x[index], where this is the set for x [N, *] and index is [R]."""
+        twin = copy.copy(self)
+        for name in self.per_example:
+            setattr(twin, name, getattr(self, name)[index])
+        return twin
+
+    def reversed(self) -> ThreatModel:
+        """Return the set R with x ∈ R(x′) whenever x′ ∈ B(x): where a point may have come from.
+
+        Raises:
+            InputError: there is none, or the set does not say.
+        """
+        raise self._lacks("reversed", "the set of all x that a point may come from")
 
     def fixed(self, x: Tensor) -> ThreatModel:
         """Return this set around this batch alone, with what can be worked out once worked out."""
@@ -51,15 +72,21 @@ class ThreatModel(ABC):
         """Return w [N or 1, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
         return None
 
-    @abstractmethod
     def interval(self, x: Tensor) -> Interval:
-        """Return the smallest box that contains B(x)."""
+        """Return the smallest box that contains B(x): ``deviation`` along every axis, both ways."""
+        center, axes = self.center(x), x[0].numel()
+        ends = []
+        for some in torch.arange(axes, device=x.device).split(AXES):
+            nu = torch.zeros(len(some), axes, dtype=x.dtype, device=x.device)
+            nu = nu.scatter(1, some.unsqueeze(1), 1).reshape(1, len(some), *x.shape[1:])
+            ends.append(torch.stack([self.deviation(x, -nu), self.deviation(x, nu)]))
+        down, up = torch.cat(ends, dim=2).reshape(2, *x.shape)
+        return Interval(center - down, center + up)
 
-    @abstractmethod
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return a point of B(x) for each row of ``point`` [N, *]; points of B(x) are kept."""
+        raise self._lacks("project", "the point of B(x) nearest to ``point``; attacks need it")
 
-    @abstractmethod
     def steepest(
         self,
         x: Tensor,
@@ -69,9 +96,11 @@ class ThreatModel(ABC):
     ) -> Tensor:
         """Return the step of the set's size that increases a linear function most.
 
-        ``generator`` feeds sets that choose among several good steps at random. ``point`` is
-        where the step starts, x if not given: some sets make no step that leaves the domain.
+        That from the center to the ``maximizer``, if a set knows no better. ``generator`` feeds
+        sets that choose among several good steps at random. ``point`` is where the step starts, x
+        if not given: some sets make no step that leaves the domain.
         """
+        return self.maximizer(x, gradient) - self.center(x)
 
     def advance(
         self,
@@ -101,13 +130,26 @@ class ThreatModel(ABC):
         """
         return self.project(x, point + step)
 
-    @abstractmethod
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return [N]: how far each point lies from x, in the set's own measure and units."""
+        raise self._lacks("distance", "how far each point lies from x, [N]")
 
-    @abstractmethod
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
-        """Return [N] bool: whether each point lies in B(x), to a relative tolerance."""
+        """Return [N] bool: whether each point lies in B(x), to a relative tolerance.
+
+        If a set knows no better: whether ``project`` keeps it, and it lies within the support in
+        its own direction from the center.
+        """
+        size = torch.maximum(x.abs(), point.abs()).flatten(1).amax(1)
+        step = point - self.center(x)
+        kept = (self.project(x, point) - point).flatten(1).abs().amax(1) <= tolerance * size
+        beyond = step.flatten(1).square().sum(1) - self.deviation(x, step.unsqueeze(1)).squeeze(1)
+        return kept & (beyond <= tolerance * size * step.flatten(1).abs().sum(1))
+
+    def _lacks(self, method: str, answer: str) -> InputError:
+        """Return what is said of a question that the set does not answer."""
+        name = type(self).__name__
+        return InputError(f"{name} has no {method}(): define it on {name}; it returns {answer}")
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that describe the set, such as one ε per example."""
@@ -127,16 +169,19 @@ class ThreatModel(ABC):
         return (self,)
 
     def support(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}, [N, S]. Exact up to rounding."""
+        """Return σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}, [N, S], to rounding if ``deviation`` is exact."""
         return inner(nu, self.center(x)) + self.deviation(x, nu)
 
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *].
 
         Raises:
-            InputError: ε has the wrong shape for this batch.
+            InputError: what it holds per example has the wrong shape for this batch.
             DomainError: x lies outside the domain by more than rounding.
         """
+        for name in self.per_example:
+            if len(getattr(self, name)) != len(x):
+                raise InputError(f"{name} needs a row for each of {len(x)} examples")
         if self.domain is None:
             return
         lo, hi = self.domain_of(x)

@@ -124,6 +124,13 @@ class Box(_Boxlike):
         lower, upper = (end.expand_as(x)[index] for end in (self.lower, self.upper))
         return Box(lower, upper, self.domain)
 
+    def reversed(self) -> ThreatModel:
+        """Refuse: a box does not depend on x, so that its points may come from anywhere."""
+        raise InputError(
+            f"{self} is the same whatever x: it does not say where a point in it comes from. "
+            "Use LinfBall, or any ball, whose sets move with x."
+        )
+
     def interval(self, x: Tensor) -> Interval:
         """Return [lower, upper] ∩ domain."""
         box = Interval(self.lower, self.upper)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.threat.ball import Ball
 
@@ -80,9 +81,9 @@ def norm(x: Tensor) -> Tensor:
     """Return ‖x‖₂ over the last dimension, which is kept at size 1.
 
     In units of the largest entry where squares could over- or underflow; a GPU does not wait to
-    find out.
+    find out, and nor does a trace.
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and get_proxy_mode() is None:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         least, most = torch.aminmax(length.detach()) if length.numel() else (length, length)
         if bool((least > PLAIN[0]).all() & (most < PLAIN[1]).all()):
@@ -122,7 +123,7 @@ def _step(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
             (left > 0) & (free > 0), (left / free.clamp(min=tiny)).clamp(min=0).sqrt(), step
         )
         grown = torch.maximum(grown, step)
-        if bool((grown == step).all()):
+        if get_proxy_mode() is None and bool((grown == step).all()):
             break
         step = grown
     return step.clamp(min=torch.finfo(size.dtype).eps ** 2, max=torch.finfo(size.dtype).eps ** -2)

@@ -52,6 +52,10 @@ class Union(ThreatModel):
         """Return the union of the members for x[index]."""
         return Union(*(member.select(x, index) for member in self.members))
 
+    def reversed(self) -> Union:
+        """Return the union of the members, each reversed."""
+        return Union(*(member.reversed() for member in self.members))
+
     def fixed(self, x: Tensor) -> Union:
         """Return the union of the members, each worked out for this batch."""
         return Union(*(member.fixed(x) for member in self.members))

@@ -89,6 +89,12 @@ class Wasserstein(Ball):
         """Return the same kind of ball with another radius."""
         return Wasserstein(eps, self.kernel, self.p, self.domain, self.cost)
 
+    def reversed(self) -> Wasserstein:
+        """Return the ball with the cost transposed: plans lead back, and mass stays the same."""
+        if self.cost is None or torch.equal(self.cost, self.cost.mT):
+            return self
+        return Wasserstein(self.eps, self.kernel, self.p, self.domain, self.cost.mT)
+
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *]."""
         super().check(x)

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from autodual.duals import REGISTRY, Bilinear
+from autodual.duals import REGISTRY, Either
 from autodual.front.passes.batch_norm import batch_norm
 from autodual.testing import Case, T, Z
 
@@ -336,6 +336,12 @@ def rule_of(case):
 
 
 def serving(rule, case):
-    """Return what of an op's rule serves a case: of a product with a constant, the affine part."""
-    perturbed = sum(isinstance(arg, Z) for arg in case.args.values())
-    return rule.alone if isinstance(rule, Bilinear) and perturbed == 1 else rule
+    """Return which of an op's rules serves a case."""
+    names = [k for k, arg in case.args.items() if isinstance(arg, Z)]
+    names += [k for k, arg in case.args.items() if isinstance(arg, list) and any_moves(arg)]
+    return rule.serving(names, case.args) if isinstance(rule, Either) else rule
+
+
+def any_moves(args):
+    """Return whether something in a list is perturbed."""
+    return any(isinstance(arg, Z) for arg in args)

@@ -9,7 +9,7 @@ layer all come from one weight matrix until the first elementwise op tells examp
 
 from __future__ import annotations
 
-from autodual.bound.plan import Constants, Step
+from autodual.bound.layer import Side
 from autodual.bound.rows.dense import Dense
 from autodual.bound.rows.memo import Memo
 from autodual.bound.rows.patches import Patches
@@ -18,14 +18,14 @@ from autodual.bound.rows.seeds import Seeds, Specs, Units
 Rows = Dense | Patches
 
 
-def pull_affine(rows: Rows, step: Step, constants: Constants, memo: Memo) -> list[Rows]:
+def pull_affine(rows: Rows, side: Side, memo: Memo) -> list[Rows]:
     """Return Aᵀν for each perturbed argument, as patches if they are and can remain."""
     if isinstance(rows, Patches):
-        pulled = rows.pull_affine(step, constants, memo)
+        pulled = rows.pull_affine(side, memo)
         if pulled is not None:
             return list(pulled)
         rows = rows.dense()
-    return list(rows.pull_affine(step, constants))
+    return list(rows.pull_affine(side))
 
 
 def add(a: Rows, b: Rows) -> Rows:

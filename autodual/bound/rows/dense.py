@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autodual.bound.plan import Constants, Step
+from autodual.bound.layer import Side
 from autodual.bound.rows.listed import Listed
 from autodual.bound.rows.memo import Memo
-from autodual.duals import Affine, Planes
+from autodual.duals import Planes
 
 CHEAP = 8
 """How many times more products than picked entries a matrix product may compute and still win."""
@@ -52,14 +52,13 @@ class Dense(Listed):
         grouped, own = self._grouped(flat), self._own(weights.flatten(1))
         return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
 
-    def pull_affine(self, step: Step, constants: Constants) -> Sequence[Dense]:
+    def pull_affine(self, side: Side) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
-        assert isinstance(step.rule, Affine)
-        if step.own:
-            pulled = self._pull_per_example(step, constants)
+        if side.step.own:
+            pulled = self._pull_per_example(side)
             return [replace(self, data=p, pick=None) for p in pulled]
-        shapes = [torch.Size(v.size(1)) for v in step.variables]
-        pulled = step.rule.transpose(constants.call(step), self.data, shapes)
+        shapes = [torch.Size(v.size(1)) for v in side.step.variables]
+        pulled = side.rule.transpose(side.alone, self.data, shapes)
         return [replace(self, data=p) for p in pulled]
 
     def _grouped(self, rows: Tensor) -> Tensor:
@@ -73,12 +72,10 @@ class Dense(Listed):
             return some.unsqueeze(1)
         return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
 
-    def _pull_per_example(self, step: Step, constants: Constants) -> Sequence[Tensor]:
+    def _pull_per_example(self, side: Side) -> Sequence[Tensor]:
         """Pull back where A may differ from example to example: rows are examples here."""
-        count = len(self)
-        rows = {v: constants.own(v).index_select(0, self.owner) for v in step.own}
-        own = {v: v.in_layout(row) for v, row in rows.items()}
-        call = step.call({**constants.env, **own}, count)
+        count, step = len(self), side.step
+        own = {v: side.own(v).index_select(0, self.owner) for v in step.own}
         zeros = [self.data.new_zeros(v.size(count)) for v in step.variables]
-        pulled = torch.func.vjp(call, *zeros)[1](step.out.in_layout(self.full()))
+        pulled = torch.func.vjp(side.call(own, count), *zeros)[1](step.out.in_layout(self.full()))
         return [v.per_example(p, count) for v, p in zip(step.variables, pulled, strict=True)]

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodual.bound.plan import Constants, Step
+from autodual.bound.layer import Side
 from autodual.bound.rows.dense import Dense
 from autodual.bound.rows.listed import Listed
 from autodual.bound.rows.memo import Memo
-from autodual.duals import Affine, Planes
-from autodual.duals.base import Window
+from autodual.duals import Planes
+from autodual.duals.affine import Window
 from autodual.front.ir import Batch, Value
 
 DIRECT = 2, 16
@@ -116,11 +116,10 @@ class Patches(Listed):
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
 
-    def pull_affine(self, step: Step, constants: Constants, memo: Memo) -> Sequence[Patches] | None:
+    def pull_affine(self, side: Side, memo: Memo) -> Sequence[Patches] | None:
         """Pull back through an op that reads windows; None if it does not or they cover all."""
-        assert isinstance(step.rule, Affine)
-        call = constants.call(step)
-        window = None if step.own else step.rule.window(call)
+        step, rule = side.step, side.rule
+        window = None if step.own else rule.window(side.alone)
         if window is None or not all(map(Patches.serve, step.variables)):
             return None
         frame = self.frame.through(window)
@@ -136,11 +135,10 @@ class Patches(Listed):
             return None
         nu = self if window.pointwise else self.cleaned(memo)
         shapes = [torch.Size((1, image[1], *size)) for image in images]
-        local = call.replace(window.local)
+        local = side.alone.replace(window.local)
 
         def transpose(rows: Tensor) -> Sequence[Tensor]:
-            assert isinstance(step.rule, Affine)
-            return step.rule.transpose(local, rows.unsqueeze(1), shapes)
+            return rule.transpose(local, rows.unsqueeze(1), shapes)
 
         if len(shapes) == 1 and not window.pointwise and _use_matrix(window, shapes[0]):
 

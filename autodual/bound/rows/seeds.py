@@ -49,6 +49,11 @@ class Units:
 
     group = 1
 
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The value at which the rows start."""
+        return (self.value,)
+
     def __len__(self) -> int:
         return len(self.owner)
 
@@ -64,8 +69,11 @@ class Units:
         """Return them with tensors replaced, by their identity."""
         return self
 
-    def rows(self, like: Tensor) -> Dense | Patches:
+    def rows(self, like: Tensor) -> Mapping[Value, Dense | Patches]:
         """Return them as rows with the dtype and device of ``like``."""
+        return {self.value: self._rows(like)}
+
+    def _rows(self, like: Tensor) -> Dense | Patches:
         if Patches.serve(self.value):
             return Patches.identity(self.value, self.owner, self.unit, like, self.all)
         if self.all:
@@ -80,20 +88,28 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Specs:
-    """Rows given in full, S for each example in order: data [N·S, *size(1)]."""
+    """Rows given in full, S for each example in order: data [N·S, *size(1)] at each value.
 
-    value: Value
-    data: Tensor
+    Rows may start at several values at once: the k-th of each belong together.
+    """
+
+    data: Mapping[Value, Tensor]
     owner: Tensor
     span: range | None
 
     @classmethod
-    def per_example(cls, value: Value, spec: Tensor) -> Specs:
-        """Return the rows ``spec`` [N, S, *] of N examples."""
-        batch, count = spec.shape[:2]
-        owner = torch.arange(batch, device=spec.device).repeat_interleave(count)
-        data = spec.reshape(batch * count, *value.size(1))
-        return cls(value, data, owner, range(batch))
+    def per_example(cls, specs: Mapping[Value, Tensor]) -> Specs:
+        """Return the rows [N, S, *] of N examples, by the value they start at."""
+        first = next(iter(specs.values()))
+        batch, count = first.shape[:2]
+        owner = torch.arange(batch, device=first.device).repeat_interleave(count)
+        data = {v: spec.reshape(batch * count, *v.size(1)) for v, spec in specs.items()}
+        return cls(data, owner, range(batch))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The values at which the rows start."""
+        return tuple(self.data)
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -110,19 +126,20 @@ class Specs:
             start, stop, _ = index.indices(len(self))
             if start % self.group == 0 and stop % self.group == 0:
                 span = self.span[start // self.group : stop // self.group]
-        return Specs(self.value, self.data[index], self.owner[index], span)
+        data = {v: rows[index] for v, rows in self.data.items()}
+        return Specs(data, self.owner[index], span)
 
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""
-        return [self.data]
+        return list(self.data.values())
 
     def replace(self, others: Mapping[int, Tensor]) -> Specs:
         """Return them with tensors replaced, by their identity."""
-        return replace(self, data=others.get(id(self.data), self.data))
+        return replace(self, data={v: others.get(id(t), t) for v, t in self.data.items()})
 
-    def rows(self, like: Tensor) -> Dense:
+    def rows(self, like: Tensor) -> Mapping[Value, Dense]:
         """Return them as rows."""
-        return Dense(self.data, self.owner, span=self.span)
+        return {v: Dense(rows, self.owner, span=self.span) for v, rows in self.data.items()}
 
 
 Seeds = Units | Specs

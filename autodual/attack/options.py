@@ -1,0 +1,107 @@
+"""What all attacks can be told, and the problem that it makes of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from autodual.attack import losses
+from autodual.attack.losses import Loss
+from autodual.attack.problem import Model, Problem, Success
+from autodual.attack.warn import warn_of_training
+from autodual.errors import InputError
+from autodual.threat import ThreatModel, as_threat
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that attacks share; each attack says which of them it does not take.
+
+    Attributes:
+        loss: what gradient attacks climb: loss(output, y), one number per example or, for
+            ``pgd`` and ``fgsm``, reduced to a sum or mean; with targets loss(output, y, targets),
+            larger where the target is nearer. ``ad.attack.losses.cross_entropy`` by default, for
+            searches ``margin``. Where an example's loss has no slope, because it underflows or is
+            no number, gradient attacks climb the margin of the logits instead.
+        targets: classes [N] to reach. Success is then the target, not just any other class.
+        restarts: number of starts, 1 by default. The first is x itself, the others are random.
+        early_stop: leave an example at its first success. Same successes, less time; the point
+            is then the first found, not the worst.
+        logits: takes the model's output to logits [N, K], for margins, success and the losses of
+            ``ad.attack.losses``.
+        success: decides success(output, y), [N] bool, instead of the logits; the worst point is
+            then the one with the largest loss.
+        generator: randomness of the starts and of random steps, the caller's to seed.
+    """
+
+    loss: Loss
+    targets: Tensor | None
+    restarts: int
+    early_stop: bool
+    logits: Callable[[Any], Tensor] | None
+    success: Success | None
+    generator: torch.Generator | None
+
+
+def pose(
+    attack: Callable[..., object],
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor | ThreatModel,
+    options: Options,
+    without: tuple[str, ...] = (),
+) -> Problem:
+    """Return the problem, its inputs checked; warn if the model is in training mode.
+
+    Args:
+        attack: the function that was called, for what it says of options it does not take.
+        model, x, y, eps, options: what it was given.
+        without: the shared options that make no sense for it.
+
+    Raises:
+        InputError: x is no batch of finite numbers; y or targets do not fit it; ``attack`` has no
+            such option.
+    """
+    _check_names(attack, options, without)
+    given = {"loss": losses.cross_entropy, **options}
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
+        kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
+    targets = options.get("targets")
+    _check_count("y", y, x)
+    if targets is not None:
+        _check_count("targets", targets, x)
+    if options.get("restarts", 1) < 1:
+        raise InputError(f"an attack needs at least one path, not restarts={options['restarts']}")
+    warn_of_training(model)
+    return Problem(model, as_threat(eps), x, y, targeted=targets is not None, **given)  # type: ignore[arg-type]
+
+
+def _check_names(
+    attack: Callable[..., object], options: Mapping[str, object], without: tuple[str, ...]
+) -> None:
+    """Raise for an option that there is not, or not here."""
+    shared = [name for name in Options.__annotations__ if name not in without]
+    unknown = [name for name in options if name not in shared]
+    if not unknown:
+        return
+    parameters = inspect.signature(attack).parameters.values()
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    near = get_close_matches(unknown[0], [*own, *shared], 1)
+    hint = f": did you mean {near[0]}=?" if near else "."
+    raise InputError(
+        f"{attack.__name__} takes no {unknown[0]}={hint} It takes {', '.join([*own, *shared])}"
+    )
+
+
+def _check_count(name: str, labels: object, x: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.dim() < 1 or len(labels) != len(x):
+        raise InputError(f"{name} must be a tensor with one label for each of {len(x)} examples")

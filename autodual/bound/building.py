@@ -1,0 +1,232 @@
+"""One bound while it grows: each step adds an interval, and a layer to each relaxed network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from autodual.bound.cost import Record
+from autodual.bound.estimators import (
+    CauchyNoise,
+    Estimator,
+    Exact,
+    ExactSums,
+    Forward,
+    Setting,
+    Sums,
+)
+from autodual.bound.layer import Entry, Layer, nothing_known
+from autodual.bound.options import Options, Serving
+from autodual.bound.plan import Plan, Step
+from autodual.bound.reading import Bound, tighten, widen
+from autodual.bound.relaxation import Relaxation
+from autodual.bound.rows import Units
+from autodual.bound.travel import row_cost
+from autodual.duals import Call, Choice, Planes, Relaxed
+from autodual.front.ir import Value
+from autodual.interval import Interval
+from autodual.threat import ThreatModel
+
+LEAN = 0.1
+"""How far from the middle of the box towards z⁰ free lines are compared. The planes of a product
+are equally close in the middle; for other ops the middle decides."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What does not change from one part of a batch to the next.
+
+    Attributes:
+        serving: how each value that a nonlinear op reads is served, and the output.
+        seed: where noise comes from.
+        memory: a budget in bytes.
+    """
+
+    plan: Plan
+    options: Options
+    serving: Mapping[Value, Serving]
+    seed: int
+    memory: int
+
+
+class Building:
+    """The state of one bound.
+
+    Args:
+        job: the plan, the options, and how each value is served.
+        env: all tensors that the perturbation does not reach.
+        threat: the set around the perturbed input.
+        slopes, given: slopes and intervals from outside.
+        record: written to, if there is one.
+        shared: noise that all parts of a batch read.
+
+    Attributes:
+        boxes: the interval of each value that a nonlinear op has read so far.
+        book: what finds sums over rows of the dual network, by how a value is served.
+        rough: the network of intervals alone, whose rows stop at every nonlinear op.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        env: Mapping[Value, Tensor],
+        threat: ThreatModel,
+        record: Record | None,
+        shared: CauchyNoise | None,
+        slopes: Mapping[Value, Choice],
+        given: Mapping[Value, Interval],
+    ) -> None:
+        self.job, self.env, self.record = job, env, record
+        self.slopes, self.given = slopes, given
+        self.plan, self.method = job.plan, job.plan.method
+        entry = self.plan.graph.perturbed
+        x = env[entry]
+        self.batch = len(x)
+        network = Relaxation(self.plan, Entry(entry, x, threat), {}, self.batch)
+        observe = None if record is None else lambda step, rows: record.tick(step)
+        setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
+        self.rough = ExactSums(network, setting)
+        self.book = self._book(network, setting) if "dual" in self.method.last else {}
+        self.ibp = {entry: threat.interval(x)}
+        self.boxes: dict[Value, Interval] = {}
+        self.origins: dict[Value, str] = {}
+
+    @property
+    def network(self) -> Relaxation:
+        """The network that tells the most: the dual one, if there is one."""
+        return next(iter(self.book.values()), self.rough).network
+
+    def bound(self) -> Bound:
+        """Return what has been built."""
+        named: dict[str, Sums] = {"ibp": self.rough}
+        if self.book:
+            named["dual"] = self.book[self.job.serving[self.plan.graph.output]]
+        return Bound(self.boxes, tuple(named[name] for name in self.method.last))
+
+    def add(self, step: Step) -> None:
+        """Add a step."""
+        call = step.call(self.env, self.batch)
+        relaxed: Relaxed | None
+        rough: Relaxed | None
+        if step.rule.exact:
+            if self.method.intervals and step.out in self.plan.inner:
+                boxes = [self.ibp[v] for v in step.variables]
+                self.ibp[step.out] = step.rule.interval(call, *boxes)
+            relaxed = rough = step.rule.relax(call)
+        else:
+            for value in dict.fromkeys(step.variables):
+                if value not in self.boxes:
+                    self._read(value)
+            relaxed, rough = self._relax(step, call)
+        self._extend(step, relaxed, rough)
+        if self.record is not None:
+            columns = sum(sums.columns(step.out) for sums in self.book.values())
+            self.record.push(step.out, columns)
+            self.record.note(step, self.network[step.out])
+
+    def _relax(self, step: Step, call: Call) -> tuple[Relaxed | None, Relaxed | None]:
+        """Return a nonlinear op's relaxation and the one that keeps its interval alone."""
+        boxes = [self.boxes[v] for v in step.variables]
+        relaxed: Relaxed | None = None
+        rough: Relaxed | None = None
+        if self.method.intervals:
+            self.ibp[step.out] = step.rule.interval(call, *boxes)
+            rough = Planes.flat(self.ibp[step.out])
+        if self.book:
+            slopes, at = self.slopes.get(step.out), None
+            if self.job.options.free and slopes is None:
+                nominal = (self.network[v].reference for v in step.variables)
+                at = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
+            relaxed = step.rule.relax(call, *boxes, slopes=slopes, at=at)
+        return relaxed, rough
+
+    def _extend(self, step: Step, relaxed: Relaxed | None, rough: Relaxed | None) -> None:
+        """Add a layer to each network."""
+        moving = set(step.variables)
+        constants = {v: self.env[v] for v in step.node.inputs if v not in moving}
+        read = () if step.rule.exact else step.variables
+        boxes = tuple(self.boxes[v] for v in read)
+        origins = tuple(self.origins[v] for v in read)
+
+        def layer(network: Relaxation, relaxed: Relaxed) -> Layer:
+            inputs = network.inputs(step.variables)
+            return Layer(step, self.batch, constants, inputs, boxes, origins, relaxed)
+
+        if self.book and relaxed is not None:
+            made = layer(self.network, relaxed)
+            network = self.network.extended(made)
+            for sums in self.book.values():
+                sums.extend(network, made)
+        if "ibp" in self.method.last and rough is not None:
+            made = layer(self.rough.network, rough)
+            self.rough.extend(self.rough.network.extended(made), made)
+
+    def _read(self, value: Value) -> None:
+        """Find the interval of a value that a nonlinear op reads."""
+        if value in self.ibp:
+            box, origin = widen(self.ibp[value], self.job.options.select), "ibp"
+        else:
+            box, origin = nothing_known(self.network[value].reference), "nothing"
+        self.ibp[value] = box
+        if value == self.plan.graph.perturbed:
+            origin = "input"
+        elif self.job.serving[value] != "ibp":
+            box, origin = self._tightened(value, box), self.method.origin
+        if value in self.given:
+            box, origin = box.intersect(self.given[value]), f"{origin}&given"
+        self.ibp[value] = self.boxes[value] = box
+        self.origins[value] = origin
+
+    def _tightened(self, value: Value, box: Interval) -> Interval:
+        """Give rows to the entries of a value whose op is not yet exact on its interval."""
+        serving, record = self.job.serving[value], self.record
+        if self.job.options.select:
+            units = Units.where(value, self._open(value))
+        else:
+            units = Units.everywhere(value, self.batch, box.lower.device)
+        if record is not None:
+            record.how[value] = str(serving)
+            record.ask(value, len(units))
+            if len(units) > 0 and serving == "backward":
+                record.costs[value] = row_cost(self.network, units)
+        return box if len(units) == 0 else tighten(self.book[serving], box, units)
+
+    @torch.no_grad()
+    def _open(self, value: Value) -> Tensor:
+        """Return where a tighter interval can make a tighter dual layer, [N, numel]."""
+        box = self.ibp[value]
+        loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)
+        for step in self.plan.bounded[value]:
+            if all(v in self.ibp for v in step.variables):
+                call = step.call(self.env, self.batch)
+                found = step.rule.open(call, *(self.ibp[v] for v in step.variables))
+                loose = loose | found[step.variables.index(value)]
+            else:
+                loose = loose | (box.lower != box.upper)
+        return value.per_example(loose, self.batch).flatten(1)
+
+    def _book(self, network: Relaxation, setting: Setting) -> dict[Serving, Sums]:
+        """Return what finds the sums, by how values are served."""
+        served: dict[Serving, list[Value]] = {}
+        for value in (*self.plan.bounded, self.plan.graph.output):
+            serving = self.job.serving[value]
+            if serving != "ibp":
+                served.setdefault(serving, []).append(value)
+        book: dict[Serving, Sums] = {}
+        for serving, targets in served.items():
+            own = serving == self.job.options.estimator
+            shared = setting.shared if own else None
+            seed = setting.seed if own else setting.seed + len(book)
+            given = replace(setting, targets=tuple(targets), seed=seed, shared=shared)
+            book[serving] = served_by(serving).start(network, given)
+        return book
+
+
+def served_by(serving: Serving) -> Estimator:
+    """Return the estimator that a word for an order stands for."""
+    if isinstance(serving, Estimator):
+        return serving
+    return Forward() if serving == "forward" else Exact()

@@ -1,0 +1,147 @@
+"""The bound as one straight line of tensor operations: to print, differentiate, compile, export.
+
+Control flow of the bound depends on the plan and on shapes alone where nothing is selected, so
+that one trace holds for all inputs of these shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from autodual.bound.module import BoundModule
+from autodual.errors import InputError
+from autodual.front.ir import Parameter, Value
+from autodual.threat import Ball, L2Ball, ThreatModel
+
+Line = Callable[..., Tensor]
+
+
+def trace(
+    bound: BoundModule, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor]
+) -> fx.GraphModule:
+    """Return C ↦ lower bounds [N, S] as a function of all tensors that it reads.
+
+    Args:
+        bound: a bound that selects nothing.
+        names: the values that the first tensors are, all that the graph is given.
+        threat: the kind of ball, and whether it has a domain.
+        tensors: those values, ε [N], the domain's ends where there is one, C [N or 1, S, K].
+    """
+    assert not bound.options.select
+
+    def line(*given: Tensor) -> Tensor:
+        values, (eps, *ends, spec) = given[: len(names)], given[len(names) :]
+        around = copy.copy(threat)
+        around.eps = eps
+        around.domain = (ends[0], ends[1]) if ends else None
+        return bound.lower(dict(zip(names, values, strict=True)), around, spec)
+
+    with torch.no_grad():
+        return make_fx(line)(*tensors)
+
+
+def inputs_of(threat: ThreatModel, x: Tensor) -> list[Tensor]:
+    """Return ε [N] and the domain's ends.
+
+    Raises:
+        InputError: the set is no ball that a straight line serves.
+    """
+    if not isinstance(threat, Ball) or (
+        threat.weights(x) is None and not isinstance(threat, L2Ball)
+    ):
+        raise InputError(
+            f"a straight line serves LinfBall and L2Ball, not {threat}; leave compile= or emit out"
+        )
+    eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(len(x))
+    return [eps, *([] if threat.domain is None else threat.domain_of(x))]
+
+
+class CompiledBound:
+    """Compiles ``bound.lower`` once for each shape of its inputs; takes seconds each time.
+
+    Args:
+        bound: a bound that selects nothing.
+    """
+
+    def __init__(self, bound: BoundModule) -> None:
+        self.bound = bound
+        self._compiled: dict[Any, Line] = {}
+
+    def lower(self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
+        """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
+        x = env[self.bound.plan.graph.perturbed]
+        tensors = [*env.values(), *inputs_of(threat, x), spec]
+        assert isinstance(threat, Ball)
+        bounded = threat.domain is not None
+        key = (type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
+        if key not in self._compiled:
+            line = trace(self.bound, list(env), threat, tensors)
+            self._compiled[key] = torch.compile(line, dynamic=False)
+        return self._compiled[key](*tensors)
+
+
+def emit(
+    bound: BoundModule,
+    model: nn.Module,
+    env: Mapping[Value, Tensor],
+    threat: ThreatModel,
+    spec: Tensor,
+) -> fx.GraphModule:
+    """Return the module (inputs…, ε, C) → lower bounds [N, S], over the model's own parameters.
+
+    Args:
+        bound: a bound that selects nothing.
+        model: whose parameters become attributes of the result, under their own names.
+        env: all that the graph is given, for the shapes that the module is for.
+        threat: an ℓ∞ or ℓ2 ball; its domain is written into the module.
+        spec: C [N or 1, S, K], for its shape.
+    """
+    x = env[bound.plan.graph.perturbed]
+    eps, *ends = inputs_of(threat, x)
+    assert isinstance(threat, Ball)
+    line = trace(bound, list(env), threat, [*env.values(), eps, *ends, spec])
+    graph, constants = line.graph, bound.plan.graph.constants
+    root = _Holder(model)
+    values: list[Value | str] = [*env, "eps", *(["low", "high"] if ends else []), "C"]
+    held: dict[str, Tensor] = dict(zip(("low", "high"), ends, strict=False))
+    for node, value in zip(graph.find_nodes(op="placeholder"), values, strict=True):
+        constant = constants.get(value) if isinstance(value, Value) else None
+        name = value.name if isinstance(value, Value) else value
+        if constant is None and name not in held:
+            node.target = name
+            continue
+        if isinstance(constant, Parameter):
+            target = constant.name
+        else:
+            tensor = held[name] if constant is None else constant.tensor
+            target = root.hold(f"constant_{name}", tensor)
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.create_node("get_attr", target))
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return fx.GraphModule(root, graph, "Bound")
+
+
+class _Holder(nn.Module):
+    """Gives a graph module the model's parameters, by their names, and constants beside them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_model"] = model
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__.get("_buffers", {})
+        return own[name] if name in own else getattr(self.__dict__["_model"], name)
+
+    def hold(self, name: str, tensor: Tensor) -> str:
+        """Keep a constant under a name of its own, and return that."""
+        clean = name.replace(".", "_")
+        self.register_buffer(clean, tensor, persistent=False)
+        return clean

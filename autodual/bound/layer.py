@@ -1,0 +1,251 @@
+"""One value of a relaxed network, and the dual layer that stands for the op that computes it.
+
+Every bound is evaluated about reference values z⁰ of the network. At the input z⁰ is the set's
+center; an affine op maps it exactly; elsewhere it is the middle of the values that the relaxation
+allows there. Then J = −σ_B(ν₁) − Σ h telescopes to
+
+    J = C z⁰ − deviation_B(ν₁) − Σⱼ rⱼ|νⱼ|,
+
+where the sum runs over the outputs of nonlinear ops and rⱼ is how far the values that the
+relaxation allows at z⁰ lie from their middle. Biases and x enter through the one forward pass for
+z⁰; only |ν| needs the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from autodual.bound.plan import Step, centered
+from autodual.duals import Affine, Call, Exact, Planes, Product, Relaxed
+from autodual.front.ir import Value
+from autodual.interval import Interval
+from autodual.threat import ThreatModel
+
+Change = Callable[[Value, Tensor], Tensor]
+"""(the value whose layout a tensor has, the tensor) → what takes its place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """The perturbed input: x [N, *] and the set around it; ``grad`` is as for ``Layer``."""
+
+    value: Value
+    x: Tensor
+    threat: ThreatModel
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """z⁰, the set's center."""
+        with torch.set_grad_enabled(self.grad):
+            return self.threat.center(self.x)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """The radius [N or 1, *] of a set that is a box."""
+        with torch.set_grad_enabled(self.grad):
+            return self.threat.weights(self.x)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What rows read at the input."""
+        weights = [] if self.weights is None else [self.weights]
+        return [self.x, *weights, *self.threat.tensors()]
+
+    def replace(self, others: Mapping[int, Tensor]) -> Entry:
+        """Return the entry with tensors replaced, by their identity."""
+        twin = Entry(self.value, others.get(id(self.x), self.x), self.threat.replace(others))
+        weights = self.weights
+        found = None if weights is None else others.get(id(weights), weights)
+        twin.__dict__.update(reference=self.reference, weights=found)
+        return twin
+
+    def select(self, index: Tensor) -> Entry:
+        """Return the entry of the examples at ``index``."""
+        return Entry(self.value, self.x[index], self.threat.select(self.x, index))
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """An affine op and its constants: what rows are pulled back and columns pushed through.
+
+    Attributes:
+        step: the op; its rule is ``Affine``.
+        constants: what it reads beside its variables, in the model's layout.
+        batch: the number of examples.
+    """
+
+    step: Step
+    constants: Mapping[Value, Tensor]
+    batch: int
+
+    @property
+    def rule(self) -> Affine:
+        """The op's rule."""
+        assert isinstance(self.step.rule, Affine)
+        return self.step.rule
+
+    @cached_property
+    def alone(self) -> Call:
+        """The op for a single example; only where no constant differs from example to example."""
+        return self.step.call(self.constants, 1)
+
+    def own(self, value: Value) -> Tensor:
+        """Return a constant that differs from example to example, [N, *size(1)]."""
+        return value.per_example(self.constants[value], self.batch)
+
+    def call(self, own: Mapping[Value, Tensor], batch: int) -> Call:
+        """Return the op for ``batch`` examples whose own constants are [batch, *size(1)]."""
+        laid = {v: v.in_layout(t) for v, t in own.items()}
+        return self.step.call({**self.constants, **laid}, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A dual layer of the relaxed network, with all that it was made of.
+
+    Attributes:
+        step: the node, its rule and its perturbed arguments.
+        batch: the number of examples.
+        constants: what the node reads beside its perturbed arguments, in the model's layout.
+        inputs: the layers of its perturbed arguments.
+        boxes: the interval of each perturbed argument on which the op was relaxed, in the model's
+            layout; none for affine ops.
+        origins: where each of these came from: ``"input"``, ``"ibp"``, ``"dual"``, ``"ibp&dual"``,
+            and ``"given"`` where one from outside was intersected.
+        relaxed: the op itself, two planes, or a product about its center, in the model's layout.
+        grad: whether gradients were wanted where the layer was made; what is found later, wherever
+            that is, has them then.
+    """
+
+    step: Step
+    batch: int
+    constants: Mapping[Value, Tensor]
+    inputs: tuple[Layer | Entry, ...]
+    boxes: tuple[Interval, ...]
+    origins: tuple[str, ...]
+    relaxed: Relaxed
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+
+    @property
+    def value(self) -> Value:
+        """The value it computes."""
+        return self.step.out
+
+    @cached_property
+    def about(self) -> tuple[Tensor, Tensor | None]:
+        """z⁰ and r in the model's layout; found when first asked for."""
+        references = () if self.stops else tuple(layer.reference for layer in self.inputs)
+        with torch.set_grad_enabled(self.grad):
+            return self.relaxed.about(*references)
+
+    @property
+    def reference(self) -> Tensor:
+        """z⁰, in the model's layout."""
+        return self.about[0]
+
+    @cached_property
+    def radius(self) -> Tensor | None:
+        """R [N, *size(1)], or None for an affine op."""
+        if self.step.rule.exact:
+            return None
+        radius = self.about[1]
+        with torch.set_grad_enabled(self.grad):
+            return None if radius is None else self.value.per_example(radius, self.batch)
+
+    @property
+    def stops(self) -> bool:
+        """Whether rows stop here: only an interval is kept."""
+        return isinstance(self.relaxed, Planes) and self.relaxed.are_flat
+
+    @cached_property
+    def planes(self) -> Planes | None:
+        """The planes per example, [N, *size(1)], where the op is enclosed by two."""
+        if not isinstance(self.relaxed, Planes):
+            return None
+        with torch.set_grad_enabled(self.grad):
+            return self.relaxed.map(lambda t: self.value.per_example(t, self.batch))
+
+    @cached_property
+    def sides(self) -> tuple[Side, ...]:
+        """The affine ops it is made of: itself, or a product as a function of each argument."""
+        constants = dict(self.constants)
+        if isinstance(self.relaxed, Product):
+            constants |= zip(map(centered, self.step.variables), self.relaxed.centers, strict=True)
+        return tuple(Side(step, constants, self.batch) for step in self.step.sides)
+
+    @cached_property
+    def undefined(self) -> Tensor | None:
+        """The examples [N] for which a partial op says nothing about some entry."""
+        if not self.step.rule.partial or not isinstance(self.relaxed, Planes):
+            return None
+        low, high = self.relaxed.lower_intercept, self.relaxed.upper_intercept
+        nothing = low.isneginf() & high.isposinf()
+        return self.value.per_example(nothing, self.batch).flatten(1).any(1)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What rows read on their way through."""
+        found = [] if self.radius is None else [self.radius]
+        if self.planes is not None:
+            return [*found, *self.planes.lower_slopes, *self.planes.upper_slopes]
+        for side in self.sides:
+            known = set(side.step.variables)
+            found += [side.constants[v] for v in side.step.node.inputs if v not in known]
+        return found
+
+    def replace(self, others: Mapping[int, Tensor], inputs: tuple[Layer | Entry, ...]) -> Layer:
+        """Return the layer as rows read it, with tensors replaced by their identity."""
+
+        def swap(tensor: Tensor) -> Tensor:
+            return others.get(id(tensor), tensor)
+
+        twin = replace(self, inputs=inputs)
+        radius = None if self.radius is None else swap(self.radius)
+        planes = None if self.planes is None else self.planes.map(swap)
+        sides = tuple(
+            replace(side, constants={v: swap(t) for v, t in side.constants.items()})
+            for side in (self.sides if planes is None else ())
+        )
+        twin.__dict__.update(radius=radius, planes=planes, sides=sides)
+        return twin
+
+    def map(self, f: Change, batch: int, inputs: tuple[Layer | Entry, ...]) -> Layer:
+        """Return the layer with every tensor changed, for ``batch`` examples."""
+        constants = {v: f(v, t) for v, t in self.constants.items()}
+        boxes = tuple(
+            box.map(lambda end, v=v: f(v, end))  # type: ignore[misc]
+            for v, box in zip(self.step.variables, self.boxes, strict=bool(self.boxes))
+        )
+        relaxed: Relaxed
+        if isinstance(self.relaxed, Planes):
+            relaxed = self.relaxed.map(lambda t: f(self.value, t))
+        elif isinstance(self.relaxed, Product):
+            pairs = zip(self.step.variables, self.relaxed.centers, strict=True)
+            x, y = (f(v, center) for v, center in pairs)
+            call, rest = self.step.call(constants, batch), f(self.value, self.relaxed.rest)
+            relaxed = replace(self.relaxed, call=call, centers=(x, y), rest=rest)
+        else:
+            relaxed = Exact(self.step.call(constants, batch), self.relaxed.transpose)
+        return Layer(self.step, batch, constants, inputs, boxes, self.origins, relaxed)
+
+
+def example_layout(batch: int, index: Tensor) -> Change:
+    """Return what picks the examples at ``index`` of a batch from a tensor of any layout."""
+
+    def pick(value: Value, tensor: Tensor) -> Tensor:
+        if value.batch_dim is None:
+            return tensor
+        return value.in_layout(value.per_example(tensor, batch)[index])
+
+    return pick
+
+
+def nothing_known(like: Tensor) -> Interval:
+    """Return the interval that says nothing."""
+    return Interval(torch.full_like(like, -torch.inf), torch.full_like(like, torch.inf))

@@ -1,0 +1,37 @@
+"""All that ``certify`` is told, as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+from autodual.bound.estimators import Estimator, Exact
+from autodual.bound.plan import METHODS, Method
+from autodual.duals.given import Rules, read_rules
+from autodual.front.capture import Output
+
+Serving = str | Estimator
+"""How a node is bounded: "ibp", "backward", "forward", or an estimator."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is bounded; see ``certify`` for what each says."""
+
+    method: Method = METHODS["ibp&dual"]
+    perturb: int | str = 0
+    output: Output = None
+    rules: Rules = field(default_factory=lambda: read_rules(None))
+    intervals: bool = False
+    estimator: Estimator = field(default_factory=Exact)
+    memory: int | None = None
+    choose: Mapping[str, Serving] = field(default_factory=dict)
+    select: bool = True
+    compile: bool = False
+    free: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """What tells plans of one graph apart."""
+        shared = self.method.name, self.rules, self.intervals, self.estimator, self.memory
+        return (*shared, tuple(self.choose.items()), self.select, self.free)

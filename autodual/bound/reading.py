@@ -1,0 +1,95 @@
+"""How bounds on the values of a relaxed network are read off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from autodual.bound.estimators import Sums
+from autodual.bound.layer import nothing_known
+from autodual.bound.relaxation import Relaxation
+from autodual.bound.rows import Specs, Units
+from autodual.front.ir import Value
+from autodual.interval import Interval
+from autodual.threat.base import inner
+
+
+def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
+    """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *]."""
+    network = sums.network
+    rows = {v: c.reshape(*c.shape[:2], *v.size(1)) for v, c in specs.items()}
+    nominal = sum(inner(c, network.nominal(v)) for v, c in rows.items())
+    seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
+    fall = sums.deviations(seeds, both=False)
+    bound: Tensor = nominal - fall[0].unflatten(0, (network.batch, -1))
+    overflow = bound.isnan() | bound.isposinf()  # nothing is known
+    return bound.masked_fill(overflow, -torch.inf)
+
+
+def interval(sums: Sums, units: Units) -> Interval:
+    """Return bounds [R] on the entries that ``units`` lists."""
+    z = sums.network.nominal(units.value).flatten(1)[units.owner, units.unit]
+    ends = sums.deviations(units, both=True)
+    return Interval(z - ends[0], z + ends[-1])
+
+
+def tighten(sums: Sums, box: Interval, units: Units) -> Interval:
+    """Intersect ``box``, in its value's layout, with bounds of the network's own at ``units``."""
+    value, batch = units.value, sums.network.batch
+    index = units.owner * value.numel + units.unit
+    flat = box.map(lambda end: value.per_example(end, batch).flatten())
+    best = flat.map(lambda end: end[index]).intersect(widen(interval(sums, units), look=False))
+
+    def put(end: Tensor, new: Tensor) -> Tensor:
+        examples = end.index_copy(0, index, new).reshape(batch, *value.size(1))
+        return value.in_layout(examples)
+
+    return Interval(put(flat.lower, best.lower), put(flat.upper, best.upper))
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The relaxed networks of a batch, and what finds sums over their rows.
+
+    Attributes:
+        boxes: the interval of each value that a nonlinear op reads, in the model's layout.
+        sums: a relaxed network each; a bound is the best that any of them gives.
+    """
+
+    boxes: Mapping[Value, Interval]
+    sums: tuple[Sums, ...]
+
+    @property
+    def networks(self) -> tuple[Relaxation, ...]:
+        """The relaxed networks."""
+        return tuple(sums.network for sums in self.sums)
+
+    def lower(self, specs: Mapping[Value, Tensor]) -> Tensor:
+        """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *].
+
+        The k-th rows of all values belong together: their bound is one on the sum of C·z.
+        """
+        return reduce(torch.maximum, (lower(sums, specs) for sums in self.sums))
+
+    def interval(self, target: Value) -> Interval:
+        """Return bounds on every entry of ``target``, in the model's layout."""
+        network = self.networks[0]
+        units = Units.everywhere(target, network.batch, network.x.device)
+        box = nothing_known(network[target].reference)
+        for sums in self.sums:
+            box = tighten(sums, box, units)
+        return box
+
+
+def widen(box: Interval, look: bool) -> Interval:
+    """Read the traces of an overflow as unbounded: NaN, a lower end of ∞, an upper end of −∞."""
+    if look and box.lower.device.type == "cpu":
+        total = box.lower.detach().sum() + box.upper.detach().sum()
+        if total.isfinite():  # any trace would show in the sum; to look is cheaper than to write
+            return box
+    low, high = box.lower.isnan() | box.lower.isposinf(), box.upper.isnan() | box.upper.isneginf()
+    return Interval(box.lower.masked_fill(low, -torch.inf), box.upper.masked_fill(high, torch.inf))

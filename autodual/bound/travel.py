@@ -1,0 +1,99 @@
+"""Rows travel back through a relaxed network, from the values where they start to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from autodual.bound.layer import Entry, Layer
+from autodual.bound.plan import Form, RowCost, Step
+from autodual.bound.relaxation import Relaxation
+from autodual.bound.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
+from autodual.front.ir import Value
+
+Observer = Callable[[Step, Rows], None]
+"""Told of the rows that a step has pulled back."""
+
+
+def deviations(
+    network: Relaxation, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None
+) -> Tensor:
+    """Return how far each row's C·z can fall below C·z⁰, and if ``both``, rise above, [E, R].
+
+    E is 1 if ``both`` is not asked for or the two are equal.
+    """
+    rows = seeds.rows(network.x)
+    fall = _fall(network, {v: -r for v, r in rows.items()}, memo, observe)
+    if not both or network.symmetric(seeds.values):
+        return fall.unsqueeze(0)
+    return torch.stack([fall, _fall(network, rows, memo, observe)])
+
+
+def _fall(
+    network: Relaxation, starts: Mapping[Value, Rows], memo: Memo, observe: Observer | None = None
+) -> Tensor:
+    """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row, [R]."""
+    nu = dict(starts)
+    first = next(iter(starts.values()))
+    total = torch.zeros(len(first), dtype=network.x.dtype, device=network.x.device)
+    for layer in network.path(starts):
+        out = nu.pop(layer.value, None)
+        if out is None:
+            continue
+        if layer.radius is not None:
+            total = total + out.weigh(layer.radius, memo)
+        for value, pulled in zip(layer.step.variables, _pull(layer, out, memo), strict=False):
+            nu[value] = add(nu[value], pulled) if value in nu else pulled
+            if observe is not None:
+                observe(layer.step, pulled)
+    entry = nu.get(network.entry.value)
+    return total if entry is None else total + _at_entry(network.entry, entry, memo)
+
+
+def _pull(layer: Layer, rows: Rows, memo: Memo) -> list[Rows]:
+    """Return ν_in for each perturbed argument; nothing where rows stop."""
+    if layer.planes is not None:
+        return [] if layer.stops else list(rows.pull_lines(layer.planes, memo))
+    return [p for side in layer.sides for p in pull_affine(rows, side, memo)]
+
+
+def _at_entry(entry: Entry, rows: Rows, memo: Memo) -> Tensor:
+    """Return deviation_B(ν₁)."""
+    if entry.weights is not None:
+        return rows.weigh(entry.weights, memo)
+    nu = to_dense(rows).full().reshape(len(rows), 1, *entry.x.shape[1:])
+    around = entry.threat.select(entry.x, rows.owner)
+    return around.deviation(entry.x[rows.owner], nu).squeeze(1)
+
+
+def row_cost(network: Relaxation, seeds: Seeds) -> RowCost:
+    """Return what one more row costs on its way; the plan remembers it."""
+    stops = any(layer.stops for layer in network.layers.values())
+    key, costs = (type(seeds), seeds.values, stops), network.plan.row_costs
+    if key not in costs:
+        last = torch.tensor([0, -1], device=network.x.device)
+        one, two = _forms(network, seeds.take(last[1:])), _forms(network, seeds.take(last))
+        more = [replace(b, flops=b.flops - a.flops) for a, b in zip(one, two, strict=True)]
+        costs[key] = RowCost(tuple(more), network.x.element_size())
+    return costs[key]
+
+
+@torch.no_grad()
+def _forms(network: Relaxation, seeds: Seeds) -> list[Form]:
+    """Send rows on their way and note their forms, and what these cost all rows together."""
+    memo, forms, before = Memo(False, 0), list[Form](), 0
+
+    def observe(step: Step, rows: Rows) -> None:
+        nonlocal before
+        flops = counter.get_total_flops()
+        forms.append(Form(step.out, type(rows).__name__.lower(), rows.width, flops - before))
+        before = flops
+
+    _fall(network, seeds.rows(network.x), memo)  # fills the memo
+    with FlopCounterMode(display=False) as counter:
+        _fall(network, seeds.rows(network.x), memo, observe)
+    return forms
