@@ -124,9 +124,10 @@ def emit(
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.create_node("get_attr", target))
         graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph.lint()
-    return fx.GraphModule(root, graph, "Bound")
+    module = fx.GraphModule(root, graph, "Bound")
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 class _Holder(nn.Module):
