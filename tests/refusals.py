@@ -77,9 +77,9 @@ class Distances(Head):
         return self.fc(torch.cdist(x.unsqueeze(1), self.points).squeeze(1))
 
 
-class Chosen(Head):
+class Counted(Head):
     def forward(self, x):
-        return self.fc(torch.where(x > 0.5, x.exp(), x))
+        return self.fc(x) * (x > 0.5).sum(1, keepdim=True)
 
 
 def scripted():
@@ -109,8 +109,8 @@ REFUSALS = {
     "a class number as the output": Refusal(
         Predicted, errors.UnsupportedOpError, LINE, "gives torch.int64", "return the logits"
     ),
-    "a choice by a condition on values": Refusal(
-        Chosen, errors.UnsupportedOpError, LINE, "gives torch.bool", "truth values.*jump"
+    "a count of conditions on values": Refusal(
+        Counted, errors.UnsupportedOpError, LINE, "gives torch.bool", "truth values.*jump"
     ),
     "autocast": Refusal(Autocast, errors.CaptureError, LINE, "another dtype", "leave autocast out"),
     "complex numbers": Refusal(

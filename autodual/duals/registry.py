@@ -17,6 +17,7 @@ from autodual.duals import (
     pool,
     relu,
     shape,
+    steps,
 )
 from autodual.duals.base import DualLayer, Either
 
@@ -31,6 +32,7 @@ REGISTRY: Registry = {
     **norm.TABLE,
     **relu.TABLE,
     **clamps.TABLE,
+    **steps.TABLE,
     **maximum.TABLE,
     **activations.TABLE,
     **functions.TABLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from autodual.front.ir import Graph, check
 from autodual.front.passes.attention import attend
 from autodual.front.passes.batch_norm import nominal_batch_norm
+from autodual.front.passes.conditions import decide
 from autodual.front.passes.constants import fill_by_shape
 from autodual.front.passes.dead_code import remove_dead_code
 from autodual.front.passes.flattened import unflatten_linear
@@ -26,6 +27,8 @@ PIPELINE = (
     nominal_batch_norm,
     stop_gradients,
     remove_identities,
+    decide,
+    remove_dead_code,
     spell_out,
     attend,
     normalize,
