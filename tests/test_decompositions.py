@@ -97,6 +97,12 @@ MODELS = {
         ),
         (4,),
     ),
+    "norms": (
+        lambda z: torch.cat(
+            [z.norm(p=p, dim=1, keepdim=True) for p in (1.5, 3.0, torch.inf, -torch.inf)], 1
+        ),
+        (4,),
+    ),
     "attention": (lambda z: attend(z, 2 * z, z.relu()), (3, 2)),
     "attention, causal": (lambda z: attend(z, z, z, is_causal=True, scale=0.3), (3, 2)),
     "attention, masked": (
@@ -142,7 +148,10 @@ MODELS = {
     ),
     "masked writes": (lambda z: write(z.clone()).masked_fill(z < -1, 3.0), (4,)),
     "product with a comparison": (lambda z: (z > 0) * z + z.double() * (z.relu() <= 1), (4,)),
-    "resampling": (lambda z: F.grid_sample(z, GRID.expand(z.size(0), 2, 2, 2).to(z), align_corners=False), (1, 2, 3)),
+    "resampling": (
+        lambda z: F.grid_sample(z, GRID.expand(z.size(0), 2, 2, 2).to(z), align_corners=False),
+        (1, 2, 3),
+    ),
     "gather": (lambda z: z.gather(1, torch.tensor([[2, 0]]).expand(z.size(0), 2)), (3,)),
     "index": (lambda z: z[:, [2, 0, 2]] + z[..., torch.tensor([0, 1, 1])], (3, 3)),
     "interpolate": (

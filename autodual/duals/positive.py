@@ -1,7 +1,7 @@
-"""Roots, reciprocals and logarithms of numbers known to be no less than some least one.
+"""Roots, reciprocals and logarithms of numbers that are never below some least one.
 
-Sums of squares are never negative, whatever their bound says: f(max(z, least)) is f(z), and has
-a bound on every box. Below ``least`` it is level; that is a kink.
+``passes/positive.py`` writes them. Below the least number f(max(z, least)) is level; it bends
+there.
 """
 
 from __future__ import annotations
@@ -13,32 +13,24 @@ from torch import Tensor
 
 from autodual.duals.base import Call
 from autodual.duals.curves import Curve, by_curve
-from autodual.duals.elementwise import Elementwise
 
-FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "sqrt": (torch.sqrt, lambda z: torch.rsqrt(z) / 2),
-    "rsqrt": (torch.rsqrt, lambda z: -torch.rsqrt(z) / (2 * z)),
-    "reciprocal": (torch.reciprocal, lambda z: -(z**-2)),
-    "log": (torch.log, torch.reciprocal),
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sqrt": lambda z: torch.rsqrt(z) / 2,
+    "rsqrt": lambda z: -torch.rsqrt(z) / (2 * z),
+    "reciprocal": lambda z: -(z**-2),
+    "log": torch.reciprocal,
 }
-"""Monotone functions, and their derivatives."""
-
-
-def above(input: Tensor, name: str, least: float) -> Tensor:
-    """Return f(max(z, least)) for the function of a name."""
-    return FUNCTIONS[name][0](input.clamp(min=least))
 
 
 def _curve(call: Call) -> Curve:
-    slope, least = FUNCTIONS[call["name"]][1], float(call["least"])
+    derivative, least = DERIVATIVES[call["name"]], float(call["least"])
 
-    def derivative(z: Tensor) -> Tensor:
+    def bent(z: Tensor) -> Tensor:
         inside = z > least
-        return torch.where(inside, slope(torch.where(inside, z, least + 1.0)), 0.0)
+        slope = derivative(torch.where(inside, z, least + 1.0))
+        return torch.where(inside, slope, torch.zeros_like(slope))
 
-    return Curve(derivative, (least,))
+    return Curve(bent, (least,))
 
 
-ABOVE: Elementwise = by_curve(_curve, argument="input")
-
-TABLE = {"autodual.above": ABOVE}
+TABLE = {"autodual.above": by_curve(_curve, argument="input")}

@@ -15,6 +15,7 @@ from autodual.duals import (
     maximum,
     norm,
     pool,
+    positive,
     relu,
     shape,
     steps,
@@ -36,5 +37,6 @@ REGISTRY: Registry = {
     **maximum.TABLE,
     **activations.TABLE,
     **functions.TABLE,
+    **positive.TABLE,
     **intervals.TABLE,
 }
