@@ -69,7 +69,7 @@ class Autocast(Head):
 
 class Spectrum(Head):
     def forward(self, x):
-        return self.fc(torch.fft.rfft(x, n=4).abs())
+        return self.fc(torch.fft.rfft(x, n=4).angle())
 
 
 class Distances(Head):

@@ -152,6 +152,19 @@ MODELS = {
         lambda z: F.grid_sample(z, GRID.expand(z.size(0), 2, 2, 2).to(z), align_corners=False),
         (1, 2, 3),
     ),
+    "Fourier, filtered": (
+        lambda z: torch.fft.irfft(torch.fft.rfft(z) * torch.tensor([1.0, 0.5j, 2 - 1j]), n=5),
+        (5,),
+    ),
+    "Fourier, images": (
+        lambda z: torch.fft.fft2(z, norm="ortho").real + torch.fft.ifft2(z).imag,
+        (2, 3, 4),
+    ),
+    "Fourier, real images": (
+        lambda z: torch.fft.irfft2(torch.fft.rfft2(z, norm="forward").roll(1, 1).conj(), s=(3, 4)),
+        (2, 3, 4),
+    ),
+    "power spectrum": (lambda z: torch.fft.rfft(z, n=6).abs(), (5,)),
     "gather": (lambda z: z.gather(1, torch.tensor([[2, 0]]).expand(z.size(0), 2)), (3,)),
     "index": (lambda z: z[:, [2, 0, 2]] + z[..., torch.tensor([0, 1, 1])], (3, 3)),
     "interpolate": (

@@ -9,6 +9,7 @@ from autodual.front.passes.conditions import decide
 from autodual.front.passes.constants import fill_by_shape
 from autodual.front.passes.dead_code import remove_dead_code
 from autodual.front.passes.flattened import unflatten_linear
+from autodual.front.passes.fourier import pair_complex
 from autodual.front.passes.identities import remove_identities
 from autodual.front.passes.max_pool import slice_max_pools
 from autodual.front.passes.normalization import normalize
@@ -27,6 +28,7 @@ PIPELINE = (
     unflatten_linear,
     nominal_batch_norm,
     stop_gradients,
+    pair_complex,
     remove_identities,
     decide,
     remove_dead_code,
