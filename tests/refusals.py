@@ -69,12 +69,12 @@ class Autocast(Head):
 
 class Spectrum(Head):
     def forward(self, x):
-        return self.fc(torch.fft.rfft(x, n=4).abs())
+        return self.fc(torch.fft.rfft(x, n=4).angle())
 
 
-class Chosen(Head):
+class Counted(Head):
     def forward(self, x):
-        return self.fc(torch.where(x > 0.5, x.exp(), x))
+        return self.fc(x) * (x > 0.5).sum(1, keepdim=True)
 
 
 def scripted():
@@ -104,8 +104,8 @@ REFUSALS = {
     "a class number as the output": Refusal(
         Predicted, errors.UnsupportedOpError, LINE, "gives torch.int64", "return the logits"
     ),
-    "a choice by a condition on values": Refusal(
-        Chosen, errors.UnsupportedOpError, LINE, "gives torch.bool", "truth values.*jump"
+    "a count of conditions on values": Refusal(
+        Counted, errors.UnsupportedOpError, LINE, "gives torch.bool", "truth values.*jump"
     ),
     "autocast": Refusal(Autocast, errors.CaptureError, LINE, "another dtype", "leave autocast out"),
     "complex numbers": Refusal(

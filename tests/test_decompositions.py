@@ -40,6 +40,14 @@ def attend(q, k, v, **options):
     return F.scaled_dot_product_attention(q, k, v, **options)
 
 
+def write(z):
+    z[z > 0.5] = -1.0
+    return z
+
+
+GRID = torch.tensor([[[0.1, -0.4], [0.9, 0.2]], [[-0.7, 1.3], [0.0, 0.0]]])
+
+
 def own(module, z):
     return module(z)
 
@@ -89,6 +97,12 @@ MODELS = {
         ),
         (4,),
     ),
+    "norms": (
+        lambda z: torch.cat(
+            [z.norm(p=p, dim=1, keepdim=True) for p in (1.5, 3.0, torch.inf, -torch.inf)], 1
+        ),
+        (4,),
+    ),
     "attention": (lambda z: attend(z, 2 * z, z.relu()), (3, 2)),
     "attention, causal": (lambda z: attend(z, z, z, is_causal=True, scale=0.3), (3, 2)),
     "attention, masked": (
@@ -114,6 +128,43 @@ MODELS = {
     ),
     "GRU": (first, (3, 2), nn.GRU(2, 2, num_layers=2, batch_first=True)),
     "RNN": (first, (3, 2), nn.RNN(2, 2, bidirectional=True, batch_first=True)),
+    "where on a comparison": (lambda z: torch.where(z > 0.2, 2 * z - 1, 0.1 * z), (4,)),
+    "where on constants": (
+        lambda z: torch.where(torch.arange(4.0) >= z, -z, torch.arange(4.0).to(z) * z),
+        (4,),
+    ),
+    "where on another value": (lambda z: torch.where(z < z.roll(1, -1), z, z * z), (4,)),
+    "where, broadcast": (
+        lambda z: torch.where(z.mean(2, keepdim=True) <= 0.1, z.exp(), z),
+        (2, 2),
+    ),
+    "where, one side constant": (
+        lambda z: torch.where(z > 0.5, torch.ones(()).to(z), z.exp()),
+        (4,),
+    ),
+    "a mask by and, or, not": (
+        lambda z: ((z > -0.5) & ~(z > 1) | (z == 7.0)) * z.exp() + (z != 0).to(z.dtype),
+        (4,),
+    ),
+    "masked writes": (lambda z: write(z.clone()).masked_fill(z < -1, 3.0), (4,)),
+    "product with a comparison": (lambda z: (z > 0) * z + z.double() * (z.relu() <= 1), (4,)),
+    "resampling": (
+        lambda z: F.grid_sample(z, GRID.expand(z.size(0), 2, 2, 2).to(z), align_corners=False),
+        (1, 2, 3),
+    ),
+    "Fourier, filtered": (
+        lambda z: torch.fft.irfft(torch.fft.rfft(z) * torch.tensor([1.0, 0.5j, 2 - 1j]), n=5),
+        (5,),
+    ),
+    "Fourier, images": (
+        lambda z: torch.fft.fft2(z, norm="ortho").real + torch.fft.ifft2(z).imag,
+        (2, 3, 4),
+    ),
+    "Fourier, real images": (
+        lambda z: torch.fft.irfft2(torch.fft.rfft2(z, norm="forward").roll(1, 1).conj(), s=(3, 4)),
+        (2, 3, 4),
+    ),
+    "power spectrum": (lambda z: torch.fft.rfft(z, n=6).abs(), (5,)),
     "gather": (lambda z: z.gather(1, torch.tensor([[2, 0]]).expand(z.size(0), 2)), (3,)),
     "index": (lambda z: z[:, [2, 0, 2]] + z[..., torch.tensor([0, 1, 1])], (3, 3)),
     "interpolate": (

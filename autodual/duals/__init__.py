@@ -7,6 +7,7 @@ from autodual.duals.base import TIGHTNESS, Call, DualLayer, Either
 from autodual.duals.curves import Curve, by_curve, smooth
 from autodual.duals.elementwise import Elementwise
 from autodual.duals.intervals import IntervalRule
+from autodual.duals.piecewise import Pieces, Piecewise, pieces
 from autodual.duals.products import MatrixProduct
 from autodual.duals.registry import REGISTRY, Registry
 from autodual.duals.relaxed import Choice, Exact, Lines, Planes, Product, Relaxed, Sides
@@ -25,11 +26,14 @@ __all__ = [
     "IntervalRule",
     "Lines",
     "MatrixProduct",
+    "Pieces",
+    "Piecewise",
     "Planes",
     "Product",
     "Registry",
     "Relaxed",
     "Sides",
     "by_curve",
+    "pieces",
     "smooth",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from autodual.duals.base import Call, DualLayer, by_endpoints
@@ -52,7 +53,16 @@ class IntervalRule(DualLayer):
 MONOTONE = IntervalRule()
 """Each entry of these is nondecreasing in each entry of z: the ends of a box map to the ends."""
 
+
+def heaviside_interval(call: Call, box: Interval) -> Interval:
+    """Bound the step by its values at the ends and at the jump, where it may lie anywhere."""
+    jump = torch.zeros_like(box.lower).clamp(box.lower, box.upper)
+    values = torch.stack([call(z) for z in (box.lower, jump, box.upper)])
+    return Interval(values.amin(0), values.amax(0))
+
+
 TABLE = {
+    "aten.heaviside.default": IntervalRule(heaviside_interval),
     "aten.round.default": MONOTONE,
     "aten.round.decimals": MONOTONE,
     "aten.floor.default": MONOTONE,

@@ -1,63 +1,260 @@
-"""Functions made of linear pieces: exact intercepts for any slope."""
+"""Functions made of linear pieces, as data: where they bend, and whether they jump there.
+
+f(z) − a·z is piecewise linear too, so its extremes on a box lie at the ends and at the breakpoints
+inside, on both sides of each where f jumps. Two exact lines of any slope a follow, and the exact
+image of the box.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call
+from autodual.duals.base import Call, by_endpoints
+from autodual.duals.elementwise import Elementwise
 from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
+Function = Callable[[Tensor], Tensor]
+Breakpoint = float | Tensor
+NamedBreakpoint = float | str | Callable[[Call], Breakpoint]
 
-def candidates(box: Interval, breakpoints: Sequence[float], jumps: bool = False) -> list[Tensor]:
-    """Return the points where a piecewise linear function minus a line can be extreme on the box.
 
-    A breakpoint outside the box is replaced by the nearer end. Where the function ``jumps`` it
-    takes the values of both pieces: the neighbours of a breakpoint, an ulp away, are added.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A linear piece of f: f(z) = slope·z + intercept for start < z < stop, elementwise."""
+
+    start: Tensor
+    stop: Tensor
+    slope: Tensor
+    intercept: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """The shape of a function f of one entry that is linear between breakpoints.
+
+    Args:
+        breakpoints: in ascending order, numbers or tensors that broadcast to z. Those where f
+            goes straight on do no harm.
+        jumps: whether f may jump there.
     """
-    ends = [box.lower, box.upper]
-    points = [torch.full_like(box.lower, b) for b in breakpoints]
-    if jumps:
-        far = torch.full_like(box.lower, math.inf)
-        points += [torch.nextafter(p, side) for p in points for side in (-far, far)]
-    return ends + [torch.clamp(point, *ends) for point in points]
 
+    breakpoints: tuple[Breakpoint, ...]
+    jumps: bool = False
 
-def enclose(
-    call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[float], jumps: bool = False
-) -> Lines:
-    """Return the tightest two lines with this slope around f on the box.
+    def points(self, like: Tensor) -> list[Tensor]:
+        """Return the breakpoints in the shape of ``like``."""
+        return [
+            b.to(like).expand_as(like) if isinstance(b, Tensor) else torch.full_like(like, b)
+            for b in self.breakpoints
+        ]
 
-    f(z) − a·z is piecewise linear too, so its extremes lie at the ends and the breakpoints.
-    """
-    gaps = torch.stack([call(z) - slope * z for z in candidates(box, breakpoints, jumps)])
-    return Lines.parallel(slope, gaps.amin(0), gaps.amax(0))
+    def beside(self, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return where the piece before each breakpoint ends, and where the next one begins.
 
+        Where f jumps these are the numbers next to the breakpoint.
+        """
+        points = self.points(like)
+        if not self.jumps:
+            return [(p, p) for p in points]
+        far = torch.full_like(like, math.inf)
+        return [
+            (torch.nextafter(p.detach(), -far), torch.nextafter(p.detach(), far)) for p in points
+        ]
 
-def corner_slopes(call: Call, box: Interval, breakpoints: Sequence[float]) -> list[Tensor]:
-    """Return the slopes of the lines through any two corners of f on the box.
+    def vertices(self, box: Interval) -> list[Tensor]:
+        """Return the ends of the pieces, ascending; of those outside a box its nearer end."""
+        inner = itertools.chain(*self.beside(box.lower)) if self.jumps else self.points(box.lower)
+        return [box.lower, *(torch.clamp(p, box.lower, box.upper) for p in inner), box.upper]
 
-    The convex hull of f is made of such lines.
-    """
-    slopes = []
-    for z, w in itertools.combinations(candidates(box, breakpoints), 2):
-        apart = torch.where(z == w, torch.ones_like(z), z - w)
-        slopes.append((call(z) - call(w)) / apart)
-    return slopes
+    def candidates(self, box: Interval) -> list[Tensor]:
+        """Return all points where f minus a line can be extreme on the box."""
+        at_jumps = self.points(box.lower) if self.jumps else []
+        return [*self.vertices(box), *(torch.clamp(p, box.lower, box.upper) for p in at_jumps)]
 
+    def of(self, f: Function, like: Tensor) -> list[Piece]:
+        """Return the pieces of f from left to right, in the shape of ``like``.
 
-def monotone_between(
-    *breakpoints: float, jumps: bool = False
-) -> Callable[[Call, Interval], Interval]:
-    """Return exact interval arithmetic for a function that is monotone between breakpoints."""
+        The first and the last are read off a stretch of their own as long as their end is far from
+        0, at least 1. A piece between two equal breakpoints is empty, and given as constant.
+        """
+        far, beside, points = torch.full_like(like, math.inf), self.beside(like), self.points(like)
+        if not points:
+            beside = [(torch.zeros_like(like), torch.zeros_like(like))]
+        reach = [1 + end.abs() for end in (beside[0][0], beside[-1][1])]
+        starts = [beside[0][0] - reach[0], *(after for _, after in beside)]
+        stops = [*(before for before, _ in beside), beside[-1][1] + reach[1]]
+        if not points:
+            starts, stops = starts[:1], stops[-1:]
+        pieces = []
+        for z, w, start, stop in zip(starts, stops, [-far, *points], [*points, far], strict=True):
+            slope = _through(f, z, w)
+            pieces.append(Piece(start, stop, slope, f(w) - slope * w))
+        return pieces
 
-    def interval(call: Call, box: Interval) -> Interval:
-        values = torch.stack([call(z) for z in candidates(box, breakpoints, jumps)])
+    def interval(self, f: Function, box: Interval) -> Interval:
+        """Return the image of the box."""
+        values = torch.stack([f(z) for z in self.candidates(box)])
         return Interval(values.amin(0), values.amax(0))
 
-    return interval
+    def lines(self, f: Function, box: Interval, slope: Tensor | None) -> Lines:
+        """Return the tightest two lines of one slope around f on the box.
+
+        If none is given, the slope of the piece that the box lies in, or that with the least gap
+        between the lines.
+        """
+        points = self.candidates(box)
+        values = [f(z) for z in points]
+        if slope is None:
+            inner = len(points) - len(self.breakpoints) * self.jumps
+            narrowest = self.narrowest(points[:inner], values[:inner])
+            slope = self.within(f, box, narrowest)
+        gaps = torch.stack([value - slope * z for z, value in zip(points, values, strict=True)])
+        return Lines.parallel(slope, gaps.amin(0), gaps.amax(0))
+
+    def within(self, f: Function, box: Interval, otherwise: Tensor) -> Tensor:
+        """Return the slope of the piece that a box lies in, or another where it does in none."""
+        slope = otherwise
+        for piece in self.of(f, box.lower):
+            inside = (box.lower >= piece.start) & (box.upper <= piece.stop)
+            if self.jumps:
+                inside = (box.lower > piece.start) & (box.upper < piece.stop)
+            slope = torch.where(inside, piece.slope, slope)
+        return slope
+
+    def narrowest(self, vertices: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """Return the slope of the two parallel lines that are closest together.
+
+        The gap is convex in the slope. At its least, one line touches two vertices and the other
+        one between them, so that a line through two vertices that are not neighbours has this
+        slope. With one bend, or if f is convex or concave, it is the chord from end to end; it
+        also wins where others are no better but for rounding, as on both sides of a jump. Where a
+        jump is steep against rounding, in a box a few ulps wide, both lines are level.
+        """
+        last = len(vertices) - 1
+        pairs = [(0, last)]
+        pairs += [(i, j) for i in range(last) for j in range(i + 2, last + 1) if j - i < last]
+        slopes = [_slope(vertices[i], vertices[j], values[i], values[j]) for i, j in pairs]
+        if self.jumps:
+            low, high = vertices[0], vertices[-1]
+            size = torch.maximum(low.abs(), high.abs())
+            steep = high - low <= size * math.sqrt(torch.finfo(size.dtype).eps)
+            slopes = [slope.masked_fill(steep, 0) for slope in slopes]
+        if len(slopes) == 1:
+            return slopes[0]
+        return _least(slopes, [_gap(slope, vertices, values) for slope in slopes])
+
+    def slopes(self, f: Function, box: Interval) -> list[Tensor]:
+        """Return the slopes of the lines through any two vertices of f on the box.
+
+        The convex hull of f is made of such lines.
+        """
+        vertices = self.vertices(box)
+        values = [f(z) for z in vertices]
+        both_sides = {(i, i + 1) for i in range(1, len(vertices) - 1, 2)} if self.jumps else set()
+        return [
+            _slope(vertices[i], vertices[j], values[i], values[j])
+            for i, j in itertools.combinations(range(len(vertices)), 2)
+            if (i, j) not in both_sides
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piecewise(Elementwise):
+    """The dual layer of a function made of linear pieces, of which other solvers can read these.
+
+    Args:
+        shape: where f bends for a call, and whether it jumps there. ``shape(call).of(call, like)``
+            are its pieces, with slopes and intercepts.
+    """
+
+    shape: Callable[[Call], Pieces]
+
+
+def pieces(
+    *breakpoints: NamedBreakpoint,
+    jumps: bool = False,
+    nondecreasing: bool = False,
+    argument: str = "self",
+    lines: Callable[..., Lines] | None = None,
+) -> Piecewise:
+    """Return the dual layer of an elementwise op that is linear between breakpoints.
+
+    f is the op itself. ``pieces(0.0)`` serves ReLU and abs alike.
+
+    Args:
+        breakpoints: in ascending order, each a number, the name of the op's argument that holds it
+            (a number, a tensor that broadcasts to z, or None for no breakpoint), or a function of
+            the call.
+        jumps: whether f may jump there.
+        nondecreasing: whether f is, so that the ends of a box map to the ends.
+        argument: the name of the op's input in its schema or forward.
+        lines: a quicker way to the same lines.
+    """
+
+    def shape(call: Call) -> Pieces:
+        return Pieces(_ascending(_read(call, b) for b in breakpoints), jumps)
+
+    return Piecewise(
+        lines or (lambda call, box, slope: shape(call).lines(call, box, slope)),
+        interval=by_endpoints
+        if nondecreasing
+        else lambda call, box: shape(call).interval(call, box),
+        arguments=(argument,),
+        slopes=lambda call, box: shape(call).slopes(call, box),
+        shape=shape,
+    )
+
+
+def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[Breakpoint]) -> Lines:
+    """Return the tightest two lines with this slope around a continuous f on the box."""
+    return Pieces(tuple(breakpoints)).lines(call, box, slope)
+
+
+def _read(call: Call, breakpoint: NamedBreakpoint) -> Breakpoint | None:
+    if isinstance(breakpoint, str):
+        found: Breakpoint | None = call.args.get(breakpoint)
+        return found
+    return breakpoint(call) if callable(breakpoint) else breakpoint
+
+
+def _ascending(breakpoints: Iterable[Breakpoint | None]) -> tuple[Breakpoint, ...]:
+    """Leave out what is no breakpoint, and put numbers in order."""
+    found = [b for b in breakpoints if b is not None]
+    if any(isinstance(b, Tensor) for b in found):
+        return tuple(found)
+    return tuple(sorted(b for b in found if math.isfinite(b)))
+
+
+def _through(f: Function, z: Tensor, w: Tensor) -> Tensor:
+    return _slope(z, w, f(z), f(w))
+
+
+def _slope(z: Tensor, w: Tensor, f_z: Tensor, f_w: Tensor) -> Tensor:
+    """Return the slope of the line through two points, about 0 where they are as good as one."""
+    apart = w - z
+    one = apart.abs() <= math.sqrt(torch.finfo(apart.dtype).tiny)
+    return (f_w - f_z) / apart.masked_fill(one, 1)
+
+
+def _gap(slope: Tensor, vertices: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Return how far apart the two lines of this slope are."""
+    with torch.no_grad():
+        rest = torch.stack([value - slope * z for z, value in zip(vertices, values, strict=True)])
+        return (rest.amax(0) - rest.amin(0)).nan_to_num(math.inf)
+
+
+def _least(slopes: Sequence[Tensor], gaps: Sequence[Tensor]) -> Tensor:
+    """Return the slope of the least gap, the first where others gain nothing but rounding."""
+    best, least = slopes[0], gaps[0]
+    bar = least * (1 - 64 * torch.finfo(least.dtype).eps)
+    for slope, gap in zip(slopes[1:], gaps[1:], strict=True):
+        better = (gap < least) & (gap < bar)
+        best, least = torch.where(better, slope, best), torch.where(better, gap, least)
+    return best

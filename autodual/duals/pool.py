@@ -1,11 +1,17 @@
-"""Average pooling and interpolation: weighted means with weights that are never negative."""
+"""Average pooling, interpolation and resampling: weighted means of pixels.
+
+No weight is negative but those of bicubic resampling.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from autodual.duals.affine import Affine, Window, pair
-from autodual.duals.base import Call
+from autodual.duals.base import Call, by_endpoints
+from autodual.interval import Interval
 
 
 def _window(call: Call) -> Window | None:
@@ -25,7 +31,28 @@ DIVIDED = Affine(
 DIVIDED_2D = replace(DIVIDED, window=_window)
 INTERPOLATE = Affine(together=("input",), linear=True)
 
+BICUBIC = 2
+"""The number by which grid_sample's op calls it."""
+
+
+def _resampled(call: Call, box: Interval) -> Interval:
+    """Bound an image read off a constant grid: A c ± |A| r if A may have negative entries."""
+    if call["interpolation_mode"] != BICUBIC:
+        return by_endpoints(call, box)
+    center, radius = box.center, box.radius
+    rows = torch.eye(radius[0].numel(), dtype=radius.dtype, device=radius.device)
+    spread = torch.zeros_like(call(center))
+    for row, r in zip(rows, radius.flatten(1).unbind(1), strict=True):
+        one = row.reshape(1, *radius.shape[1:]).expand_as(radius)
+        spread = spread + call(one).abs() * r.reshape(-1, *[1] * (spread.dim() - 1))
+    return Interval(call(center) - spread, call(center) + spread)
+
+
+RESAMPLE = Affine(alone=("input",), interval=_resampled, linear=True)
+
 TABLE = {
+    "aten.grid_sampler_2d.default": RESAMPLE,
+    "aten.grid_sampler_3d.default": RESAMPLE,
     "aten.avg_pool1d.default": MEAN,
     "aten.avg_pool2d.default": DIVIDED_2D,
     "aten.avg_pool3d.default": DIVIDED,

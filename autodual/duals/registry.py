@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from autodual.duals import (
     activations,
     arithmetic,
+    clamps,
     conv,
     functions,
-    hardtanh,
     intervals,
     linear,
     maximum,
     norm,
     pool,
+    positive,
     relu,
     shape,
-    shrink,
-    threshold,
+    steps,
 )
 from autodual.duals.base import DualLayer, Either
 
@@ -32,11 +32,11 @@ REGISTRY: Registry = {
     **pool.TABLE,
     **norm.TABLE,
     **relu.TABLE,
-    **hardtanh.TABLE,
+    **clamps.TABLE,
+    **steps.TABLE,
     **maximum.TABLE,
-    **threshold.TABLE,
-    **shrink.TABLE,
     **activations.TABLE,
     **functions.TABLE,
+    **positive.TABLE,
     **intervals.TABLE,
 }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.elementwise import Elementwise
-from autodual.duals.piecewise import corner_slopes, enclose, monotone_between
+from autodual.duals.piecewise import enclose, pieces
 from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
@@ -24,7 +21,7 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     Otherwise the op is linear there: slope 0 or 1, no intercept.
     """
     if slope is not None:
-        return enclose(call, box, slope, breakpoints=(0.0,))
+        return enclose(call, box, slope, (0.0,))
     spanning = (box.lower < 0) & (box.upper > 0)
     lower = torch.where(spanning, box.lower, torch.zeros_like(box.lower))
     upper = torch.where(spanning, box.upper, (box.lower >= 0).to(box.lower))
@@ -33,37 +30,9 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
 
 
-def hinge_lines(call: Call, box: Interval, slope: Tensor | None, negative: float | Tensor) -> Lines:
-    """Enclose max(z, 0) + s·min(z, 0) between the chord on [ℓ, u] and its parallel through 0.
-
-    Any s is allowed: negative ones make the op a V, those above 1 make it concave.
-    """
-    if slope is None:
-        spanning = (box.lower < 0) & (box.upper > 0)
-        width = torch.where(spanning, box.upper - box.lower, torch.ones_like(box.lower))
-        chord = (box.upper - negative * box.lower) / width
-        outside = torch.where(box.lower >= 0, torch.ones_like(chord), negative)
-        slope = torch.where(spanning, chord, outside)
-    return enclose(call, box, slope, breakpoints=(0.0,))
-
-
-def bent_at_zero(call: Call, box: Interval) -> list[Tensor]:
-    """Return the slopes of both pieces; for ReLU, the lower line takes 1 if u > −ℓ, else 0."""
-    return corner_slopes(call, box, (0.0,))
-
-
-def hinge(negative: Callable[[Call], float | Tensor]) -> Elementwise:
-    """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call."""
-    return Elementwise(
-        lambda call, box, slope: hinge_lines(call, box, slope, negative(call)),
-        interval=monotone_between(0.0),
-        slopes=bent_at_zero,
-    )
-
-
 TABLE = {
-    "aten.relu.default": Elementwise(relu_lines, slopes=bent_at_zero),
-    "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
-    "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
-    "aten.abs.default": hinge(lambda call: -1.0),
+    "aten.relu.default": pieces(0.0, nondecreasing=True, lines=relu_lines),
+    "aten.leaky_relu.default": pieces(0.0),
+    "aten._prelu_kernel.default": pieces(0.0),
+    "aten.abs.default": pieces(0.0),
 }

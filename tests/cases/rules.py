@@ -4,6 +4,8 @@ import torch.nn.functional as F
 
 from autodual.duals import REGISTRY, Either
 from autodual.front.passes.batch_norm import batch_norm
+from autodual.front.passes.conditions import split, step
+from autodual.front.passes.positive import above
 from autodual.testing import Case, T, Z
 
 
@@ -167,6 +169,15 @@ SHAPE = [
     Case("aten.select_scatter.default", {"self": V, "src": Z((1,)), "dim": 1, "index": 2}),
 ]
 
+RESAMPLED = [("2d", (3, 4), mode) for mode in range(3)] + [("3d", (2, 3, 2), 0)]
+
+
+def _resampled(op, shape, mode):
+    args = {"input": Z((1, 2, *shape)), "grid": T((1, *[3] * len(shape), len(shape)))}
+    how = {"interpolation_mode": mode, "padding_mode": 0, "align_corners": True}
+    return Case(f"aten.grid_sampler_{op}.default", {**args, **how})
+
+
 POOL = [
     unary("aten.avg_pool1d.default", Z((1, 2, 7)), kernel_size=[3], stride=[2], padding=[1]),
     unary("aten.avg_pool2d.default", Z((1, 2, 5, 4)), kernel_size=[2, 3], ceil_mode=True),
@@ -195,6 +206,7 @@ POOL = [
         "aten.upsample_trilinear3d.vec",
         {"input": Z((1, 1, 2, 2, 2)), "output_size": [3, 2, 4], "align_corners": False},
     ),
+    *(_resampled(op, shape, mode) for op, shape, mode in RESAMPLED),
     Case(
         "aten.upsample_bilinear2d.vec",
         {"input": M, "output_size": [5, 6], "align_corners": False},
@@ -220,6 +232,13 @@ NORM = [
 
 NORM += [Case(batch_norm, {k: v for k, v in case.args.items() if k != "momentum"}) for case in NORM]
 
+
+def _split(edge, relation, slope, shift, other_slope, other_shift):
+    names = ("edge", "relation", "slope", "shift", "other_slope", "other_shift")
+    values = (edge, relation, slope, shift, other_slope, other_shift)
+    return Case(split, {"input": M, **dict(zip(names, values, strict=True))})
+
+
 ACTIVATIONS = [
     unary("aten.relu.default"),
     unary("aten.leaky_relu.default", negative_slope=0.1),
@@ -243,6 +262,12 @@ ACTIVATIONS = [
 JUMPS = [
     unary("aten.hardshrink.default", lambd=0.3),
     unary("aten.threshold.default", threshold=0.1, value=-2.0),
+    Case(step, {"input": M, "edge": 0.5, "relation": "gt"}),
+    Case(step, {"input": M, "edge": T((2, 1, 1)), "relation": "ge"}),
+    Case(step, {"input": V, "edge": 0.0, "relation": "eq"}),
+    _split(0.0, "gt", 1.0, 0.0, 0.1, 0.0),
+    _split(T((3, 1)), "ge", T((4,)), -1.0, T((2, 1, 1)), 0.5),
+    _split(0.5, "eq", -1.0, 2.0, 0.5, 0.0),
 ]
 
 SMOOTH = [
@@ -272,6 +297,10 @@ SMOOTH = [
     unary("aten.atanh.default"),
     unary("aten.logit.default"),
     Case(F.softsign, {"input": M}),
+    Case(above, {"input": M, "name": "sqrt", "least": 0.0}),
+    Case(above, {"input": M, "name": "rsqrt", "least": 0.25}),
+    Case(above, {"input": V, "name": "reciprocal", "least": 0.5}),
+    Case(above, {"input": V, "name": "log", "least": 0.5}),
     unary("aten.erf.default"),
     unary("aten.erfc.default"),
     unary("aten.exp.default"),
@@ -308,6 +337,7 @@ INTERVALS = [
     unary("aten.ceil.default"),
     unary("aten.trunc.default"),
     unary("aten.sign.default"),
+    unary("aten.heaviside.default", values=T((4,))),
     Case("aten.sort.default", {"self": M, "dim": 3}, index=0),
     Case("aten.topk.default", {"self": M, "k": 2, "dim": 2}, index=0),
 ]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from autodual.front.ir import Graph, check
 from autodual.front.passes.attention import attend
 from autodual.front.passes.batch_norm import nominal_batch_norm
+from autodual.front.passes.conditions import decide
 from autodual.front.passes.constants import fill_by_shape
 from autodual.front.passes.dead_code import remove_dead_code
 from autodual.front.passes.flattened import unflatten_linear
+from autodual.front.passes.fourier import pair_complex
 from autodual.front.passes.identities import remove_identities
 from autodual.front.passes.max_pool import slice_max_pools
 from autodual.front.passes.normalization import normalize
 from autodual.front.passes.pointwise import spell_out
+from autodual.front.passes.positive import keep_positive
 from autodual.front.passes.products import pair_up
 from autodual.front.passes.reductions import fold_reductions
 from autodual.front.passes.reshapes import views_to_reshapes
@@ -25,7 +28,10 @@ PIPELINE = (
     unflatten_linear,
     nominal_batch_norm,
     stop_gradients,
+    pair_complex,
     remove_identities,
+    decide,
+    remove_dead_code,
     spell_out,
     attend,
     normalize,
@@ -33,6 +39,7 @@ PIPELINE = (
     slice_max_pools,
     fold_reductions,
     pair_up,
+    keep_positive,
     remove_dead_code,
 )
 

@@ -7,6 +7,7 @@ import math
 import torch
 
 from autodual.front.ir import Graph, Node, Value
+from autodual.front.passes.reductions import reduce
 from autodual.front.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
@@ -75,15 +76,59 @@ def _variance(emit: Emit, node: Node) -> Value | None:
     return emit(aten.mul.Scalar, total, 1 / count) if count > 0 else None
 
 
+def vector_norm(emit: Emit, x: Value, order: float, dims: list[int], keep: bool) -> Value:
+    """Write the norm of order p ≥ 1, ∞ or −∞ over some dimensions."""
+    if order == 2:
+        squares = emit(aten.pow.Tensor_Scalar, x, 2)
+        return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
+    sizes = emit(aten.abs.default, x)
+    if math.isinf(order):
+        pairs = aten.maximum.default if order > 0 else aten.minimum.default
+        return reduce(emit, pairs, sizes, dims, keep)
+    powers = sizes if order == 1 else emit(aten.pow.Tensor_Scalar, sizes, order)
+    total = emit(aten.sum.dim_IntList, powers, dims, keep)
+    return total if order == 1 else emit(aten.pow.Tensor_Scalar, total, 1 / order)
+
+
 def _norm(emit: Emit, node: Node) -> Value | None:
-    """The ℓ1 and ℓ2 norms."""
-    x, dims, keep = (node.args[name] for name in ("self", "dim", "keepdim"))
-    if not dims or node.args["ord"] not in (1, 2):
+    x, dims, order = node.args["self"], node.args["dim"], float(node.args["ord"])
+    if not dims or not all(isinstance(x.shape[d], int) for d in dims) or -math.inf < order < 1:
         return None
-    if node.args["ord"] == 1:
-        return emit(aten.sum.dim_IntList, emit(aten.abs.default, x), dims, keep)
-    squares = emit(aten.pow.Tensor_Scalar, x, 2)
-    return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
+    return vector_norm(emit, x, order, dims, node.args["keepdim"])
+
+
+def _distances(emit: Emit, node: Node) -> Value | None:
+    """The distances of every point of one set from every one of another."""
+    order = float(node.args.get("p", 2))
+    if order < 1:
+        return None
+    one = emit(aten.unsqueeze.default, node.args["x1"], -2)
+    other = emit(aten.unsqueeze.default, node.args["x2"], -3)
+    return vector_norm(emit, emit(aten.sub.Tensor, one, other), order, [-1], False)
+
+
+def _quotient(emit: Emit, node: Node) -> Value | None:
+    """x/d for a d that is no less than ‖x‖ lies within ±1: a clamp to that changes no value."""
+    x, below = node.args["self"], node.args["other"]
+    if not (emit.moves(x) and emit.moves(below)) or not _exceeds_norm(emit, below, x):
+        return None
+    return emit(aten.clamp.default, emit(aten.div.Tensor, x, below), -1.0, 1.0)
+
+
+def _exceeds_norm(emit: Emit, value: Value, x: Value) -> bool:
+    """Return whether a value is a norm ‖x‖_p with p ≥ 1, or such a one made no smaller."""
+    made = emit.producer(value)
+    if made is None:
+        return False
+    if made.op == "aten.linalg_vector_norm.default":
+        itself = made.args["self"] == x and made.args["keepdim"]
+        return bool(itself and made.args["ord"] >= 1)
+    larger = made.op in ("aten.expand.default", "aten.clamp_min.default")
+    larger = larger or (made.op == "aten.clamp.default" and made.args["max"] is None)
+    larger = larger or (
+        made.op == "aten.add.Scalar" and made.args["other"] >= 0 and made.args["alpha"] == 1
+    )
+    return larger and _exceeds_norm(emit, made.args["self"], x)
 
 
 TABLE: dict[str, Decomposition] = {
@@ -92,6 +137,9 @@ TABLE: dict[str, Decomposition] = {
     "aten.instance_norm.default": _instance_norm,
     "aten.var.correction": _variance,
     "aten.linalg_vector_norm.default": _norm,
+    "aten.div.Tensor": _quotient,
+    "aten._cdist_forward.default": _distances,
+    "aten._euclidean_dist.default": _distances,
 }
 
 

@@ -46,6 +46,13 @@ class Emit:
         self.nodes.append(replace(node, out=_infer(node)))
         return self.nodes[-1].out
 
+    def own(self, name: str, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Value:
+        """Add a node that runs a function of our own, called ``autodual.…`` in the registry."""
+        out = Value(f"{self.node.out.name}.{function.__name__}{len(self.nodes)}", (), torch.float)
+        node = Node(out, name, function, args, None, self.node.source)
+        self.nodes.append(replace(node, out=_infer(node)))
+        return self.nodes[-1].out
+
     def literal(self, tensor: Tensor) -> Value:
         """Add a constant tensor, on the graph's device."""
         name = f"{self.node.out.name}.literal{len(self.literals)}"
