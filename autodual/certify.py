@@ -38,8 +38,9 @@ def certify(
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
-    The model is captured lazily, at the first call, and again for inputs of another shape,
-    dtype or device and when one of its modules changes: training flag, attributes, class.
+    The model is captured lazily, at the first call, and again for inputs of another shape, dtype
+    or device, when one of its modules changes (training flag, attributes, class), and where its
+    graph no longer gives what the model gives at x: every certificate has been compared.
 
     Args:
         model: any module. torch.compile, DDP and DataParallel wrappers are seen through.
@@ -68,8 +69,9 @@ def certify(
             host looks at data once per node; with ``select=False`` every entry gets rows and a
             training step on a GPU never waits for the host. (In training on a GPU the values of
             x and y are not checked.)
-        compile: run the bound through torch.compile, for ℓ∞ balls. Selects nothing, and takes
-            seconds to minutes for each new shape: for long training with "ibp" or "ibp+dual".
+        compile: run the bound through torch.compile, for ℓ∞ and ℓ2 balls. Selects nothing, and
+            takes seconds to minutes for each new shape: for long training with "ibp" or
+            "ibp+dual".
         slopes: of the two lines around each nonlinear op. ``"equal"``: parallel lines; the dual
             layer is linear, and one set of rows gives lower and upper bounds. ``"free"``: each
             line takes the best slope of a few for its side; often tighter, at twice the rows,
