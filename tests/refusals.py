@@ -72,11 +72,6 @@ class Spectrum(Head):
         return self.fc(torch.fft.rfft(x, n=4).angle())
 
 
-class Distances(Head):
-    def forward(self, x):
-        return self.fc(torch.cdist(x.unsqueeze(1), self.points).squeeze(1))
-
-
 class Counted(Head):
     def forward(self, x):
         return self.fc(x) * (x > 0.5).sum(1, keepdim=True)
@@ -115,13 +110,6 @@ REFUSALS = {
     "autocast": Refusal(Autocast, errors.CaptureError, LINE, "another dtype", "leave autocast out"),
     "complex numbers": Refusal(
         Spectrum, errors.UnsupportedOpError, LINE, "gives torch.complex64", "DFT is linear"
-    ),
-    "distances by cdist": Refusal(
-        Distances,
-        errors.UnsupportedOpError,
-        LINE,
-        "no dual layer",
-        "square",
     ),
     "dropout in training": Refusal(
         lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)).train(),
