@@ -45,6 +45,7 @@ def write(z):
     return z
 
 
+POINTS = torch.tensor([[0.5, -1.0, 2.0], [-2.0, 0.3, 0.1]])
 GRID = torch.tensor([[[0.1, -0.4], [0.9, 0.2]], [[-0.7, 1.3], [0.0, 0.0]]])
 
 
@@ -102,6 +103,10 @@ MODELS = {
             [z.norm(p=p, dim=1, keepdim=True) for p in (1.5, 3.0, torch.inf, -torch.inf)], 1
         ),
         (4,),
+    ),
+    "distances": (
+        lambda z: torch.cat([torch.cdist(z, POINTS.to(z), p) for p in (1.0, 2.0, torch.inf)], 1),
+        (2, 3),
     ),
     "attention": (lambda z: attend(z, 2 * z, z.relu()), (3, 2)),
     "attention, causal": (lambda z: attend(z, z, z, is_causal=True, scale=0.3), (3, 2)),
