@@ -86,7 +86,6 @@ def _is_random(node: Node) -> bool:
 
 REMEDIES = {
     "aten.argmax.default": "return the logits and certify their margins",
-    "aten._cdist_forward.default": "write (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)",
     "aten._fft_r2c.default": "a DFT is linear: multiply by its constant cosines and sines",
 }
 """What to write instead of ops that have no dual layer, where it is not another op."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.piecewise import enclose, pieces
+from autodual.duals.piecewise import Piecewise, enclose, pieces
 from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
 
@@ -30,9 +32,28 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
 
 
+def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
+    """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call.
+
+    Between the chord on [ℓ, u] and its parallel through 0. Any s is allowed: negative ones make
+    the op a V, those above 1 make it concave.
+    """
+
+    def lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
+        if slope is None:
+            s, spanning = negative(call), (box.lower < 0) & (box.upper > 0)
+            width = torch.where(spanning, box.upper - box.lower, torch.ones_like(box.lower))
+            chord = (box.upper - s * box.lower) / width
+            outside = torch.where(box.lower >= 0, torch.ones_like(chord), s)
+            slope = torch.where(spanning, chord, outside)
+        return enclose(call, box, slope, (0.0,))
+
+    return pieces(0.0, lines=lines)
+
+
 TABLE = {
     "aten.relu.default": pieces(0.0, nondecreasing=True, lines=relu_lines),
-    "aten.leaky_relu.default": pieces(0.0),
-    "aten._prelu_kernel.default": pieces(0.0),
-    "aten.abs.default": pieces(0.0),
+    "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
+    "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
+    "aten.abs.default": hinge(lambda call: -1.0),
 }
