@@ -114,7 +114,7 @@ class Building:
         if step.rule.exact:
             if self.method.intervals and step.out in self.plan.inner:
                 boxes = [self.ibp[v] for v in step.variables]
-                self.ibp[step.out] = step.rule.interval(call, *boxes)
+                self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
             relaxed = rough = step.rule.relax(call)
         else:
             for value in dict.fromkeys(step.variables):
@@ -133,7 +133,7 @@ class Building:
         relaxed: Relaxed | None = None
         rough: Relaxed | None = None
         if self.method.intervals:
-            self.ibp[step.out] = step.rule.interval(call, *boxes)
+            self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
             rough = Planes.flat(self.ibp[step.out])
         if self.book:
             slopes, at = self.slopes.get(step.out), None
@@ -170,11 +170,12 @@ class Building:
             box, origin = widen(self.ibp[value], self.job.options.select), "ibp"
         else:
             box, origin = nothing_known(self.network[value].reference), "nothing"
-        self.ibp[value] = box
+        self.ibp[value] = box = self.plan.within(value, box)
         if value == self.plan.graph.perturbed:
             origin = "input"
         elif self.job.serving[value] != "ibp":
-            box, origin = self._tightened(value, box), self.method.origin
+            tight = self._tightened(value, box)
+            box, origin = self.plan.within(value, tight), self.method.origin
         if value in self.given:
             box, origin = box.intersect(self.given[value]), f"{origin}&given"
         self.ibp[value] = self.boxes[value] = box

@@ -15,6 +15,7 @@ from autodual.duals import Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, map_leaves, resolve
+from autodual.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,13 @@ class Plan:
                     path.append(earlier)
             table[step.out] = tuple(path)
         return table
+
+    def within(self, value: Value, box: Interval) -> Interval:
+        """Return what of an interval lies in the value's range, where one is known."""
+        if value not in self.graph.ranges:
+            return box
+        low, high = self.graph.ranges[value]
+        return Interval(box.lower.clamp(min=low, max=high), box.upper.clamp(min=low, max=high))
 
     def path(self, values: frozenset[Value]) -> tuple[Step, ...]:
         """Return the steps that any of some values depends on, last first."""

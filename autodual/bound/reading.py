@@ -82,7 +82,7 @@ class Bound:
         box = nothing_known(network[target].reference)
         for sums in self.sums:
             box = tighten(sums, box, units)
-        return box
+        return network.plan.within(target, box)
 
 
 def widen(box: Interval, look: bool) -> Interval:

@@ -15,7 +15,6 @@ from autodual.duals import (
     maximum,
     norm,
     pool,
-    positive,
     relu,
     shape,
     steps,
@@ -37,6 +36,5 @@ REGISTRY: Registry = {
     **maximum.TABLE,
     **activations.TABLE,
     **functions.TABLE,
-    **positive.TABLE,
     **intervals.TABLE,
 }

@@ -27,7 +27,7 @@ from autodual.front.capture import (
     unwrap,
 )
 from autodual.front.evaluate import entries, run
-from autodual.front.fidelity import check_apart, check_batch
+from autodual.front.fidelity import check_apart, check_batch, check_ranges
 from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
 from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value, alike
@@ -161,6 +161,7 @@ def admit(
             nominal = _compare(found)
             if not held.checked:
                 check_apart(found.graph, env)
+                check_ranges(found.graph, env)
                 held.checked = True
             return replace(found, nominal=nominal)
         except (DisagreementError, ModelError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from autodual.errors import BatchError
+from autodual.errors import BatchError, GraphError
 from autodual.front.capture import TRACED, Captured, call_untouched, close, some
 from autodual.front.evaluate import entries, run, run_nodes
 from autodual.front.inputs import Inputs
@@ -32,6 +32,24 @@ def check_apart(graph: Graph, given: Mapping[Value, Tensor]) -> None:
     run_nodes(graph.prelude, env, EXAMPLES)
     for node in graph.body:
         _check_apart(node, graph, env)
+
+
+@torch.no_grad()
+def check_ranges(graph: Graph, given: Mapping[Value, Tensor]) -> None:
+    """Raise if a value leaves the range that a pass noted for it.
+
+    Raises:
+        GraphError: it does, at the inputs given.
+    """
+    if not graph.ranges:
+        return
+    env = dict(given)
+    run_nodes(graph.nodes, env, len(env[graph.perturbed]))
+    for value, (low, high) in graph.ranges.items():
+        z = env[value]
+        slack = 1e-3 * (1 + z.abs())
+        if bool(((z < low - slack) | (z > high + slack)).any()):
+            raise GraphError(f"{value.name} leaves [{low}, {high}], the range noted for it")
 
 
 def _check_apart(node: Node, graph: Graph, env: Mapping[Value, Tensor]) -> None:

@@ -8,7 +8,7 @@ live model at run time, so a graph never goes stale when the optimizer steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,8 @@ class Graph:
     """A captured model. ``perturbed`` is the input that lies in the threat model's set.
 
     ``nominal``, where a pass needs it, is that input without its perturbation.
-    ``caveats`` say why a bound on this graph would not be a certificate for the model.
+    ``caveats`` say why a bound on this graph would not be a certificate for the model. ``ranges``
+    are intervals in which values lie for every input, by the way they are made.
     """
 
     inputs: tuple[Value, ...]
@@ -181,6 +182,7 @@ class Graph:
     device: torch.device
     nominal: Value | None = None
     caveats: tuple[str, ...] = ()
+    ranges: Mapping[Value, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def entries(self) -> tuple[Value, ...]:

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from autodual.duals import REGISTRY, Either
 from autodual.front.passes.batch_norm import batch_norm
 from autodual.front.passes.conditions import split, step
-from autodual.front.passes.positive import above
 from autodual.testing import Case, T, Z
 
 
@@ -297,10 +296,6 @@ SMOOTH = [
     unary("aten.atanh.default"),
     unary("aten.logit.default"),
     Case(F.softsign, {"input": M}),
-    Case(above, {"input": M, "name": "sqrt", "least": 0.0}),
-    Case(above, {"input": M, "name": "rsqrt", "least": 0.25}),
-    Case(above, {"input": V, "name": "reciprocal", "least": 0.5}),
-    Case(above, {"input": V, "name": "log", "least": 0.5}),
     unary("aten.erf.default"),
     unary("aten.erfc.default"),
     unary("aten.exp.default"),

