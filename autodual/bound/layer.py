@@ -14,6 +14,7 @@ z⁰; only |ν| needs the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -30,6 +31,11 @@ Change = Callable[[Value, Tensor], Tensor]
 """(the value whose layout a tensor has, the tensor) → what takes its place."""
 
 
+def with_grad(wanted: bool) -> AbstractContextManager[object]:
+    """Return the context in which gradients are wanted or not; where they already are, nothing."""
+    return nullcontext() if wanted == torch.is_grad_enabled() else torch.set_grad_enabled(wanted)
+
+
 @dataclass(frozen=True, eq=False)
 class Entry:
     """The perturbed input: x [N, *] and the set around it; ``grad`` is as for ``Layer``."""
@@ -42,13 +48,13 @@ class Entry:
     @cached_property
     def reference(self) -> Tensor:
         """z⁰, the set's center."""
-        with torch.set_grad_enabled(self.grad):
+        with with_grad(self.grad):
             return self.threat.center(self.x)
 
     @cached_property
     def weights(self) -> Tensor | None:
         """The radius [N or 1, *] of a set that is a box."""
-        with torch.set_grad_enabled(self.grad):
+        with with_grad(self.grad):
             return self.threat.weights(self.x)
 
     @property
@@ -141,7 +147,7 @@ class Layer:
     def about(self) -> tuple[Tensor, Tensor | None]:
         """z⁰ and r in the model's layout; found when first asked for."""
         references = () if self.stops else tuple(layer.reference for layer in self.inputs)
-        with torch.set_grad_enabled(self.grad):
+        with with_grad(self.grad):
             return self.relaxed.about(*references)
 
     @property
@@ -155,7 +161,7 @@ class Layer:
         if self.step.rule.exact:
             return None
         radius = self.about[1]
-        with torch.set_grad_enabled(self.grad):
+        with with_grad(self.grad):
             return None if radius is None else self.value.per_example(radius, self.batch)
 
     @property
@@ -168,7 +174,7 @@ class Layer:
         """The planes per example, [N, *size(1)], where the op is enclosed by two."""
         if not isinstance(self.relaxed, Planes):
             return None
-        with torch.set_grad_enabled(self.grad):
+        with with_grad(self.grad):
             return self.relaxed.map(lambda t: self.value.per_example(t, self.batch))
 
     @cached_property

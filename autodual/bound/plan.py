@@ -14,7 +14,7 @@ from autodual.bound.match import grows, match_all
 from autodual.duals import Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
-from autodual.front.ir import Batch, Graph, Node, Value, evaluate, map_leaves, resolve
+from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
 from autodual.interval import Interval
 
 
@@ -133,7 +133,15 @@ class Step:
         args = dict(self.node.args)
         for name in self.node.varying:
             args[name] = map_leaves(args[name], leaf)
-        return Call(self.node.target, args, self.node.index)
+        call = Call(self.node.target, args, self.node.index)
+        call.__dict__["open"] = self.moving
+        return call
+
+    @cached_property
+    def moving(self) -> tuple[str, ...]:
+        """The names of the arguments that hold a variable."""
+        hold = {name: set(leaves(arg)) for name, arg in self.node.args.items()}
+        return tuple(name for name, held in hold.items() if held.intersection(self.variables))
 
 
 def centered(value: Value) -> Value:

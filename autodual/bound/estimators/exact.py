@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,12 +61,13 @@ class ExactSums(Sums):
         if len(seeds) == 0:
             ends = 2 if both and not network.symmetric(seeds.values) else 1
             return network.x.new_zeros(ends, 0)
-        rows = _Chunks(network.until(seeds.values), seeds, both, memory, self.observe)
+        rows = _Chunks(network, seeds, both, memory, self.observe)
         leaves = []
         if torch.is_grad_enabled():
             leaves = [*network.tensors(seeds.values), *seeds.tensors()]
         if not any(t.requires_grad for t in leaves) or self._keeps(seeds):
             return in_pieces(rows, dim=1)
+        rows = replace(rows, network=network.until(seeds.values))
         return recomputed(rows, leaves, dim=1, select=self.select)
 
     def _keeps(self, seeds: Seeds) -> bool:
