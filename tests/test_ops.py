@@ -1,10 +1,16 @@
 """Small functions of two entries whose bounds are known: exact, or close."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import autodual as ad
+from autodual.bound.plan import METHODS
+from autodual.errors import GraphError
+from autodual.front.fidelity import check_ranges
 from tests.zoo import Net
 
 UNIT = ad.Box(-torch.ones(1, 2), torch.ones(1, 2))
@@ -57,3 +63,30 @@ def test_bounds_are_as_tight_as_they_can_be(name):
     found = ad.certify(model, box, **options).bounds(box.lower)
     assert bool((found.lower <= low + 1e-5).all() and (found.upper >= high - 1e-5).all())
     assert bool((found.lower >= low - tolerance).all() and (found.upper <= high + tolerance).all())
+
+
+class Rooted(nn.Module):
+    def forward(self, x):
+        return torch.log(torch.sqrt(x) + 1) * torch.tensor([1.0, -1.0], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_known_range_does_not_hide_that_a_root_is_not_defined(method):
+    """√x is never negative where it is a number; where x may be negative it is none."""
+    net = ad.certify(Rooted(), 0.1, bounds=method)
+    box = net.bounds(torch.tensor([[0.05, 0.5], [0.5, 0.5]], dtype=torch.float64))
+    assert bool(box.lower[0].isneginf().all())
+    assert bool(box.lower[1].isfinite().all())
+
+
+def test_a_wrong_range_is_found_out():
+    class Squares(nn.Module):
+        def forward(self, x):
+            return torch.sqrt((x * x).sum(1, keepdim=True))
+
+    found = ad.certify(Squares(), 0.1, bounds="ibp").admitted(torch.rand(2, 3))
+    (value,) = found.graph.ranges
+    wrong = replace(found.graph, ranges={value: (-1.0, 0.0)})
+    check_ranges(found.graph, found.env)
+    with pytest.raises(GraphError, match="leaves"):
+        check_ranges(wrong, found.env)

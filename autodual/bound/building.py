@@ -133,8 +133,10 @@ class Building:
         relaxed: Relaxed | None = None
         rough: Relaxed | None = None
         if self.method.intervals:
-            self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
-            rough = Planes.flat(self.ibp[step.out])
+            image = step.rule.interval(call, *boxes)
+            self.ibp[step.out] = self.plan.within(step.out, image)
+            # (−∞, ∞) says that a partial op is not defined: a range must not hide that
+            rough = Planes.flat(image if step.rule.partial else self.ibp[step.out])
         if self.book:
             slopes, at = self.slopes.get(step.out), None
             if self.job.options.free and slopes is None:
