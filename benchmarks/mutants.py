@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import Tensor
 
-from autodual.duals import REGISTRY, Affine, DualLayer, Elementwise
+from autodual.duals import REGISTRY, Affine, DualLayer, Either, Elementwise
 from autodual.interval import Interval
 from autodual.testing import Case, check_dual_layer, mutants
 from tests.cases.rules import CASES, name, serving
