@@ -88,8 +88,11 @@ def certify(
     estimator = Exact() if estimator is None else estimator
     if not isinstance(estimator, Estimator):
         raise InputError(
-            f"estimator={estimator!r} is none: give Exact(), Cauchy(r), Normal(r) or Geometric(...)"
+            f"estimator={estimator!r} is none: give Exact(), Cauchy(r), Normal(r), Geometric(...) "
+            "or an Estimator of your own"
         )
+    if not 0 <= estimator.delta < 1:
+        raise InputError(f"an estimator's delta is a chance in [0, 1), not {estimator.delta}")
     if not isinstance(estimator, Exact) and compile:
         raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
@@ -98,8 +101,8 @@ def certify(
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     if slopes == "free" and not isinstance(estimator, Exact):
         raise InputError(
-            f'slopes="free" makes dual layers that are not linear: {estimator} cannot push noise '
-            'through them. Use estimator=Exact() or slopes="equal".'
+            f'slopes="free" makes dual layers that are not linear, which only Exact() takes, not '
+            f'{estimator}. Use estimator=Exact() or slopes="equal".'
         )
     options = Options(
         method=METHODS[bounds],

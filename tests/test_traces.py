@@ -351,3 +351,40 @@ def test_values_written_in_place_keep_their_lines():
     line = CLIPPED.__code__.co_firstlineno
     assert all("test_traces.py" in str(node.source) for node in net.graph.body)
     assert line + 1 in {node.source.line for node in net.graph.body}
+
+
+class Catching(nn.Module):
+    """Takes another way where it cannot look at a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        try:
+            large = bool((x > 2).any())
+        except Exception:
+            large = False
+        return self.fc(x) * (-1.0 if large else 1.0)
+
+
+def test_a_refusal_that_the_model_catches_is_one_all_the_same():
+    with pytest.raises(errors.ControlFlowError, match=r"test_traces.py:\d+"):
+        ad.certify(Catching(), 0.1)(torch.full((1, 4), 1.95))
+
+
+class Alternating(nn.Module):
+    """Answers every other call with the other sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.calls = nn.Linear(4, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.fc(x) * (1.0 if self.calls % 2 else -1.0)
+
+
+def test_a_model_that_alternates_is_found_out():
+    with pytest.raises(errors.CaptureError, match="answers differently"):
+        ad.certify(Alternating(), 0.1)(torch.rand(2, 4))

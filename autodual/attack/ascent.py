@@ -125,7 +125,7 @@ def ascend(
     with torch.inference_mode(False), torch.no_grad():
         problem = replace(problem, x=problem.x.detach().clone(), y=problem.y.clone())
         problem.threat.check(problem.x)
-        fixed = replace(problem, threat=problem.threat.fixed(problem.x))
+        fixed = replace(problem, threat=problem.threat.fixed(problem.x), x=problem.x.clone())
         origin = fixed.threat.project(problem.x, problem.x)
         best: Finding | None = None
         flat: Tensor | None = None

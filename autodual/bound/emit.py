@@ -122,7 +122,7 @@ def quickest(bound: BoundModule, x: Tensor, threat: ThreatModel) -> BoundModule 
 
     These serve where they are asked for, and few examples whose intervals need no rows.
     """
-    compile, exact = bound.options.compile, isinstance(bound.options.estimator, Exact)
+    compile, exact = bound.options.compile, type(bound.options.estimator) is Exact
     few = len(x) <= FEW and not torch.is_grad_enabled() and not x.is_cuda
     alike = exact and not bound.plan.method.rows
     if not (compile or (few and alike and serves(threat, x))):

@@ -46,7 +46,7 @@ class BoundModule:
         self.plan, self.options = plan, options
         self.memory = options.memory or default_memory(device)
         self.fixed = _by_value(plan, options.choose)
-        exact = isinstance(options.estimator, Exact)
+        exact = type(options.estimator) is Exact
         self._plans = plan.method.rows and options.select and exact
         self._orders: dict[type, Mapping[Value, str]] = {}
         self._decided_for: dict[type, int] = {}
@@ -163,7 +163,7 @@ class BoundModule:
             return self.fixed[value]
         if not self.plan.method.rows and value != self.plan.graph.output:
             return "ibp"
-        if not isinstance(self.options.estimator, Exact):
+        if type(self.options.estimator) is not Exact:
             return self.options.estimator
         return self._orders.get(kind, {}).get(value, "backward")
 

@@ -219,7 +219,7 @@ def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[Brea
 
 def _read(call: Call, breakpoint: NamedBreakpoint) -> Breakpoint | None:
     if isinstance(breakpoint, str):
-        found: Breakpoint | None = call.args.get(breakpoint)
+        found: Breakpoint | None = call[breakpoint]
         return found
     return breakpoint(call) if callable(breakpoint) else breakpoint
 

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -33,6 +40,16 @@ from autodual.front.inputs import Inputs
 from autodual.front.ir import Literal, Parameter, Source
 
 aten = torch.ops.aten
+
+REFUSALS = (
+    CaptureError,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
+"""What only a recorded run raises; the model itself would go on."""
 
 
 def record(model: nn.Module, inputs: Inputs, names: Names, kept: frozenset[OpOverload]) -> Tape:
@@ -63,6 +80,8 @@ def record(model: nn.Module, inputs: Inputs, names: Names, kept: frozenset[OpOve
         for mode in modes:
             stack.enter_context(mode)
         tape.returned = _run(model, given)
+    if recorder.refused is not None:  # the model caught it, and went another way than it would
+        raise recorder.refused
     tape.returned = pytree.tree_map_only(Tensor, recorder.known, tape.returned)
     return tape
 
@@ -89,6 +108,7 @@ class Recorder(ProxyTorchDispatchMode):
         self.tape, self.names, self.keep = tape, names, keep
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
         self.grad, self.busy = True, False
+        self.refused: Exception | None = None
 
     def __enter__(self) -> Recorder:
         TorchDispatchMode.__enter__(self)
@@ -109,10 +129,12 @@ class Recorder(ProxyTorchDispatchMode):
         if func is aten.lift_fresh.default and not isinstance(args[0], FakeTensor):
             return self._literal(args[0])
         if func is aten.detach_.default:
-            return self._detached(args[0])
+            with self.noting():
+                return self._detached(args[0])
         if torch._C._functorch.maybe_current_level() is not None:
             return func(*args, **kwargs)  # to be seen below, without vmap's dimensions
-        args, kwargs = on_tensors(self.known, (args, kwargs))
+        with self.noting():
+            args, kwargs = on_tensors(self.known, (args, kwargs))
         if func not in self.keep:
             parts = PARTS.get(func, func.decompose if func._can_decompose() else None)
             if parts is not None:
@@ -124,9 +146,20 @@ class Recorder(ProxyTorchDispatchMode):
 
     def run(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an op on known tensors and write it down."""
-        result = self._unseen(func, *args, **kwargs)
-        self._write(func, args, kwargs, result)
+        with self.noting():
+            result = self._unseen(func, *args, **kwargs)
+            self._write(func, args, kwargs, result)
         return result
+
+    def noting(self) -> Noting:
+        """Remember a refusal inside, which the model may catch."""
+        return Noting(self)
+
+    def note(self, error: BaseException | None) -> None:
+        """Remember the first refusal, and where it was."""
+        if self.refused is None and isinstance(error, REFUSALS):
+            looked = isinstance(error, DataDependentOutputException | DynamicOutputShapeException)
+            self.refused = depends_on_values(_at(self._source()).strip()) if looked else error
 
     def _unseen(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function without writing down what it calls."""
@@ -209,6 +242,19 @@ class Recorder(ProxyTorchDispatchMode):
         return Source("", 0, "", module) if module else None
 
 
+class Noting:
+    """A context in which refusals are remembered."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.recorder.note(error)
+
+
 class Below(TorchDispatchMode):
     """Sees what the recorder cannot: what torch calls below autograd of its own accord.
 
@@ -257,14 +303,19 @@ class Watch(TorchFunctionMode):
             self.recorder.grad = bool(args[0])
         elif func == _DATA:
             return args[0].detach()
-        elif func == _SET_DATA:
-            raise CaptureError(
-                f"forward assigns to .data{_at(self.recorder._source())}. Compute with the new "
-                "tensor, or write .copy_() under torch.no_grad()."
-            )
-        elif func in _OUT_OF_TORCH:
-            raise depends_on_values(_at(self.recorder._source()).strip())
+        elif func == _SET_DATA or func in _OUT_OF_TORCH:
+            with self.recorder.noting():
+                self._refuse(func)
         return func(*args, **(kwargs or {}))
+
+    def _refuse(self, func: Any) -> None:
+        where = _at(self.recorder._source())
+        if func == _SET_DATA:
+            raise CaptureError(
+                f"forward assigns to .data{where}. Compute with the new tensor, or write .copy_() "
+                "under torch.no_grad()."
+            )
+        raise depends_on_values(where.strip())
 
 
 def _inside_function() -> bool:

@@ -36,7 +36,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 @torch.no_grad()
 def rehearse(model: nn.Module, *examples: Inputs) -> None:
-    """Call the model on each of these, and once more on the first.
+    """Call the model on each of these, and on the first once more before and after.
 
     Raises:
         CaptureError: it makes parameters as it runs, draws random numbers that torch does not
@@ -47,13 +47,13 @@ def rehearse(model: nn.Module, *examples: Inputs) -> None:
         before = _parameters(Kept(model))
         states = RandomStates()
         answers = []
-        for given in (*examples, examples[0]):
+        for given in (examples[0], *examples, examples[0]):
             states.put_back()
             answers.append(_answer(model, given))
             _refuse_made(before, _parameters(Kept(model)))
             _refuse_drawn(states)
-        first, again = (pytree.tree_leaves(answers[i]) for i in (0, -1))
-        if len(first) != len(again) or not all(map(_same, first, again)):
+        first, *again = (pytree.tree_leaves(answers[i]) for i in (0, 1, -1))
+        if not all(len(first) == len(a) and all(map(_same, first, a)) for a in again):
             raise CaptureError(
                 "the model answers differently to the same input a second time: it keeps "
                 "something from call to call that no argument shows. A bound holds for one "
