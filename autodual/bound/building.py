@@ -26,6 +26,7 @@ from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
 from autodual.duals import Call, Choice, Planes, Relaxed
+from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
@@ -179,7 +180,8 @@ class Building:
             tight = self._tightened(value, box)
             box, origin = self.plan.within(value, tight), self.method.origin
         if value in self.given:
-            box, origin = box.intersect(self.given[value]), f"{origin}&given"
+            known = _fitting(value, self.given[value], box)
+            box, origin = box.intersect(known), f"{origin}&given"
         self.ibp[value] = self.boxes[value] = box
         self.origins[value] = origin
 
@@ -226,6 +228,23 @@ class Building:
             given = replace(setting, targets=tuple(targets), seed=seed, shared=shared)
             book[serving] = served_by(serving).start(network, given)
         return book
+
+
+def _fitting(value: Value, given: Interval, box: Interval) -> Interval:
+    """Return an interval from outside in the shape of a value's own.
+
+    Raises:
+        InputError: its shape does not fit.
+    """
+    shape = box.lower.shape
+    try:
+        return given.map(lambda end: end.expand(shape))
+    except RuntimeError:
+        shapes = f"{list(given.lower.shape)} and {list(given.upper.shape)}"
+        raise InputError(
+            f"the interval given for {value} has ends of shapes {shapes}: the value's is "
+            f"{list(shape)}"
+        ) from None
 
 
 def served_by(serving: Serving) -> Estimator:

@@ -21,7 +21,7 @@ from autodual.bound.recompute import Others, Piece, recomputed
 from autodual.bound.relaxation import check_slopes
 from autodual.bound.rows import Specs
 from autodual.bound.travel import row_cost
-from autodual.duals import Choice
+from autodual.duals import Choice, Sides
 from autodual.errors import InputError
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
@@ -143,21 +143,24 @@ class BoundModule:
     ) -> Bound:
         """Relax the network, step by step; ``env`` has what the perturbation does not reach."""
         batch, kind = len(env[self.plan.graph.perturbed]), type(threat)
-        deciding = self._plans and record is None and batch > self._decided_for.get(kind, 0)
+        sided = any(isinstance(choice, Sides) for choice in (slopes or {}).values())
+        new = not sided and batch > self._decided_for.get(kind, 0)
+        deciding = self._plans and record is None and new
         if deciding:
             record, self._orders[kind] = Record(), {}
+        orders = {} if sided else self._orders.get(kind, {})  # columns need parallel planes
         targets = (*self.plan.bounded, self.plan.graph.output)
-        serving = {v: self._serving(v, kind) for v in targets}
+        serving = {v: self._serving(v, orders) for v in targets}
         job = Job(self.plan, self.options, serving, seed, self.memory)
         building = Building(job, env, threat, record, shared, slopes or {}, given or {})
         for step in self.plan.steps:
             building.add(step)
         if deciding and record is not None:
-            orders = choose_orders(self.plan, record, building.network, self.memory)
-            self._orders[kind], self._decided_for[kind] = orders, batch if record.costs else 0
+            self._orders[kind] = choose_orders(self.plan, record, building.network, self.memory)
+            self._decided_for[kind] = batch if record.costs else 0
         return building.bound()
 
-    def _serving(self, value: Value, kind: type) -> Serving:
+    def _serving(self, value: Value, orders: Mapping[Value, str]) -> Serving:
         """Return how a value is served: by the user's word, the estimator, or the planner."""
         if value in self.fixed:
             return self.fixed[value]
@@ -165,7 +168,7 @@ class BoundModule:
             return "ibp"
         if type(self.options.estimator) is not Exact:
             return self.options.estimator
-        return self._orders.get(kind, {}).get(value, "backward")
+        return orders.get(value, "backward")
 
     def _complete(self, env: Env) -> Env:
         """Add to what is given what the perturbation does not reach."""
