@@ -2,9 +2,11 @@
 
 import gc
 import itertools
+import os
 import random
 import shutil
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from autodual.bound.memory import default_memory, parse_memory
 from autodual.bound.rows import Patches
 
 seeds = st.integers(0, 2**32 - 1)
+PACKAGE = str(Path(ad.__file__).parent) + os.sep
 
 
 class Layer(nn.Module):
@@ -332,7 +335,7 @@ class Waits(TorchDispatchMode):
         masks = any(i.dtype == torch.bool for i in indices)
         if masks or name.strip("_").startswith(tuple(op.strip("_") for op in self.OPS)):
             frames = traceback.extract_stack()
-            self.found.add([f.name for f in frames if "/autodual/" in f.filename][-1])
+            self.found.add([f.name for f in frames if f.filename.startswith(PACKAGE)][-1])
         return func(*args, **(kwargs or {}))
 
 

@@ -188,10 +188,10 @@ class BoundModule:
     def _examples_at_once(self, x: Tensor) -> int:
         """Return how many examples fit, with their samples, beside the rows of a chunk."""
         sizes = [step.out.numel for step in self.plan.steps]
-        kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes)
+        kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes, default=0)
         held = HELD * sum(sizes) + kept * self.options.estimator.kept
         room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
-        return max(1, room // (held * x.element_size()))
+        return max(1, room // max(1, held * x.element_size()))
 
 
 def _named(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
