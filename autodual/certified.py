@@ -170,7 +170,8 @@ class Certified(nn.Module):
                 its name: a tensor for both lines, a tuple with one for each of several arguments,
                 or ``Sides(lower, upper)``. Every choice is sound.
             given: intervals that are known from elsewhere, by the value that a nonlinear op reads;
-                intersected with the bound's own before the op is relaxed.
+                intersected with the bound's own before the op is relaxed. The bound then holds
+                for those points of the set whose values lie in them.
 
         Raises:
             InputError: the set is a union; relax the network over each of its members. Slopes or

@@ -212,13 +212,16 @@ def _named(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
 
 
 def _check_given(plan: Plan, given: Mapping[Value, Interval]) -> None:
-    """Raise unless intervals are given for values that nonlinear ops read."""
+    """Raise unless intervals, not empty ones, are given for values that nonlinear ops read."""
     wrong = [value for value in given if value not in plan.bounded]
     if wrong:
         names = ", ".join(v.name for v in plan.bounded) or "none"
         raise InputError(
             f"intervals are given for {', '.join(map(str, wrong))}: nonlinear ops read {names}"
         )
+    for value, box in given.items():
+        if not bool((box.lower <= box.upper).all()):
+            raise InputError(f"the interval given for {value.name} is empty or NaN somewhere")
 
 
 def _by_value(plan: Plan, choose: Mapping[str, Serving]) -> dict[Value, Serving]:
