@@ -264,10 +264,33 @@ def test_a_parameter_of_another_shape_is_captured_anew(captures):
 
 
 def test_captures_that_no_longer_hold_are_dropped():
-    model = Scaled(lambda m, z: z * m.config.scale)
+    scales = {"now": 1.0}  # what no fingerprint sees
+    model = Scaled(lambda m, z: z * scales["now"])
     net = certified(model)
     for scale in (2.0, 3.0, 4.0):
-        model.config.scale = scale
+        scales["now"] = scale
         net.bounds(X)
         assert_bounded_or_refused(net, X)
     assert len(door._MEMORY[model].held) == 1
+
+
+def test_objects_are_told_apart_though_they_follow_each_other():
+    """A new object may be where an old one was."""
+
+    class Cap:
+        def __init__(self, top):
+            self.top = top
+
+        def __call__(self, z):
+            return z.clamp(-1, self.top)
+
+    class Capped(nn.Module):
+        def forward(self, x):
+            return self.cap(3.5 * x)
+
+    model, x = Capped(), torch.zeros(1, 2)
+    for top in (1.0, 5.0, 2.0, 3.0):
+        model.cap = None
+        model.cap = Cap(top)
+        upper = ad.certify(model, 1.0).bounds(x).upper
+        torch.testing.assert_close(upper, torch.full_like(upper, min(top, 3.5)))

@@ -90,3 +90,42 @@ def test_a_wrong_range_is_found_out():
     check_ranges(found.graph, found.env)
     with pytest.raises(GraphError, match="leaves"):
         check_ranges(wrong, found.env)
+
+
+BRANCHES = {
+    "a square": lambda x: torch.where(x > 0, x * (x + 5), 0 * x),
+    "itself squared": lambda x: torch.where(x > 0, x * x, -x),
+    "two lines multiplied": lambda x: torch.where(x > 0, (2 * x) * (x + 1), x),
+    "a multiple": lambda x: torch.where(x > 0, 5 - x, 0 * x),
+    "a jump": lambda x: torch.where(x >= 0, 2 * x + 1, 0.5 * x - 1),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", BRANCHES)
+def test_no_branch_is_taken_for_a_line_that_is_none(name, method):
+    """Also where x lies in the other branch."""
+    model = Net(lambda net, x: BRANCHES[name](x))
+    for at in (-0.5, 0.4):
+        x = torch.tensor([[at]], dtype=torch.float64)
+        box = ad.certify(model, 1.0, bounds=method).bounds(x)
+        tried = x + torch.linspace(-1, 1, 401, dtype=x.dtype).unsqueeze(1)
+        z = model(tried)
+        assert bool(((z >= box.lower - 1e-9) & (z <= box.upper + 1e-9)).all())
+
+
+def test_what_has_no_bound_does_not_stay_within_a_range():
+    """x/‖x‖ is no number at 0, whatever range it has elsewhere."""
+    net = ad.certify(Net(lambda net, x: x / x.norm(dim=1, keepdim=True)), 0.5)
+    x = torch.tensor([[0.1, 0.2], [3.0, 4.0]])
+    assert net.within(x, 2.1).verified.tolist() == [False, True]
+    assert bool(net.bounds(x).upper[0].isposinf().all())
+
+
+def test_a_range_follows_what_it_is_made_of():
+    model = Net(lambda net, x: (x.abs() + net.shift).sqrt())
+    model.shift = torch.ones(())
+    net = ad.certify(model, 1.0)
+    net.bounds(torch.ones(1, 2))
+    model.shift.data.zero_()
+    assert float(net.bounds(torch.ones(1, 2)).lower.max()) <= 0

@@ -19,7 +19,7 @@ from autodual.bound.estimators import Exact
 from autodual.bound.module import BoundModule
 from autodual.errors import InputError
 from autodual.front.ir import Parameter, Value
-from autodual.threat import Ball, L2Ball, ThreatModel
+from autodual.threat import Ball, L2Ball, LinfBall, ThreatModel
 
 Line = Callable[..., Tensor]
 
@@ -52,11 +52,9 @@ def trace(
         return make_fx(line)(*tensors)
 
 
-def serves(threat: ThreatModel, x: Tensor) -> bool:
-    """Return whether a straight line can be drawn for a set: an ℓ∞ or an ℓ2 ball."""
-    return isinstance(threat, L2Ball) or (
-        isinstance(threat, Ball) and threat.weights(x) is not None
-    )
+def serves(threat: ThreatModel) -> bool:
+    """Return whether a straight line can be drawn for a set: an ℓ∞ or an ℓ2 ball, none like it."""
+    return type(threat) in (LinfBall, L2Ball)
 
 
 def inputs_of(threat: ThreatModel, x: Tensor) -> list[Tensor]:
@@ -65,7 +63,7 @@ def inputs_of(threat: ThreatModel, x: Tensor) -> list[Tensor]:
     Raises:
         InputError: the set is no ball that a straight line serves.
     """
-    if not serves(threat, x):
+    if not serves(threat):
         raise InputError(
             f"a straight line serves LinfBall and L2Ball, not {threat}; leave compile= or emit out"
         )
@@ -125,7 +123,7 @@ def quickest(bound: BoundModule, x: Tensor, threat: ThreatModel) -> BoundModule 
     compile, exact = bound.options.compile, type(bound.options.estimator) is Exact
     few = len(x) <= FEW and not torch.is_grad_enabled() and not x.is_cuda
     alike = exact and not bound.plan.method.rows
-    if not (compile or (few and alike and serves(threat, x))):
+    if not (compile or (few and alike and serves(threat))):
         return bound
     if bound.straight is None:
         bound.straight = Lines(bound, after=0 if compile else TIMES, compile=compile)

@@ -82,7 +82,13 @@ class Bound:
         box = nothing_known(network[target].reference)
         for sums in self.sums:
             box = tighten(sums, box, units)
-        return network.plan.within(target, box)
+        lost, within = network.undefined, network.plan.within(target, box)
+        if lost is None:
+            return within
+        mask = lost.reshape(-1, *[1] * len(target.size(1))).expand(len(lost), *target.size(1))
+        nowhere = target.in_layout(mask)  # a range must not hide that nothing is known
+        ends = zip((box.lower, box.upper), (within.lower, within.upper), strict=True)
+        return Interval(*(torch.where(nowhere, end, inside) for end, inside in ends))
 
 
 def widen(box: Interval, look: bool) -> Interval:

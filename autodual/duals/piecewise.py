@@ -63,10 +63,7 @@ class Pieces:
         points = self.points(like)
         if not self.jumps:
             return [(p, p) for p in points]
-        far = torch.full_like(like, math.inf)
-        return [
-            (torch.nextafter(p.detach(), -far), torch.nextafter(p.detach(), far)) for p in points
-        ]
+        return [(_beside(p, -math.inf), _beside(p, math.inf)) for p in points]
 
     def vertices(self, box: Interval) -> list[Tensor]:
         """Return the ends of the pieces, ascending; of those outside a box its nearer end."""
@@ -215,6 +212,17 @@ def pieces(
 def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[Breakpoint]) -> Lines:
     """Return the tightest two lines with this slope around a continuous f on the box."""
     return Pieces(tuple(breakpoints)).lines(call, box, slope)
+
+
+def _beside(point: Tensor, side: float) -> Tensor:
+    """Return the number next to a point on one side, no smaller than what processors keep.
+
+    It moves with the point when that is differentiated.
+    """
+    at, tiny = point.detach(), torch.finfo(point.dtype).tiny
+    near = torch.nextafter(at, torch.full_like(at, side))
+    near = torch.where(near.abs() < tiny, math.copysign(tiny, side), near)
+    return point + (near - at) if point.requires_grad else near
 
 
 def _read(call: Call, breakpoint: NamedBreakpoint) -> Breakpoint | None:

@@ -6,9 +6,12 @@ compared with the model itself; see ``door``.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,7 +64,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 def freeze(value: Any) -> Hashable:
     """Return something hashable that is equal for equal plain data, and else by identity."""
     if type(value) in _PLAIN:
-        return value
+        return type(value), repr(value)
     if type(value) in _HOOKS and not value:
         return ()
     if isinstance(value, list | tuple):
@@ -71,8 +74,34 @@ def freeze(value: Any) -> Hashable:
     if isinstance(value, set | frozenset):
         return (type(value), frozenset(map(freeze, value)))
     if isinstance(value, Tensor):
-        return (id(value), None if value.is_inference() else value._version)
-    return id(value)
+        return (Itself(value), None if value.is_inference() else value._version)
+    if isinstance(value, partial):
+        return (Itself(value.func), freeze(value.args), freeze(value.keywords))
+    if isinstance(value, SimpleNamespace) or is_dataclass(value):
+        return (Itself(value), freeze(vars(value)) if hasattr(value, "__dict__") else ())
+    return Itself(value)
+
+
+class Itself:
+    """Stands for an object: equal to what stands for the same one, while that lives."""
+
+    __slots__ = ("_hash", "_object")
+
+    def __init__(self, value: object) -> None:
+        self._hash = id(value)
+        try:
+            self._object: Callable[[], object] = weakref.ref(value)
+        except TypeError:
+            self._object = lambda: value
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Itself):
+            return False
+        mine = self._object()
+        return mine is not None and mine is other._object()
 
 
 def _sharing(named: list[tuple[str, Any]]) -> Hashable:

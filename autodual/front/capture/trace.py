@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -31,6 +32,9 @@ from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
 from autodual.front.inputs import Inputs
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a model is captured: the output streams and torch's settings are everybody's."""
 
 TRACED = 2, 3
 """The batch sizes of the two runs. With one example, a size could be taken for a number."""
@@ -82,7 +86,7 @@ def capture(
     two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
     table = Table(kind for kind in kinds if isinstance(kind, OpOverload))
     try:
-        with _quietly(model):
+        with ONE_AT_A_TIME, _quietly(model):
             rehearse(model, two, three)
             (a, sites), (b, others) = (
                 _program(model, given, kinds, table) for given in (two, three)

@@ -151,7 +151,10 @@ def _affine(emit: Emit, value: Value, z: Value) -> tuple[Constant, Constant] | N
     if kind == "neg":
         return tuple(_times(emit, c, -1.0) for c in one)  # type: ignore[return-value]
     if kind == "mul":
-        factor, rest = (one[1], other) if one[0] == 0.0 else (other[1], one)
+        level = [form[0] == 0.0 for form in (one, other)]
+        if not any(level):
+            return None  # a product of two that both move is a square
+        factor, rest = (one[1], other) if level[0] else (other[1], one)
         return _times(emit, rest[0], factor), _times(emit, rest[1], factor)
     if kind in ("sub", "rsub"):
         plus, minus = (one, other) if kind == "sub" else (other, one)
@@ -165,7 +168,7 @@ LINEAR = frozenset(
     for kind in ("add", "sub", "rsub", "mul", "neg")
     for form in ("Tensor", "Scalar", "default")
 )
-"""Of these a product is affine in z where one factor is constant: the other is not read."""
+"""Of these a product is affine in z where one factor is constant."""
 
 
 def _times(emit: Emit, a: Constant, b: Constant) -> Constant:
@@ -186,6 +189,8 @@ def _plus(emit: Emit, a: Constant, b: Constant) -> Constant:
 
 def choose(emit: Emit, condition: Value, p: Value, q: Value, like: Value) -> Value | None:
     """Write where(c, p, q) for a condition that the perturbation reaches."""
+    if like.dtype != emit.graph.perturbed.dtype:
+        return None
     found = _comparison(emit, condition)
     if found is not None and found.z.shape == like.shape:
         forms = _affine(emit, p, found.z), _affine(emit, q, found.z)

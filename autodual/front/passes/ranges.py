@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from autodual.front.ir import Graph, Literal, Node, Value
+from autodual.front.ir import Graph, Node, Value
 
 READERS = frozenset(
     f"aten.{name}"
@@ -52,9 +52,6 @@ def least_of(graph: Graph, value: Any) -> float | None:
     """Return a number that no entry of a value is below, by the way it is made; None if unknown."""
     if not isinstance(value, Value):
         return float(value) if isinstance(value, int | float) else None
-    held = graph.constants.get(value)
-    if isinstance(held, Literal):
-        return float(held.tensor.min()) if held.tensor.numel() == 1 else None
     made = graph.producers.get(value)
     if made is None:
         return None
