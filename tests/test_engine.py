@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import os
 import random
 import shutil
 import traceback
@@ -20,7 +19,7 @@ from autodual.bound.memory import default_memory, parse_memory
 from autodual.bound.rows import Patches
 
 seeds = st.integers(0, 2**32 - 1)
-PACKAGE = str(Path(ad.__file__).parent) + os.sep
+PACKAGE = Path(ad.__file__).parent
 
 
 class Layer(nn.Module):
@@ -145,7 +144,7 @@ def test_chunks_and_recomputation_change_nothing(seed):
     case = *picture_net(seed), ball(seed)
     whole = result(*case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autodual.bound.estimators.exact.CACHE_BYTES", 500)
+        patch.setattr("autodual.bound.estimators.exact.CACHE_BYTES", 5000)
         patch.setattr("autodual.bound.estimators.exact.KEPT", 2**40)
         patch.setattr("autodual.bound.estimators.exact.MEMO", 2**40)
         chunked = result(*case)
@@ -312,11 +311,12 @@ def test_a_training_step_leaves_no_tensor_behind(threat, options):
     """A backward pass that keeps what comes after it keeps itself: memory would grow for ever."""
     model, x, y = picture_net(2)
     net, counts = ad.certify(model, threat, **options), []
-    for _ in range(4):
-        model.zero_grad()
-        ad.robust_loss(net, x.abs(), y).backward()
+    for _ in range(2):
+        for _ in range(2):
+            model.zero_grad()
+            ad.robust_loss(net, x.abs(), y).backward()
         counts.append(alive())
-    assert counts[3] <= counts[1]
+    assert counts[1] <= counts[0]
 
 
 class Waits(TorchDispatchMode):
@@ -335,7 +335,7 @@ class Waits(TorchDispatchMode):
         masks = any(i.dtype == torch.bool for i in indices)
         if masks or name.strip("_").startswith(tuple(op.strip("_") for op in self.OPS)):
             frames = traceback.extract_stack()
-            self.found.add([f.name for f in frames if f.filename.startswith(PACKAGE)][-1])
+            self.found.add([f.name for f in frames if PACKAGE in Path(f.filename).parents][-1])
         return func(*args, **(kwargs or {}))
 
 
