@@ -15,7 +15,7 @@ from autodual.interval import Interval
 from tests import oracles
 from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.nets import random_mlp
-from tests.test_capture import Around, Frozen, Residual, make, picture
+from tests.test_capture import Around, Residual, make, picture
 from tests.test_engine import picture_net, result
 
 F64 = torch.float64
@@ -192,21 +192,6 @@ def the_bound_is_algorithm_1():
     same(found, [torch.from_numpy(lower), torch.from_numpy(upper)], "Algorithm 1 and the bound")
 
 
-def training_statistics_are_the_batchs():
-    model = make(Residual, training=True)
-    with torch.no_grad():
-        net = ad.certify(model, 0.0, bounds="dual")
-        centre = net.relax(picture())
-        found = centre.networks[0][net.graph.output].reference
-        same([found], [model(picture())], "the model and the network's middle at radius 0")
-
-
-def no_gradient_passes_no_grad():
-    model = make(Frozen)
-    ad.robust_loss(model, picture(), torch.tensor([0, 1, 2]), 0.1).backward()
-    assert model.features.weight.grad is None, "a gradient went through no_grad"
-
-
 def rows_only_tighten():
     """The boxes of intervals and rows lie within those of intervals alone, and are smaller."""
     x = flat()
@@ -255,11 +240,11 @@ def an_overflow_is_unbounded():
             assert bool((ends.upper > -torch.inf).all()), f"{bounds}: {value.name} is all below −∞"
 
 
-CASES = (("sub", "norm"), ("residual",), ("max", "gate"))
+CASES = (("sub", "norm"), ("residual",))
 
 
 def patches_are_dense_rows():
-    for kinds in CASES:
+    for kinds in (CASES[0], ("max",)):
         case = *pictures(*kinds), ad.LinfBall(0.3)
         patches = result(*case, bounds="dual")
         with pytest.MonkeyPatch.context() as patch:
@@ -269,7 +254,7 @@ def patches_are_dense_rows():
 
 def chunks_are_the_whole():
     """Also in their gradients: what is computed anew, piece by piece, is what autograd kept."""
-    for kinds in CASES[:2]:
+    for kinds in CASES:
         case = *pictures(*kinds), ad.LinfBall(0.3)
         whole = result(*case, bounds="dual", select=False)
         with pytest.MonkeyPatch.context() as patch:
@@ -293,13 +278,13 @@ def any_order_gives_the_bound():
     def arbitrary(plan, record, network, memory):
         return {value: pick.choice(["forward", "backward"]) for value in record.costs}
 
-    for kinds in CASES[:2]:
+    for kinds in CASES:
         model, x, y = pictures(*kinds)
         expected = result(model, x, y, ad.LinfBall(0.3), bounds="dual", choose=_backward(model, x))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("autodual.bound.module.choose_orders", arbitrary)
             net = ad.certify(model, 0.3, bounds="dual", memory="1GiB")
-            for _ in range(4):
+            for _ in range(2):
                 net.admitted(x).program._decided_for.clear()
                 net(x)
                 same(result_of(net, x, y), expected, "orders of the rows")
@@ -464,13 +449,12 @@ def unmoved_intercept(f):
     return broken
 
 
-BELOW = "lies below its (interval|bound)|lies above its interval"
 CANARIES = {
     "deviation halved": Canary(
         "autodual.bound.travel._at_entry",
         lambda f: lambda entry, rows, memo: 0.5 * f(entry, rows, memo),
         no_point_beats_the_bound,
-        BELOW,
+        "dual: (an output|a row) lies (below|above)",
     ),
     "products of matrices: the rest dropped": Canary(
         "autodual.duals.relaxed.Product.about",
@@ -525,12 +509,6 @@ CANARIES = {
         lambda f: lambda box: f(Interval(box.center, box.center)),
         no_point_beats_intervals,
         "ibp: an output lies",
-    ),
-    "no_grad dropped": Canary(
-        "autodual.front.passes.PIPELINE",
-        lambda passes: tuple(p for p in passes if "stop" not in p.__name__),
-        no_gradient_passes_no_grad,
-        "a gradient went through no_grad",
     ),
     "interval ends intersected the wrong way": Canary(
         "autodual.interval.Interval.intersect",
@@ -738,14 +716,6 @@ CANARIES = {
         lambda f: lambda r, repeats, delta: -0.5,
         an_estimate_is_no_better_than_the_bound,
         "(Cauchy|Geometric) exceeds the bound",
-    ),
-    "batch statistics: another correction": Canary(
-        "autodual.front.passes.batch_norm._statistics",
-        lambda f: (
-            lambda x, node: tuple(replace(n, args={**n.args, "correction": 1}) for n in f(x, node))
-        ),
-        training_statistics_are_the_batchs,
-        "disagree|at radius 0 differ",
     ),
 }
 CHECKS = checks_of(CANARIES)
