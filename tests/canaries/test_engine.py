@@ -17,6 +17,7 @@ from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.nets import random_mlp
 from tests.test_capture import Around, Residual, make, picture
 from tests.test_engine import picture_net, result
+from tests.test_soundness import Logarithm
 
 F64 = torch.float64
 BALLS = {
@@ -58,6 +59,13 @@ class Exploding(torch.nn.Module):
     def forward(self, x):
         z = (1000 * x).exp()
         return torch.relu(z - 2 * z) + z
+
+
+class Length(torch.nn.Module):
+    """The length of x, which a bound on its square's entries could let be imaginary."""
+
+    def forward(self, x):
+        return (x * x).sum(1, keepdim=True).sqrt() - x
 
 
 @cache
@@ -238,6 +246,24 @@ def an_overflow_is_unbounded():
             )
             assert bool((ends.lower < torch.inf).all()), f"{bounds}: {value.name} is all beyond ∞"
             assert bool((ends.upper > -torch.inf).all()), f"{bounds}: {value.name} is all below −∞"
+
+
+def no_bound_is_given_beyond_a_domain():
+    """log of a negative number is NaN, which no later sigmoid makes a number of."""
+    x = torch.tensor([[0.05, 0.5], [0.5, 0.5]], dtype=F64)
+    for bounds in ("ibp", "dual", "ibp&dual"):
+        lower = ad.certify(Logarithm(), 0.1, bounds=bounds).bounds(x).lower
+        assert bool(lower[0].isneginf().all()), f"{bounds}: a bound on what is not defined"
+        assert bool(lower[1].isfinite().all()), f"{bounds}: no bound on what is defined"
+
+
+def what_is_known_of_a_range_is_kept():
+    x = torch.tensor([[0.0, 0.1], [1.0, -2.0]], dtype=F64)
+    for bounds in ("ibp", "dual", "ibp&dual"):
+        box = ad.certify(Length(), 0.3, bounds=bounds).bounds(x)
+        finite = box.lower.isfinite() & box.upper.isfinite()
+        assert bool(finite.all()), f"{bounds}: a sum of squares is let be negative"
+        no_point_beats(Length(), x, ad.LinfBall(0.3), f"a length, {bounds}", bounds=bounds)
 
 
 CASES = (("sub", "norm"), ("residual",))
@@ -551,6 +577,36 @@ CANARIES = {
         an_overflow_is_unbounded,
         "is no number",
     ),
+    "widen: NaN of rows left": Canary(
+        "autodual.bound.reading.widen",
+        lambda f: lambda box, look: box,
+        an_overflow_is_unbounded,
+        "dual: the interval of .* is no number",
+    ),
+    "sets taken for symmetric": Canary(
+        "autodual.bound.relaxation.Relaxation.symmetric",
+        lambda f: lambda self, values: True,
+        the_set_at_the_input_is_measured_whole,
+        "a corner and the bound differ",
+    ),
+    "the arguments' rows exchanged": Canary(
+        "autodual.bound.travel._pull",
+        lambda f: lambda layer, rows, memo: f(layer, rows, memo)[::-1],
+        no_point_beats_a_product,
+        "a product: an output lies",
+    ),
+    "rows asked for nowhere": Canary(
+        "autodual.bound.building.Building._open",
+        lambda f: lambda self, value: f(self, value) & False,
+        the_bound_is_algorithm_1,
+        "Algorithm 1 and the bound differ",
+    ),
+    "rows not asked for at the first entry": Canary(
+        "autodual.bound.rows.seeds.Units.where",
+        lambda f: lambda value, mask: f(value, mask & (torch.arange(mask.shape[1]) > 0)),
+        the_bound_is_algorithm_1,
+        "Algorithm 1 and the bound differ",
+    ),
     "widen: a lower end where nothing is known": Canary(
         "autodual.bound.building.widen",
         lambda f: (
@@ -560,6 +616,24 @@ CANARIES = {
         ),
         an_overflow_is_unbounded,
         "is all beyond ∞",
+    ),
+    "a domain forgotten": Canary(
+        "autodual.bound.layer.Layer.undefined",
+        lambda f: property(lambda self: None),
+        no_bound_is_given_beyond_a_domain,
+        "a bound on what is not defined",
+    ),
+    "a domain taken for left everywhere": Canary(
+        "autodual.bound.relaxation.Relaxation.undefined",
+        lambda f: property(lambda self: torch.ones(self.batch, dtype=torch.bool)),
+        no_bound_is_given_beyond_a_domain,
+        "no bound on what is defined",
+    ),
+    "a range not kept": Canary(
+        "autodual.bound.plan.Plan.within",
+        lambda f: lambda self, value, box: box,
+        what_is_known_of_a_range_is_kept,
+        "a sum of squares is let be negative",
     ),
     "an example's own slopes exchanged": Canary(
         "autodual.bound.layer.Layer.map",
