@@ -124,7 +124,10 @@ def check_window(rule: Affine, call: Call, shapes: Shapes, generator: torch.Gene
     row = torch.zeros(1, *out.shape, dtype=torch.float64)
     row[..., i, j] = values
     local = [torch.Size((1, s[1], *window.kernel)) for s in shapes]
-    patches = rule.transpose(call.replace(window.local), values.reshape(1, 1, -1, 1, 1), local)
+    try:
+        patches = rule.transpose(call.replace(window.local), values.reshape(1, 1, -1, 1, 1), local)
+    except RuntimeError as error:
+        raise AssertionError(f"no window of this op is as the rule says: {error}") from error
     for whole, patch, shape in zip(rule.transpose(call, row, shapes), patches, shapes, strict=True):
         expected = torch.zeros(1, *shape, dtype=torch.float64)
         for a in range(window.kernel[0]):

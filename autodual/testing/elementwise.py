@@ -100,6 +100,11 @@ def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval
     """The image holds f, says nothing where f is undefined, and shrinks with the box."""
     image, part = rule.interval(call, box), rule.interval(call, inner)
     ends = {"ℓ": box.lower, "u": box.upper}
+    missing = call(grid(box)).isnan().any(0)
+    assert rule.partial or not bool(missing.any()), (
+        "f is not defined on the whole box, and the rule does not say where it is: "
+        + first(missing, **ends)
+    )
     for sign, side in ((1, "upper"), (-1, "lower")):
         end, less = getattr(image, side), getattr(part, side)
         z = worst(lambda z, s=sign: s * call(z), box)  # type: ignore[misc]

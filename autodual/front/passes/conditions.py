@@ -11,13 +11,14 @@ z − y is compared with 0, which has the same sign in floating point.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autodual.front.ir import Graph, Node, Value
+from autodual.front.ir import Graph, Literal, Node, Value
 from autodual.front.passes.rewrite import Decomposition, Emit, rewrite
 
 aten = torch.ops.aten
@@ -200,13 +201,38 @@ def choose(emit: Emit, condition: Value, p: Value, q: Value, like: Value) -> Val
             args = {"input": found.z, "edge": found.edge, "relation": found.relation}
             args |= dict(zip(names, (*one, *other), strict=True))
             return emit.own("autodual.split", split, args)
-    indicator = _indicator(emit, condition)
+    indicator = None if _infinite(emit, p) or _infinite(emit, q) else _indicator(emit, condition)
     if indicator is None:
         return None
     if emit.moves(q) and not emit.moves(p):
         p, q, indicator = q, p, _complement(emit, indicator)
     chosen = emit(aten.mul.Tensor, indicator, emit(aten.sub.Tensor, p, q))
     return emit(aten.add.Tensor, chosen, q)
+
+
+def _infinite(emit: Emit, value: Any) -> bool:
+    """Return whether ±∞ was put into a value: 1[c]·(p − q) is no number where one of them is ∞."""
+    if not isinstance(value, Value):
+        return isinstance(value, float) and math.isinf(value)
+    held, made = emit.graph.constants.get(value), emit.producer(value)
+    if isinstance(held, Literal):
+        return bool(held.tensor.isinf().any())
+    if made is None or made.op not in PUT:
+        return False
+    return any(_infinite(emit, made.args.get(name)) for name in PUT[made.op])
+
+
+PUT: dict[str, tuple[str, ...]] = {
+    "aten.scalar_tensor.default": ("s",),
+    "aten.full.default": ("fill_value",),
+    "aten.where.self": ("self", "other"),
+    "aten.masked_fill.Scalar": ("self", "value"),
+    "aten.masked_fill.Tensor": ("self", "value"),
+    **dict.fromkeys(
+        (f"aten.{op}.default" for op in ("expand", "reshape", "clone", "_to_copy")), ("self",)
+    ),
+}
+"""Ops that take over what is in these arguments."""
 
 
 def _where(emit: Emit, node: Node) -> Value | None:
