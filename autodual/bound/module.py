@@ -83,6 +83,8 @@ class BoundModule:
         """
         sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
         check_slopes(self.plan, sloped)
+        if sloped and "dual" not in self.plan.method.last:
+            raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)
         seed = self.options.estimator.seed()
         return self.relax(self._complete(env), threat, seed, slopes=sloped, given=known)

@@ -1,7 +1,6 @@
 """The front door, broken on purpose: what it lets in is not the model, or no batch of examples."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +14,19 @@ from tests.nets import random_mlp
 F64 = torch.float64
 
 
+class Config:
+    """Holds a number that may change in place."""
+
+    scale = 1.0
+
+
 class Configured(nn.Module):
-    """Reads a number from an object that may change in place."""
+    """Reads a number from such an object."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.fc, self.config = nn.Linear(4, 3).double(), SimpleNamespace(scale=1.0)
+        self.fc, self.config = nn.Linear(4, 3).double(), Config()
 
     def forward(self, x):
         return torch.tanh(self.fc(x)) * self.config.scale

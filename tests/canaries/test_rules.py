@@ -178,7 +178,10 @@ RULES = {
         ),
     ),
     "hardtanh: as printed": Broken(
-        "aten.hardtanh.default", 0, "equal slopes: violated f ≤ a·z", with_lines(printed_hardtanh)
+        "aten.hardtanh.default",
+        0,
+        "equal slopes: violated f ≤ a·z|did not take the slope given",
+        with_lines(printed_hardtanh),
     ),
     "clamp: slope 1 everywhere": Broken(
         "aten.clamp.default",
