@@ -369,3 +369,47 @@ def test_captures_die_with_their_model():
     gc.collect()
     assert all(ref() is None for ref in watched)
     assert len(door._MEMORY) < remembered
+
+
+def test_layers_of_another_width_are_captured_anew(counted):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    net = ad.certify(model, 0.0)
+    assert_bounds_are_the_models(net, model)
+    model[0] = nn.Linear(4, 7)
+    model[2].weight = nn.Parameter(torch.randn(3, 7))
+    assert_bounds_are_the_models(net, model)
+    assert counted.capture == 2
+
+
+def test_objects_are_told_apart_though_they_follow_each_other():
+    """A new object may be where an old one was."""
+
+    class Cap:
+        def __init__(self, top):
+            self.top = top
+
+        def __call__(self, z):
+            return z.clamp(-1, self.top)
+
+    class Capped(nn.Module):
+        def forward(self, x):
+            return self.cap(3.5 * x)
+
+    model, x = Capped(), torch.zeros(1, 2)
+    for top in (1.0, 5.0, 2.0, 3.0):
+        model.cap = None
+        model.cap = Cap(top)
+        upper = ad.certify(model, 1.0).bounds(x).upper
+        torch.testing.assert_close(upper, torch.full_like(upper, min(top, 3.5)))
+
+
+def test_what_a_one_way_cost_cannot_undo_is_not_detected():
+    cost = torch.tensor([[0.0, 0.1], [math.inf, 0.0]])  # mass moves from pixel 0 to pixel 1 only
+    ball = ad.Wasserstein(0.1, cost=cost)
+    x, found = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert bool(ball.contains(x, found))
+    try:
+        said = ad.certify(nn.Flatten(), ball).detect(found)
+    except ad.errors.AutodualError:
+        return
+    assert not bool(said)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.plan import Step, centered
-from autodual.duals import Affine, Call, Exact, Planes, Product, Relaxed
+from autodual.duals import Affine, Call, Choice, Exact, Planes, Product, Relaxed
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
@@ -205,13 +205,13 @@ class Layer:
             found += [side.constants[v] for v in side.step.node.inputs if v not in known]
         return found
 
-    def replace(self, others: Mapping[int, Tensor], inputs: tuple[Layer | Entry, ...]) -> Layer:
+    def replace(self, others: Mapping[int, Tensor]) -> Layer:
         """Return the layer as rows read it, with tensors replaced by their identity."""
 
         def swap(tensor: Tensor) -> Tensor:
             return others.get(id(tensor), tensor)
 
-        twin = replace(self, inputs=inputs)
+        twin = replace(self, inputs=())
         radius = None if self.radius is None else swap(self.radius)
         planes = None if self.planes is None else self.planes.map(swap)
         sides = tuple(
@@ -220,6 +220,14 @@ class Layer:
         )
         twin.__dict__.update(radius=radius, planes=planes, sides=sides)
         return twin
+
+    def with_slopes(self, slopes: Choice | None, inputs: tuple[Layer | Entry, ...]) -> Layer:
+        """Return the layer relaxed on the same boxes, with other slopes if some are given."""
+        relaxed = self.relaxed
+        if slopes is not None:
+            call = self.step.call(self.constants, self.batch)
+            relaxed = self.step.rule.relax(call, *self.boxes, slopes=slopes)
+        return replace(self, inputs=inputs, relaxed=relaxed, grad=torch.is_grad_enabled())
 
     def map(self, f: Change, batch: int, inputs: tuple[Layer | Entry, ...]) -> Layer:
         """Return the layer with every tensor changed, for ``batch`` examples."""

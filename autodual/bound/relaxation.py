@@ -5,7 +5,7 @@ The engine adds layer by layer; rows, linear programs and certificates walk them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
+
+Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
+"""(a layer, the layers of its perturbed arguments) → what takes its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +97,18 @@ class Relaxation:
 
     def replace(self, others: Mapping[int, Tensor]) -> Relaxation:
         """Return the network as rows read it, with tensors replaced by their identity."""
-        found = Relaxation(self.plan, self.entry.replace(others), {}, self.batch)
-        layers: dict[Value, Layer] = {}
-        for value, layer in self.layers.items():
-            layers[value] = layer.replace(others, ())
-        return Relaxation(found.plan, found.entry, layers, self.batch)
+        layers = {value: layer.replace(others) for value, layer in self.layers.items()}
+        return Relaxation(self.plan, self.entry.replace(others), layers, self.batch)
 
     def select(self, index: Tensor) -> Relaxation:
         """Return the network of the examples at ``index`` [R], which may repeat some.
 
         An example that stands there several times can have slopes of its own for each of its rows.
         """
-        found = Relaxation(self.plan, self.entry.select(index), {}, len(index))
-        pick = example_layout(self.batch, index)
-        for layer in self.layers.values():
-            inputs = found.inputs(layer.step.variables)
-            found = found.extended(layer.map(pick, len(index), inputs))
-        return found
+        pick, count = example_layout(self.batch, index), len(index)
+        return self._made_anew(
+            self.entry.select(index), count, lambda layer, inputs: layer.map(pick, count, inputs)
+        )
 
     def with_slopes(self, slopes: Mapping[Value, Choice]) -> Relaxation:
         """Return the network on the same boxes with other slopes, by the value an op computes.
@@ -119,15 +117,17 @@ class Relaxation:
             InputError: no op that takes slopes computes one of these values.
         """
         check_slopes(self.plan, slopes)
-        found = Relaxation(self.plan, self.entry, {}, self.batch)
-        for value, layer in self.layers.items():
-            relaxed = layer.relaxed
-            if value in slopes:
-                call = layer.step.call(layer.constants, self.batch)
-                relaxed = layer.step.rule.relax(call, *layer.boxes, slopes=slopes[value])
-            inputs = found.inputs(layer.step.variables)
-            parts = layer.step, self.batch, layer.constants, inputs, layer.boxes, layer.origins
-            found = found.extended(Layer(*parts, relaxed))
+        return self._made_anew(
+            self.entry,
+            self.batch,
+            lambda layer, inputs: layer.with_slopes(slopes.get(layer.value), inputs),
+        )
+
+    def _made_anew(self, entry: Entry, batch: int, make: Make) -> Relaxation:
+        """Return the network with each layer made anew, on those before it."""
+        found = Relaxation(self.plan, entry, {}, batch)
+        for layer in self.layers.values():
+            found = found.extended(make(layer, found.inputs(layer.step.variables)))
         return found
 
     def __str__(self) -> str:

@@ -458,8 +458,8 @@ def _half(columns):
 def radius_kept(f):
     """Replace all tensors but the radius."""
 
-    def broken(self, others, inputs):
-        twin = f(self, others, inputs)
+    def broken(self, others):
+        twin = f(self, others)
         twin.__dict__.update(radius=None if self.radius is None else self.radius.detach())
         return twin
 
@@ -692,8 +692,8 @@ CANARIES = {
     "vectors replaced without their gradient": Canary(
         "autodual.bound.layer.Layer.replace",
         lambda f: (
-            lambda self, others, inputs: f(
-                self, {name: t.detach() if t.dim() < 2 else t for name, t in others.items()}, inputs
+            lambda self, others: f(
+                self, {name: t.detach() if t.dim() < 2 else t for name, t in others.items()}
             )
         ),
         chunks_are_the_whole,
