@@ -17,6 +17,7 @@ from autodual.loss import robust_loss
 from autodual.report.coverage import Coverage, coverage
 from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
+from autodual.working import progress
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "certify",
     "coverage",
     "errors",
+    "progress",
     "robust_loss",
     "self_check",
 ]

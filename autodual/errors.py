@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AutodualError(Exception):
     """Base class of every error autodual raises on purpose."""
@@ -53,3 +55,16 @@ class CrossingError(AutodualError):
 
 class AttackWarning(RuntimeWarning):
     """What an attack answers can mislead: no gradient, training mode, points thrown away."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of long work.
+
+    Attributes:
+        partial: what was found until then, in the form of the whole result. It holds: what was
+            not reached reads as nothing known, never as something found.
+    """
+
+    def __init__(self, partial: Any, said: str) -> None:
+        super().__init__(said)
+        self.partial = partial

@@ -18,6 +18,7 @@ from autodual.errors import CrossingError, UnsoundError
 from autodual.front.arguments import as_inputs
 from autodual.front.inputs import Inputs
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
+from autodual.working import track
 
 ROUNDING = 1000
 """How many units in the last place of 1 + |z| + |bound| a margin may lie below its bound."""
@@ -25,6 +26,9 @@ ROUNDING = 1000
 Track = Callable[[list[str]], Iterable[str]]
 Run = Callable[..., Attack]
 Fits = Callable[[ThreatModel, Tensor], bool]
+
+ATTACKING: Track = partial(track, what="attacking")
+"""Shows progress where it is always shown."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def self_check(
     steps: int = 20,
     classes: int = 9,
     generator: torch.Generator | None = None,
-    track: Track = iter,
+    track: Track = ATTACKING,
 ) -> SelfCheck:
     """Attack a certified model in every way there is, and compare each margin with its bound.
 
@@ -98,7 +102,7 @@ def self_check(
         steps: steps of the gradient attacks; searches take five times as many.
         classes: how many classes to attack for each example, the likeliest first.
         generator: where randomness comes from.
-        track: wraps the list of attacks while it is worked through, for a progress bar.
+        track: wraps the list of attacks while it is worked through, for another progress bar.
 
     Warns:
         AttackWarning: an attack could not work, see ``pgd``; the others count all the same.
