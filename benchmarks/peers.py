@@ -10,6 +10,7 @@ compared before anything is timed: autodual's must be equal or tighter.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 import warnings
@@ -26,6 +27,9 @@ from timing import Job, alternate, count_flops, gemm_rate, peak_gigabytes
 from torch import Tensor, nn
 
 import autodual as ad
+
+OPSET = 12
+"""The version of ONNX that auto_LiRPA asks torch for."""
 
 CLOSE = 1e-3
 """How far below a peer's margins autodual's may lie, relative to their size: float32 rounding."""
@@ -70,6 +74,20 @@ class AutoDual:
         return lambda: ad.robust_loss(net, x, y).backward()
 
 
+def _translate_as_before() -> None:
+    """Have torch ≥ 2.9 write graphs out as auto_LiRPA reads them.
+
+    It no longer loads what knows the newer forms of ops on its own, and falls back to old ones:
+    clamps are then refused, and squares get a bound that does not hold.
+    """
+    exporter = "torch.onnx._internal.torchscript_exporter"
+    if importlib.util.find_spec(exporter) is None:
+        return
+    for opset in range(10, OPSET + 1):
+        importlib.import_module(f"{exporter}.symbolic_opset{opset}")
+    importlib.import_module(f"{exporter}._globals").GLOBALS.export_onnx_opset_version = OPSET
+
+
 class LiRPA:
     """The jobs of auto_LiRPA, with the slope of the thesis so that the bounds are the same."""
 
@@ -78,6 +96,7 @@ class LiRPA:
 
     def __init__(self, path: Path) -> None:
         sys.path.insert(0, str(path))
+        _translate_as_before()
         from auto_LiRPA import BoundedModule, BoundedTensor
         from auto_LiRPA.perturbations import PerturbationLpNorm
 
