@@ -62,6 +62,15 @@ MODELS = {
     "product, broadcast": (lambda z: z.relu() * z.mean((2, 3), keepdim=True), (2, 2, 2)),
     "square": (lambda z: z * z, (4,)),
     "quotient": (lambda z: z / (1 + z * z) + 1 / (2 + z.abs()), (4,)),
+    "powers": (
+        lambda z: (
+            z ** torch.arange(4)
+            + z.exp() ** torch.tensor([0.5, -1.0, 2.0, -0.3])
+            + torch.tensor([0.2, 1.0, 3.0, 1.5]) ** z
+        ),
+        (4,),
+    ),
+    "powers of both": (lambda z: (z.abs() + 0.5) ** z.mean(1, keepdim=True), (4,)),
     "matrix product": (lambda z: z.relu() @ z.mT @ z, (3, 2)),
     "matrix square": (lambda z: z @ z, (2, 2)),
     "einsum": (lambda z: torch.einsum("nij,nik->njk", z, 2 * z), (3, 2)),

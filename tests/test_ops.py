@@ -129,3 +129,22 @@ def test_a_range_follows_what_it_is_made_of():
     net.bounds(torch.ones(1, 2))
     model.shift.data.zero_()
     assert float(net.bounds(torch.ones(1, 2)).lower.max()) <= 0
+
+
+POWERS = {
+    "an exponent that is no integer": (lambda x: x ** torch.tensor([2.0, 0.5]), [1, 2]),
+    "a negative exponent": (lambda x: x ** torch.tensor([2, -2]), [0, 1]),
+    "a negative base": (lambda x: torch.tensor([2.0, -2.0]) ** x, []),
+    "a number as a negative base": (lambda x: (-2.0) ** x, []),
+    "a perturbed base that may be negative": (lambda x: x ** x.roll(1, 1), [1]),
+}
+
+
+@pytest.mark.parametrize("name", POWERS)
+def test_powers_have_bounds_where_they_are_defined(name):
+    """Within 0.1 of (−2.5, −2.5), of (2, 2) and of (2, 0.1), which touches 0."""
+    function, defined = POWERS[name]
+    x = torch.tensor([[-2.5, -2.5], [2.0, 2.0], [2.0, 0.1]])
+    box = ad.certify(Net(lambda net, x: function(x)), 0.1).bounds(x)
+    found = (box.lower.isfinite() & box.upper.isfinite()).all(1)
+    assert found.nonzero().flatten().tolist() == defined

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call
+from autodual.duals.base import Call, DualLayer, Either
 from autodual.duals.curves import Curve, by_curve, everywhere, smooth
 from autodual.interval import Interval
 
@@ -59,10 +59,29 @@ def _power(call: Call) -> Curve:
     return Curve(lambda z: n * z ** (n - 1), (0.0,), (0.0,), holds)
 
 
+def _powers(call: Call) -> Curve:
+    """f = zⁿ with an exponent of its own for each entry."""
+    n = call["exponent"]
+
+    def derivative(z: Tensor) -> Tensor:
+        return torch.where(n == 0, 0.0, n * z ** (n - 1))
+
+    def holds(box: Interval) -> Tensor:
+        defined = torch.where(n % 1 == 0, apart_from_zero(box), positive(box))
+        return defined | (box.lower >= 0) & (n > 0) | (n % 1 == 0) & (n >= 0)
+
+    return Curve(derivative, (0.0,), (0.0,), holds)
+
+
 def _power_of_constant(call: Call) -> Curve:
-    """f = bᶻ for a constant b > 0, f′ = ln b·bᶻ."""
-    base = float(call["self"])
-    return Curve(lambda z: math.log(base) * base**z, range=(0.0, INF))
+    """f = bᶻ for a constant b > 0, a number or one for each entry; f′ = ln b·bᶻ."""
+    base = torch.as_tensor(call["self"])
+
+    def derivative(z: Tensor) -> Tensor:
+        defined = torch.where(base > 0, base, 1).to(z.dtype)
+        return torch.log(defined) * torch.pow(defined, z)
+
+    return Curve(derivative, holds=lambda box: (base > 0) | (box.lower == box.upper))
 
 
 def _multiples(offset: float) -> Callable[[Interval], list[Tensor]]:
@@ -92,12 +111,13 @@ def _wave(derivative: Callable[[Tensor], Tensor], zero: float) -> Curve:
 SINE = _wave(torch.cos, 0.0)
 COSINE = _wave(lambda z: -torch.sin(z), 0.5)
 ROOT = 2 / math.sqrt(math.pi)
+POWER_OF_CONSTANT = by_curve(_power_of_constant, argument="exponent", partial=True)
 
-TABLE = {
+TABLE: dict[str, DualLayer | Either] = {
     "aten.exp.default": smooth(torch.exp, range=(0.0, INF)),
     "aten.exp2.default": smooth(lambda z: math.log(2) * torch.exp2(z), range=(0.0, INF)),
     "aten.expm1.default": smooth(torch.exp, range=(-1.0, INF)),
-    "aten.pow.Scalar": by_curve(_power_of_constant, argument="exponent"),
+    "aten.pow.Scalar": POWER_OF_CONSTANT,
     "aten.log.default": smooth(torch.reciprocal, holds=above(0.0)),
     "aten.log2.default": smooth(_log(2), holds=above(0.0)),
     "aten.log10.default": smooth(_log(10), holds=above(0.0)),
@@ -106,6 +126,7 @@ TABLE = {
     "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive),
     "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero),
     "aten.pow.Tensor_Scalar": by_curve(_power, partial=True),
+    "aten.pow.Tensor_Tensor": Either((by_curve(_powers, partial=True), POWER_OF_CONSTANT)),
     "aten.sin.default": by_curve(lambda call: SINE),
     "aten.cos.default": by_curve(lambda call: COSINE),
     "aten.tan.default": smooth(

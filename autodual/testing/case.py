@@ -27,7 +27,7 @@ class T:
 
     Args:
         shape: its shape.
-        kind: "normal", "positive", "mask" (bool) or "index" (0, 1 or 2).
+        kind: "normal", "positive", "integer" (−2 to 3), "mask" (bool) or "index" (0, 1 or 2).
     """
 
     shape: tuple[int, ...]
@@ -39,6 +39,8 @@ class T:
             return torch.randint(0, 3, self.shape, generator=generator)
         if self.kind == "mask":
             return torch.rand(self.shape, generator=generator) > 0.5
+        if self.kind == "integer":
+            return torch.randint(-2, 4, self.shape, generator=generator)
         noise = torch.randn(self.shape, generator=generator, dtype=torch.float64).to(dtype)
         return noise.abs() + 0.1 if self.kind == "positive" else noise
 

@@ -1,4 +1,4 @@
-"""Quotients, squares, and pairwise maxima, as the ops that have dual layers."""
+"""Quotients, squares, powers, and pairwise maxima, as the ops that have dual layers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def _product(emit: Emit, node: Node) -> Value | None:
     return emit(aten.mul.Tensor, *(_widened(emit, v, node.out) for v in (a, b)))
 
 
+def _power(emit: Emit, node: Node) -> Value | None:
+    """aᵇ = exp(b log a) for two perturbed ones; else bring the one that is to the power's shape."""
+    a, b = node.args["self"], node.args["exponent"]
+    if emit.moves(a) and emit.moves(b):
+        exponent = emit(aten.mul.Tensor, b, emit(aten.log.default, a))
+        return emit(aten.exp.default, exponent)
+    moving = a if emit.moves(a) else b
+    if moving.shape == node.out.shape:
+        return None
+    wide = _widened(emit, moving, node.out)
+    return emit(aten.pow.Tensor_Tensor, *((wide, b) if moving == a else (a, wide)))
+
+
 def _widened(emit: Emit, value: Value, like: Value) -> Value:
     if value.shape == like.shape:
         return value
@@ -62,6 +75,7 @@ def _extreme(sign: int) -> Decomposition:
 TABLE: dict[str, Decomposition] = {
     "aten.div.Tensor": _quotient,
     "aten.mul.Tensor": _square,
+    "aten.pow.Tensor_Tensor": _power,
     "aten.maximum.default": _extreme(1),
     "aten.minimum.default": _extreme(-1),
 }
