@@ -136,7 +136,7 @@ POWERS = {
     "a negative exponent": (lambda x: x ** torch.tensor([2, -2]), [0, 1]),
     "a negative base": (lambda x: torch.tensor([2.0, -2.0]) ** x, []),
     "a number as a negative base": (lambda x: (-2.0) ** x, []),
-    "a perturbed base that may be negative": (lambda x: x ** x.roll(1, 1), [1]),
+    "a perturbed base that may be negative": (lambda x: x ** x.roll(1, 1), [1, 2]),
 }
 
 
