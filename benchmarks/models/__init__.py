@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from models import images, vectors
+from models import images, sequences, vectors
 from models.base import MODELS, Model
 
-__all__ = ["MODELS", "Model", "images", "vectors"]
+__all__ = ["MODELS", "Model", "images", "sequences", "vectors"]
