@@ -51,7 +51,8 @@ def ways(peer: LiRPA | None) -> dict[str, Way]:
         return run
 
     def crown(model: nn.Module, x: Tensor, eps: float) -> Ends:
-        net = peer.module(copy.deepcopy(model), torch.empty_like(x)).eval()
+        net = peer.module(copy.deepcopy(model), torch.empty_like(x))
+        net.eval()
         inputs = (peer.tensor(x, peer.ball(norm=float("inf"), eps=eps)),)
         return net.compute_bounds(x=inputs, method="CROWN")
 
