@@ -13,7 +13,7 @@ from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.front.inputs import Inputs
 from autodual.interval import Interval
-from autodual.loss import robust_loss
+from autodual.loss import RobustLoss, robust_loss
 from autodual.report.coverage import Coverage, coverage
 from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
@@ -36,6 +36,7 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "Normal",
+    "RobustLoss",
     "SelfCheck",
     "ThreatModel",
     "Union",

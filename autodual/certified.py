@@ -19,19 +19,21 @@ from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
-from autodual.errors import InputError, NotTracedError, UnsoundError
+from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
 from autodual.front.arguments import check_classes, check_labels, check_spec, check_tolerance
+from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value
 from autodual.interval import Interval
 from autodual.threat import Ball, ThreatModel, as_threat
+from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
 
 
-class Certified(nn.Module):
+class Certified(Wrapper):
     """A model with its bound. Made by ``certify``; shares the model's live parameters.
 
     Inputs ``x`` are one tensor [N, *], or ``Inputs(...)`` for models with several arguments.
@@ -45,6 +47,15 @@ class Certified(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DDP asks a module before it wraps it."""
+        raise ModelError(
+            "a certified net gives certificates, which have no gradients for "
+            "DistributedDataParallel to average. Wrap the loss, "
+            "DistributedDataParallel(ad.RobustLoss(net)); to certify, call net itself."
+        )
 
     def extra_repr(self) -> str:
         """Describe the set and the method."""
@@ -315,6 +326,8 @@ class Certified(nn.Module):
 
     def _admit(self, x: Tensor | Inputs, confirm: bool = True, sound: bool = False) -> Compiled:
         """Let the model and x in, with their bound; refuse one with caveats if it must be sound."""
+        if torch.is_grad_enabled():
+            check_seen(self.model)
         options = self.options
         question = Question(options.perturb, options.output, options.rules.kinds)
 

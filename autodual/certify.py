@@ -12,9 +12,10 @@ from autodual.bound.options import Options, Serving
 from autodual.bound.plan import METHODS
 from autodual.certified import Certified
 from autodual.duals.given import UserRules, read_rules
-from autodual.errors import InputError
+from autodual.errors import InputError, ModelError
 from autodual.front.capture import Output, unwrap
 from autodual.threat import ThreatModel, as_threat
+from autodual.wrapper import Wrapper
 
 SLOPES = "equal", "free"
 """What the slopes of the two lines around a nonlinear op may be."""
@@ -78,10 +79,14 @@ def certify(
             in backward order only.
 
     Raises:
-        ModelError: the model is not a module.
+        ModelError: the model is not a module, or is certified already.
         InputError: ε is negative or not finite; no such method; options that exclude each other.
     """
-    unwrap(model)
+    if isinstance(unwrap(model), Wrapper):
+        raise ModelError(
+            "this model already has its bound. net.at(eps) takes another set; for other options "
+            "certify the model itself, net.model."
+        )
     if bounds not in METHODS:
         methods = "; ".join(f'"{name}": {method.text}' for name, method in METHODS.items())
         raise InputError(f"bounds={bounds!r} is no method. There are {methods}.")

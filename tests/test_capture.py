@@ -370,21 +370,6 @@ def test_wrapped_models_are_unwrapped():
     torch.testing.assert_close(expected, compiled)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_ddp_wrapped_model(tmp_path):
-    model = make(Functional)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        loss = ad.robust_loss(wrapped, picture(), torch.tensor([0, 1, 2]), eps=0.05)
-        loss.backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    assert model.fc.weight.grad is not None
-
-
 class Several(nn.Module):
     """Three inputs, of which the first or the last is perturbed; one is shared by the batch."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from autodual.front.capture.join import Captured
 from autodual.front.capture.outputs import Output
 from autodual.front.capture.rehearse import close
-from autodual.front.capture.trace import TRACED, capture, some, unwrap
+from autodual.front.capture.trace import TRACED, capture, some
 from autodual.front.capture.untouched import call_untouched
 from autodual.front.capture.whole import Kind, name_of, plain_attributes
+from autodual.front.capture.wrappers import check_seen, unwrap
 from autodual.front.inputs import Inputs
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Output",
     "call_untouched",
     "capture",
+    "check_seen",
     "close",
     "name_of",
     "plain_attributes",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from autodual.errors import AutodualError, InputError, ModelError
+from autodual.errors import AutodualError, InputError
 from autodual.front.capture.decompositions import Table
 from autodual.front.capture.diagnose import explain_failure
 from autodual.front.capture.functional import Program, functional
@@ -38,26 +38,6 @@ ONE_AT_A_TIME = threading.RLock()
 
 TRACED = 2, 3
 """The batch sizes of the two runs. With one example, a size could be taken for a number."""
-
-
-def unwrap(model: Any) -> nn.Module:
-    """Return the module inside torch.compile, DDP and DataParallel wrappers.
-
-    Raises:
-        ModelError: not a module, or a ScriptModule, whose code is not Python's any more.
-    """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"certify needs a torch.nn.Module, not {type(model).__name__}. "
-            "Put the function in the forward of a module."
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("a ScriptModule cannot be captured. Pass the module it was scripted from.")
-    if hasattr(model, "_orig_mod"):
-        return unwrap(model._orig_mod)
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return unwrap(model.module)
-    return model
 
 
 def capture(
