@@ -88,6 +88,76 @@ def test_rows_shared_by_the_batch(kind):
         torch.testing.assert_close(shared, threat.support(x, nu[:1].expand(2, -1, -1)))
 
 
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+@given(
+    seed=seeds,
+    eps=st.sampled_from([0.0, 1e-6, 0.1, 1.0, 30.0]),
+    size=st.sampled_from([1e-12, 1.0, 1e12]),
+    tied=st.booleans(),
+)
+@settings(max_examples=25)
+def test_a_cut_ball_is_sound_in_single_precision(kind, seed, eps, size, tied):
+    """Many pixels, some at the border, ties and zeros: exact, and no more than without a domain."""
+    x, nu, _ = draw(seed, n=3, d=200)
+    nu = size * (nu.round() if tied else nu)
+    exact = BALLS[kind](eps, (0.0, 1.0)).deviation(x, nu)
+    x, nu = x.float(), nu.float()
+    found, free = (BALLS[kind](eps, domain).deviation(x, nu) for domain in ((0.0, 1.0), None))
+    slack = 1e-5 * free + 1e-6 * nu.abs().sum(2) * min(eps, 1)
+    assert bool((found <= free * (1 + 1e-5)).all())
+    assert bool(((found.double() - exact).abs() <= slack).all())
+
+
+def dense_only(kind):
+    """The ball with a deviation of its own, which is asked for whole rows."""
+
+    class Dense(BALLS[kind]):
+        def deviation(self, x, nu):
+            return super().deviation(x, nu)
+
+    return Dense
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1"])
+@pytest.mark.parametrize("slopes", ["equal", "free"])
+def test_rows_of_a_convolution_need_their_window_alone(kind, slopes):
+    """Windows that leave the image, an ε and ends of the domain for each: as with whole rows."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=2), torch.nn.ReLU(),
+        torch.nn.Conv2d(3, 2, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(3),
+    ).double()  # fmt: skip
+    x = torch.rand(2, 2, 7, 6, dtype=torch.float64).requires_grad_()
+    model(x)
+    eps = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
+    high = 1 + torch.rand(2, 1, 6, dtype=torch.float64)
+    for domain in (None, (0.0, 1.0), (-0.1, high)):
+        found = []
+        for ball in (BALLS[kind], dense_only(kind)):
+            net = ad.certify(model, ball(eps, domain), slopes=slopes)
+            box = net.bounds(x)
+            inputs = (x, eps, *model.parameters())
+            slope = torch.autograd.grad((box.lower.square() - box.upper).sum(), inputs)
+            found.append((box.lower, box.upper, *slope))
+        for windows, whole in zip(*found, strict=True):
+            torch.testing.assert_close(windows, whole)
+
+
+def test_a_ball_with_a_deviation_of_its_own_is_asked_for_it():
+    class Wider(ad.L2Ball):
+        def deviation(self, x, nu):
+            return 2 * super().deviation(x, nu)
+
+    class Cube(ad.LinfBall):
+        def deviation(self, x, nu):
+            return 2 * super().deviation(x, nu)
+
+    model, (x, _, _) = torch.nn.Linear(5, 2).double(), draw(1)
+    for own, ball in ((Wider, ad.L2Ball), (Cube, ad.LinfBall)):
+        box, twice = (ad.certify(model, t).bounds(x) for t in (own(0.2), ball(0.4)))
+        torch.testing.assert_close(box.lower, twice.lower)
+
+
 @pytest.mark.parametrize("kind", BALLS)
 @pytest.mark.parametrize("domain", [None, (0.0, 1.0)])
 def test_support_is_differentiable(kind, domain):

@@ -26,6 +26,7 @@ from autodual.duals import Affine, Call, Choice, Exact, Planes, Product, Relaxed
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
+from autodual.threat.cut import Local
 
 Change = Callable[[Value, Tensor], Tensor]
 """(the value whose layout a tensor has, the tensor) → what takes its place."""
@@ -57,18 +58,26 @@ class Entry:
         with with_grad(self.grad):
             return self.threat.weights(self.x)
 
+    @cached_property
+    def local(self) -> Local | None:
+        """What a set is to rows that touch a part of x, if it can be asked of one."""
+        with with_grad(self.grad):
+            return self.threat.local(self.x)
+
     @property
     def tensors(self) -> list[Tensor]:
         """What rows read at the input."""
-        weights = [] if self.weights is None else [self.weights]
-        return [self.x, *weights, *self.threat.tensors()]
+        if self.weights is not None:
+            return [self.weights]
+        return [self.x, *self.threat.tensors()] if self.local is None else self.local.tensors
 
     def replace(self, others: Mapping[int, Tensor]) -> Entry:
         """Return the entry with tensors replaced, by their identity."""
         twin = Entry(self.value, others.get(id(self.x), self.x), self.threat.replace(others))
-        weights = self.weights
-        found = None if weights is None else others.get(id(weights), weights)
-        twin.__dict__.update(reference=self.reference, weights=found)
+        weights, local = self.weights, self.local
+        weights = None if weights is None else others.get(id(weights), weights)
+        local = None if local is None else local.replace(others)
+        twin.__dict__.update(reference=self.reference, weights=weights, local=local)
         return twin
 
     def select(self, index: Tensor) -> Entry:

@@ -58,10 +58,14 @@ class Relaxation:
         """Return the layers that some values depend on, last first: the way that rows go."""
         return [self.layers[step.out] for step in self.plan.path(frozenset(values))]
 
+    def parallel(self, values: Iterable[Value]) -> bool:
+        """Return whether −C travels back as minus what C does: one pass then serves both ends."""
+        planes = (layer.planes for layer in self.path(values))
+        return all(p is None or p.are_parallel for p in planes)
+
     def symmetric(self, values: Iterable[Value]) -> bool:
         """Return whether C·z can rise as far above C·z⁰ as it can fall below."""
-        planes = (layer.planes for layer in self.path(values))
-        return self.entry.threat.symmetric and all(p is None or p.are_parallel for p in planes)
+        return self.entry.threat.symmetric and self.parallel(values)
 
     @cached_property
     def undefined(self) -> Tensor | None:

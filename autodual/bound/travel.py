@@ -27,16 +27,21 @@ def deviations(
     E is 1 if ``both`` is not asked for or the two are equal.
     """
     rows = seeds.rows(network.x)
-    fall = _fall(network, {v: -r for v, r in rows.items()}, memo, observe)
-    if not both or network.symmetric(seeds.values):
-        return fall.unsqueeze(0)
-    return torch.stack([fall, _fall(network, rows, memo, observe)])
+    down = {v: -r for v, r in rows.items()}
+    two = both and not network.symmetric(seeds.values)
+    if not two or network.parallel(seeds.values):
+        return _far(network, down, memo, two, observe)
+    return torch.cat([_far(network, way, memo, False, observe) for way in (down, rows)])
 
 
-def _fall(
-    network: Relaxation, starts: Mapping[Value, Rows], memo: Memo, observe: Observer | None = None
+def _far(
+    network: Relaxation,
+    starts: Mapping[Value, Rows],
+    memo: Memo,
+    two: bool = False,
+    observe: Observer | None = None,
 ) -> Tensor:
-    """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row, [R]."""
+    """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row and, if ``two``, for minus it, [E, R]."""
     nu = dict(starts)
     first = next(iter(starts.values()))
     total = torch.zeros(len(first), dtype=network.x.dtype, device=network.x.device)
@@ -51,7 +56,8 @@ def _fall(
             if observe is not None:
                 observe(layer.step, pulled)
     entry = nu.get(network.entry.value)
-    return total if entry is None else total + _at_entry(network.entry, entry, memo)
+    total = total.unsqueeze(0)
+    return total if entry is None else total + _at_entry(network.entry, entry, memo, two)
 
 
 def _pull(layer: Layer, rows: Rows, memo: Memo) -> list[Rows]:
@@ -61,13 +67,20 @@ def _pull(layer: Layer, rows: Rows, memo: Memo) -> list[Rows]:
     return [p for side in layer.sides for p in pull_affine(rows, side, memo)]
 
 
-def _at_entry(entry: Entry, rows: Rows, memo: Memo) -> Tensor:
-    """Return deviation_B(ν₁)."""
+def _at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:
+    """Return deviation_B(ν₁) and, if ``two`` and it differs, deviation_B(−ν₁), [E, R]."""
     if entry.weights is not None:
-        return rows.weigh(entry.weights, memo)
-    nu = to_dense(rows).full().reshape(len(rows), 1, *entry.x.shape[1:])
-    around = entry.threat.select(entry.x, rows.owner)
-    return around.deviation(entry.x[rows.owner], nu).squeeze(1)
+        return rows.weigh(entry.weights, memo).unsqueeze(0)
+    if entry.local is None:
+        rows = to_dense(rows)
+    owner, nu, see = rows.touched(memo)
+    nu = torch.cat([nu, -nu], dim=1) if two else nu
+    if entry.local is None:
+        nu = nu.reshape(*nu.shape[:2], *entry.x.shape[1:])
+        far = entry.threat.select(entry.x, owner).deviation(entry.x[owner], nu)
+    else:
+        far = entry.local.at(owner, see).deviation(nu)
+    return far.unflatten(1, (1 + two, -1)).transpose(0, 1).flatten(1)
 
 
 def row_cost(network: Relaxation, seeds: Seeds) -> RowCost:
@@ -93,7 +106,7 @@ def _forms(network: Relaxation, seeds: Seeds) -> list[Form]:
         forms.append(Form(step.out, type(rows).__name__.lower(), rows.width, flops - before))
         before = flops
 
-    _fall(network, seeds.rows(network.x), memo)  # fills the memo
+    _far(network, seeds.rows(network.x), memo)  # fills the memo
     with FlopCounterMode(display=False) as counter:
-        _fall(network, seeds.rows(network.x), memo, observe)
+        _far(network, seeds.rows(network.x), memo, False, observe)
     return forms

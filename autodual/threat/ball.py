@@ -11,6 +11,7 @@ from torch import Tensor
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import Domain, ThreatModel, checked_domain
+from autodual.threat.cut import Cut, Far, Local, Whole
 
 Shorten = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -103,6 +104,15 @@ class Ball(ThreatModel):
         box, center = self.interval(x), self.center(x)
         up, down = (box.upper - center).unsqueeze(1), (center - box.lower).unsqueeze(1)
         return torch.where(nu > 0, up, down)
+
+    def steps(self, x: Tensor, norm: Callable[[Tensor], Tensor], far: Far) -> Local:
+        """Return the steps from the center: ``norm`` is the dual norm, ``far`` for a ball cut."""
+        eps = self.radius(x)
+        if self.domain is None:
+            return Whole(norm, eps.flatten())
+        (lo, hi), center = self.domain_of(x), self.center(x)
+        down, up = (torch.minimum(room, eps) for room in (center - lo, hi - center))
+        return Cut(far, eps.flatten(), down, up)
 
     def step_to(self, x: Tensor, point: Tensor, shorten: Shorten) -> Tensor:
         """Return c + δ, where ``shorten`` makes δ [N, D] of the step from c to ``point``.

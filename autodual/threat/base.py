@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autodual.errors import DomainError, InputError
 from autodual.interval import Interval
+from autodual.threat.cut import Local
 
 Domain = tuple[float | Tensor, float | Tensor]
 
@@ -41,6 +42,14 @@ class ThreatModel(ABC):
 
     domain: Domain | None = None
 
+    def __init_subclass__(cls) -> None:
+        """See that a deviation of one's own is what is asked, not an inherited form of another."""
+        super().__init_subclass__()
+        if "deviation" in vars(cls):
+            for form in ("weights", "local"):
+                if form not in vars(cls):
+                    setattr(cls, form, getattr(ThreatModel, form))
+
     @abstractmethod
     def center(self, x: Tensor) -> Tensor:
         """Return the center c [N, *] about which ``deviation`` is measured."""
@@ -70,6 +79,13 @@ class ThreatModel(ABC):
 
     def weights(self, x: Tensor) -> Tensor | None:
         """Return w [N or 1, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
+        return None
+
+    def local(self, x: Tensor) -> Local | None:
+        """Return what ``deviation`` reads if a row needs it only where it is not 0, else None.
+
+        A row of a convolution then meets a few pixels instead of the whole of x.
+        """
         return None
 
     def interval(self, x: Tensor) -> Interval:

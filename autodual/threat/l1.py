@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from autodual.threat.ball import Ball
+from autodual.threat.convex import least
+from autodual.threat.cut import Local, corner
 
 MOST = 20
 """How many coordinates a steepest step changes at most (thesis, section 5.4.1)."""
@@ -18,27 +23,12 @@ class L1Ball(Ball):
     """{x′ : ‖x′ − x‖₁ ≤ ε} ∩ domain. See ``Ball`` for the arguments."""
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return ε‖ν‖∞, or the ball's support cut by the domain.
+        """Return ε‖ν‖∞, or the ball's support cut by the domain."""
+        return self.steps(x, _norm, _far).deviation(nu)
 
-        With room wᵢ for coordinate i, duality in ‖δ‖₁ ≤ ε gives, for every ψ ≥ 0,
-
-            sup {|ν|ᵀδ : 0 ≤ δ ≤ w, Σδ ≤ ε} ≤ ψε + Σᵢ wᵢ[|νᵢ| − ψ]₊,
-
-        with equality when ψ is the |νᵢ| at which the budget ε runs out, spending it on the
-        largest first.
-        """
-        eps = self.radius(x).reshape(-1, 1)
-        flat = nu.flatten(2)
-        if self.domain is None:
-            return flat.abs().amax(2) * eps
-        room = self.room(x, nu).flatten(2)
-        size, order = flat.abs().expand(room.shape).sort(dim=2, descending=True)
-        room = room.gather(2, order)
-        spent = room.cumsum(2)
-        last = (spent < eps.unsqueeze(2)).sum(2, keepdim=True)
-        padded = torch.cat([size, torch.zeros_like(size[..., :1])], dim=2)
-        price = padded.gather(2, last)
-        return (price * eps.unsqueeze(2)).squeeze(2) + (room * (size - price).clamp(min=0)).sum(2)
+    def local(self, x: Tensor) -> Local:
+        """Return the ball as rows see it."""
+        return self.steps(x, _norm, _far)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the nearest point, c + min([|δ| − θ]₊, w) with the sign of δ, for the step δ.
@@ -83,6 +73,39 @@ class L1Ball(Ball):
         taken = torch.where((rank < count) & (size > 0), 1 / count.to(x.dtype), 0)
         step = torch.zeros_like(flat).scatter(1, order, taken) * flat.sign()
         return step.reshape(x.shape) * self.radius(x)
+
+
+def _norm(nu: Tensor) -> Tensor:
+    return nu.abs().amax(2)
+
+
+def _far(nu: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return sup {νᵀδ : ‖δ‖₁ ≤ 1, −down ≤ δ ≤ up}, to rounding.
+
+    With room wᵢ for coordinate i, duality in ‖δ‖₁ ≤ 1 gives, for every ψ ≥ 0,
+
+        sup {|ν|ᵀδ : 0 ≤ δ ≤ w, Σδ ≤ 1} ≤ ψ + Σᵢ wᵢ[|νᵢ| − ψ]₊,
+
+    with equality when ψ is the |νᵢ| at which the budget runs out, spending it on the largest
+    first. For gradients ψ is held constant, and with it what is spent: all of the budget.
+    """
+    target = corner(nu, down, up)
+    size, room = nu.detach().abs(), target.abs()
+    best = least(partial(_priced, size, room.detach()), size.amax(2))
+    if not torch.is_grad_enabled():
+        return best.value
+    ends = ((best.left, best.share), (best.right, 1 - best.share))
+    spent = sum(size.clone().gt_(end.unsqueeze(2)) * part.unsqueeze(2) for end, part in ends)
+    over = (size - best.price.unsqueeze(2)).clamp(min=0)
+    total = vecdot(target.detach() * spent, nu) + vecdot(room, over)
+    return total + (best.value - total).detach()
+
+
+def _priced(size: Tensor, room: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ψ + Σᵢ wᵢ[|νᵢ| − ψ]₊ and its slope in ψ."""
+    over = (size - price.unsqueeze(2)).clamp_(min=0)
+    value = price + vecdot(room, over)
+    return value, 1 - vecdot(room, over.sign_())
 
 
 def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

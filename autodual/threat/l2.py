@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.linalg import vecdot
 
 from autodual.threat.ball import Ball
+from autodual.threat.cut import Local, corner
 
 STEPS = 30
 """Newton steps for the multiplier. Any multiplier is sound; these make it exact to rounding."""
@@ -20,32 +22,12 @@ class L2Ball(Ball):
     """{x′ : ‖x′ − x‖₂ ≤ ε} ∩ domain. See ``Ball`` for the arguments."""
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return ε‖ν‖₂, or the ball's support cut by the domain.
+        """Return ε‖ν‖₂, or the ball's support cut by the domain."""
+        return self.steps(x, _norm, _far).deviation(nu)
 
-        With room wᵢ for coordinate i, Lagrangian duality in the constraint ‖δ‖² ≤ ε² gives,
-        for every λ > 0,
-
-            sup {|ν|ᵀδ : 0 ≤ δ ≤ w, ‖δ‖ ≤ ε} ≤ λε²/2 + Σᵢ |νᵢ|δᵢ − λδᵢ²/2,
-            δᵢ = min(|νᵢ|/λ, wᵢ).
-
-        The best λ makes ‖δ‖ = ε. It is found by water-filling and held constant for gradients,
-        as the envelope theorem allows. All of this is done in units of the largest |νᵢ| and of ε,
-        so that no square over- or underflows.
-        """
-        eps = self.radius(x).reshape(-1, 1)
-        flat = nu.flatten(2)
-        if self.domain is None:
-            return norm(flat).squeeze(2) * eps
-        tiny, size = torch.finfo(x.dtype).tiny, flat.abs()
-        eps, unit = eps.clamp(min=tiny), size.detach().amax(2, keepdim=True).clamp(min=tiny)
-        room = self.room(x, nu).flatten(2) / eps.unsqueeze(2)
-        size = (size / unit).expand(room.shape)
-        step = _step(size.detach(), room.detach(), torch.ones_like(eps)).unsqueeze(2)
-        delta = torch.minimum(size * step, room)
-        lam = step.reciprocal()
-        gain = (delta * (size - delta * lam / 2)).sum(2) + lam.squeeze(2) / 2
-        corner = (size * room).sum(2)
-        return torch.minimum(gain, corner) * eps * unit.squeeze(2)
+    def local(self, x: Tensor) -> Local:
+        """Return the ball as rows see it."""
+        return self.steps(x, _norm, _far)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the nearest point, c + min(s|δ|, w) with the sign of δ, for the step δ to it.
@@ -101,29 +83,52 @@ def _length(x: Tensor) -> Tensor:
 
 def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Return min(s·size, room) [N, D] of length at most ε, with the largest s ≤ 1."""
-    step = _step(size.unsqueeze(1), room.unsqueeze(1), eps).clamp(max=1)
+    step = _step(size.unsqueeze(1), room.unsqueeze(1), eps.unsqueeze(1)).clamp(max=1)
     delta = torch.minimum(size * step, room)
     return delta * (eps / _length(delta)).clamp(max=1)
 
 
+def _norm(nu: Tensor) -> Tensor:
+    return norm(nu).squeeze(2)
+
+
+def _far(nu: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return sup {νᵀδ : ‖δ‖ ≤ 1, −down ≤ δ ≤ up}, to rounding.
+
+    Lagrangian duality in ‖δ‖² ≤ 1 gives, for every λ > 0,
+
+        sup ≤ λ/2 + Σᵢ νᵢδᵢ − λδᵢ²/2,    δᵢ = νᵢ/λ, cut to [−downᵢ, upᵢ].
+
+    The best λ makes ‖δ‖ = 1. It is found by water-filling and held constant for gradients, as the
+    envelope theorem allows.
+    """
+    fixed = nu.detach()
+    size, room = fixed.abs(), corner(nu, down.detach(), up.detach()).abs()
+    step = _step(size, room, torch.ones_like(size[..., :1])).unsqueeze(2)
+    delta, lam = torch.clamp(fixed * step, -down, up), step.squeeze(2).reciprocal()
+    return vecdot(delta, nu) + (1 - vecdot(delta, delta)) * lam / 2
+
+
+@torch.no_grad()
 def _step(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """Return 1/λ [N, S] with ‖min(|ν|/λ, w)‖ = ε, or the largest useful one if the box is inside.
 
     Water-filling from below: coordinates that reach their room stay there, the others share
     what is left of ε². Each round can only add coordinates, so the sequence is increasing.
+
+    Args:
+        size, room: |ν| and w, [N, S, D]; w is 0 where ν is.
+        eps: [N or 1, S or 1, 1].
     """
-    tiny = torch.finfo(size.dtype).tiny
-    budget = eps.square().expand(size.shape[:2])
-    step = budget.sqrt() / torch.linalg.vector_norm(size, dim=2).clamp(min=tiny)
+    tiny, most = torch.finfo(size.dtype).tiny, torch.finfo(size.dtype).eps ** -2
+    full_at, budget = room / size, eps.square().squeeze(2)
+    size2, room2 = size.square(), room.square()
+    step = eps.squeeze(2) / torch.linalg.vector_norm(size, dim=2).clamp(min=tiny)
     for _ in range(STEPS):
-        full = size * step.unsqueeze(2) >= room
-        left = budget - torch.where(full, room, torch.zeros_like(room)).square().sum(2)
-        free = torch.where(full, torch.zeros_like(size), size).square().sum(2)
-        grown = torch.where(
-            (left > 0) & (free > 0), (left / free.clamp(min=tiny)).clamp(min=0).sqrt(), step
-        )
-        grown = torch.maximum(grown, step)
+        free = full_at.clone().gt_(step.unsqueeze(2))  # 1 or 0; masks of bool are slow
+        left = (budget - vecdot(1 - free, room2)).clamp(min=0)
+        grown = torch.maximum((left / vecdot(free, size2).clamp(min=tiny)).sqrt(), step)
         if get_proxy_mode() is None and bool((grown == step).all()):
             break
         step = grown
-    return step.clamp(min=torch.finfo(size.dtype).eps ** 2, max=torch.finfo(size.dtype).eps ** -2)
+    return step.clamp(min=1 / most, max=most)

@@ -19,16 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autodual.threat.convex import Least, least
 from autodual.threat.transport import Moves
-
-STEPS = 60
-"""How often the price is refined at most. Any price is sound; these make it exact to rounding."""
 
 MARGIN = 1e-6
 """How far above the largest gain per cost the search for the price begins: nothing moves there."""
-
-TINY = 1e-30
-"""What a difference of slopes is at least, to divide by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +71,15 @@ def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: b
 
     gains = [reduce(torch.maximum, map(gain, group)) for group in classes]
     costs = [_at(moves.cost[group[0]], source) for group in classes]
-    value, price, ends, share = _refine(gains, costs, sent, budget)
+    best = _refine(gains, costs, sent, budget)
 
     def plans() -> tuple[Tensor, Tensor]:
         moved = [
             (gain(j), cost, j) for group, cost in zip(classes, costs, strict=True) for j in group
         ]
-        return _plan(moved, ends[0], source), _plan(moved, ends[1], source)
+        return _plan(moved, best.left, source), _plan(moved, best.right, source)
 
-    return Best(value, price, source, sent, share, plans)
+    return Best(best.value, best.price, source, sent, best.share, plans)
 
 
 def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor) -> Tensor:
@@ -142,18 +137,8 @@ def _at(cost: Tensor, source: Tensor) -> Tensor:
     return cost if len(cost) == 1 else cost[source]
 
 
-def _refine(
-    gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
-    """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row.
-
-    F is convex and piecewise linear. The next price is where the tangents at the ends of the
-    bracket meet; where they meet on F itself, F is least.
-
-    Returns:
-        The least value found, its price, the prices at the bracket's two ends, and the share of
-        the plan at the lower one that makes a mixture spend b.
-    """
+def _refine(gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor) -> Least:
+    """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row."""
 
     def evaluate(price: Tensor) -> tuple[Tensor, Tensor]:
         best, spent = torch.zeros_like(mass), torch.zeros_like(mass)
@@ -163,34 +148,7 @@ def _refine(
             best = torch.maximum(value, best)
         return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1)
 
-    left, right = torch.zeros_like(budget), torch.zeros_like(budget)
+    right = torch.zeros_like(budget)
     for gain, cost in zip(gains, costs, strict=True):
         right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(1))
-    right = right * (1 + MARGIN)
-    (f_left, s_left), (f_right, s_right) = evaluate(left), evaluate(right)
-    done = s_left >= 0  # the budget pays for the best plan there is
-    right = torch.where(done, left, right)
-    f_right, s_right = torch.where(done, f_left, f_right), torch.where(done, s_left, s_right)
-    best, at = torch.minimum(f_left, f_right), torch.where(f_left < f_right, left, right)
-    for step in range(STEPS):
-        if bool(done.all()):
-            break
-        meet = left + (f_right - f_left + s_right * (left - right)) / (s_left - s_right)
-        price = (meet if step % 4 < 3 else (left + right) / 2).clamp(left, right)
-        price = torch.where(done, at, price)
-        value, slope = evaluate(price)
-        at, best = torch.where(value < best, price, at), torch.minimum(value, best)
-        floor = torch.maximum(f_left + s_left * (price - left), f_right + s_right * (price - right))
-        met = (value - floor <= value.abs() * torch.finfo(value.dtype).eps) & (price == meet)
-        done = done | met | (price <= left) | (price >= right)
-        up, down = ~done & (slope < 0), ~done & (slope >= 0)
-        left, f_left, s_left = (
-            torch.where(up, new, old)
-            for new, old in ((price, left), (value, f_left), (slope, s_left))
-        )
-        right, f_right, s_right = (
-            torch.where(down, new, old)
-            for new, old in ((price, right), (value, f_right), (slope, s_right))
-        )
-    share = torch.where(s_left < 0, s_right / (s_right - s_left).clamp(min=TINY), 0)
-    return best, at, (left, right), share.clamp(0, 1)
+    return least(evaluate, right * (1 + MARGIN))

@@ -478,7 +478,7 @@ def unmoved_intercept(f):
 CANARIES = {
     "deviation halved": Canary(
         "autodual.bound.travel._at_entry",
-        lambda f: lambda entry, rows, memo: 0.5 * f(entry, rows, memo),
+        lambda f: lambda *given: 0.5 * f(*given),
         no_point_beats_the_bound,
         "dual: (an output|a row) lies (below|above)",
     ),
@@ -519,8 +519,8 @@ CANARIES = {
         "Algorithm 1 and the bound differ",
     ),
     "ℓ2 room ignored below": Canary(
-        "autodual.threat.ball.Ball.room",
-        lambda f: lambda self, x, nu: 0.5 * f(self, x, nu),
+        "autodual.threat.cut.Cut.deviation",
+        lambda f: lambda self, nu: f(replace(self, down=0.5 * self.down), nu),
         the_set_at_the_input_is_measured_whole,
         "a corner and the bound differ",
     ),

@@ -1,5 +1,6 @@
 """The sets, broken on purpose: against linear programs, closed forms and each other."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import autodual as ad
 from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.nets import random_mlp
-from tests.test_threat import BALLS, nearest
+from tests.test_threat import BALLS, nearest, solve
 from tests.test_wasserstein import best, cheapest, draw, reach
 
 EPS = 0.2
@@ -102,6 +103,34 @@ def nearest_point(kind):
     return check
 
 
+def cut_balls_have_the_solvers_support():
+    x, nu, _ = drawn()
+    x, nu = x.flatten(1), nu.flatten(2)
+    for kind in ("l1", "l2"):
+        found = BALLS[kind](0.5, (0.0, 1.0)).support(x, nu)[0, 0]
+        one, row = x[0].numpy(), nu[0, 0].numpy()
+        value = row @ one + solve(kind, 0.5, one, row, np.zeros(9), np.ones(9))
+        assert abs(float(found) - value) < 1e-5, f"{kind}: the support is {found}, not {value}"
+
+
+def no_point_of_a_cut_ball_beats_a_convolutions_bound():
+    x = drawn()[0]
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(1, 2, 2, padding=1).double()
+    for ball in (ad.L1Ball(0.5, (0.0, 1.0)), ad.L2Ball(0.3, (0.0, 1.0))):
+        box = ad.certify(model, ball).bounds(x)
+        with torch.no_grad():
+            unit = torch.eye(32, dtype=x.dtype).reshape(32, 2, 4, 4)
+            rows = torch.nn.functional.conv_transpose2d(unit, model.weight, padding=1)
+            for row, k in zip(rows, range(32), strict=True):
+                z = model(ball.maximizer(x, row.expand(2, -1, -1, -1))).flatten(1)[:, k]
+                gap = (z - box.upper.flatten(1)[:, k]).max()
+                assert bool(gap < 1e-9), f"{ball}: an output lies {gap} above"
+                z = model(ball.maximizer(x, -row.expand(2, -1, -1, -1))).flatten(1)[:, k]
+                gap = (box.lower.flatten(1)[:, k] - z).max()
+                assert bool(gap < 1e-9), f"{ball}: an output lies {gap} below"
+
+
 def a_union_is_its_worst_member():
     model, x, y = random_mlp(1, (9, 5, 3)), drawn()[0].flatten(1), torch.tensor([0, 1])
     members = ad.LinfBall(0.01), ad.L2Ball(0.4)
@@ -169,6 +198,36 @@ CANARIES = {
         lambda f: lambda size, room, eps: torch.minimum(f(size, room + 9, eps), room),
         NEAREST["l2"],
         "l2: the projection is .* off",
+    ),
+    "room on the wrong side": Canary(
+        "autodual.threat.cut.Cut.deviation",
+        lambda f: lambda self, nu: f(replace(self, down=self.up, up=self.down), nu),
+        cut_balls_have_the_solvers_support,
+        "l1: the support is",
+    ),
+    "ℓ2: too little is spent": Canary(
+        "autodual.threat.l2.vecdot",
+        lambda f: lambda a, b: f(a, b) * (1.1 if a is b else 1),
+        cut_balls_have_the_solvers_support,
+        "l2: the support is",
+    ),
+    "ℓ1: a price of its own for the budget": Canary(
+        "autodual.threat.l1._priced",
+        lambda f: lambda size, room, price: (f(size, room, price)[0] - 0.1 * price, 1 + price),
+        cut_balls_have_the_solvers_support,
+        "l1: the support is",
+    ),
+    "windows that see another example": Canary(
+        "autodual.bound.rows.patches.Patches._pair",
+        lambda f: lambda self, tensor: f(self, tensor).roll(1),
+        no_point_of_a_cut_ball_beats_a_convolutions_bound,
+        "an output lies",
+    ),
+    "the rise read as the fall": Canary(
+        "autodual.bound.travel._at_entry",
+        lambda f: lambda *given: f(*given)[:1],
+        no_point_of_a_cut_ball_beats_a_convolutions_bound,
+        "an output lies",
     ),
     "union of its first member": Canary(
         "autodual.threat.union.Union.members",

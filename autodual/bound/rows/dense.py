@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.layer import Side
-from autodual.bound.rows.listed import Listed
+from autodual.bound.rows.listed import Listed, Touched
 from autodual.bound.rows.memo import Memo
 from autodual.duals import Planes
 
@@ -51,6 +51,15 @@ class Dense(Listed):
             return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
         grouped, own = self._grouped(flat), self._own(weights.flatten(1))
         return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
+
+    def touched(self, memo: Memo) -> Touched:
+        """Return the rows with all of their examples."""
+        owner = self.owner
+        if self.span is not None:
+            owner = torch.arange(self.span.start, self.span.stop, device=owner.device)
+        rows = self._grouped(self.full())
+        rows = rows if self.span is not None else rows.unsqueeze(1)
+        return owner, rows, lambda tensor: tensor.index_select(0, owner)
 
     def pull_affine(self, side: Side) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""

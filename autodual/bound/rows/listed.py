@@ -7,7 +7,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from autodual.threat.cut import See
+
 Form = TypeVar("Form", bound="Listed")
+
+Touched = tuple[Tensor, Tensor, See]
+"""The example [G] of each group of S rows, the rows [G, S, *] on the part of it that they touch,
+and what cuts this part out of a tensor [N, *]."""
 
 
 @dataclass(frozen=True, eq=False)

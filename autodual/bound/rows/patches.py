@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autodual.bound.layer import Side
 from autodual.bound.rows.dense import Dense
-from autodual.bound.rows.listed import Listed
+from autodual.bound.rows.listed import Listed, Touched
 from autodual.bound.rows.memo import Memo
 from autodual.duals import Planes
 from autodual.duals.affine import Window
@@ -115,6 +115,11 @@ class Patches(Listed):
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
+
+    def touched(self, memo: Memo) -> Touched:
+        """Return the rows' windows, zero outside the image."""
+        rows = self.cleaned(memo).full().unsqueeze(1)
+        return self.owner, rows, lambda tensor: self._own(tensor, memo)
 
     def pull_affine(self, side: Side, memo: Memo) -> Sequence[Patches] | None:
         """Pull back through an op that reads windows; None if it does not or they cover all."""
