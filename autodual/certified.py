@@ -14,6 +14,7 @@ from autodual.bound.bisect import largest
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
 from autodual.bound.module import BoundModule
+from autodual.bound.once import once
 from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
@@ -318,7 +319,7 @@ class Certified(Wrapper):
         for member in threat.members:
             through = quickest(found.program, found.x, member)
             bounds.append(through.lower(found.env, member, spec))
-        return reduce(torch.minimum, bounds)
+        return once(reduce(torch.minimum, bounds))
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""

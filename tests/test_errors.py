@@ -40,6 +40,21 @@ BAD_CALLS = {
     "rank": (lambda: net()(X[0], Y), errors.InputError, r"unsqueeze\(0\)"),
     "int": (lambda: net()(X.long(), Y), errors.InputError, r"x\.float\(\)"),
     "half": (lambda: net()(X.half(), Y), errors.InputError, "float32 or float64"),
+    "half model": (
+        lambda: ad.certify(net().model.half(), 0.1)(X.half(), Y),
+        errors.ModelError,
+        r"model is in torch.float16.*Call model\.float\(\).*not of what it gives",
+    ),
+    "half model, x not": (
+        lambda: ad.certify(net().model.bfloat16(), 0.1)(X, Y),
+        errors.ModelError,
+        r"torch.bfloat16.*model\.float\(\)",
+    ),
+    "partly half": (
+        lambda: ad.certify(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).half()), 0.1)(X, Y),
+        errors.ModelError,
+        r"torch.float16.*model\.float\(\)",
+    ),
     "double": (lambda: net()(X.double(), Y), errors.InputError, "and the model torch.float32"),
     "list": (lambda: net()([1.0], Y), errors.InputError, "must be a tensor"),
     "empty": (lambda: net()(X[:0], Y[:0]), errors.InputError, "empty batch"),
@@ -114,6 +129,17 @@ def test_bad_calls(name):
     call, kind, message = BAD_CALLS[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_autocast_is_refused():
+    certified = net()
+    expected = certified(X, Y).margins
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for call in (certified, certified.margins, lambda x, y: ad.robust_loss(certified, x, y)):
+            with pytest.raises(errors.InputError, match=r"autocast is on.*enabled=False"):
+                call(X, Y)
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(certified(X, Y).margins, expected)
 
 
 def branch(self, x):

@@ -48,6 +48,29 @@ def test_gradient_for_other_sets(threat):
     check_gradients(make(Residual, training=True), "dual", threat)
 
 
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
+def test_second_derivatives_are_refused(act, bounds):
+    model = nn.Sequential(nn.Linear(4, 5), act(), nn.Linear(5, 3))
+    x, eps = torch.rand(3, 4, requires_grad=True), torch.full((3,), 0.1, requires_grad=True)
+    net, eye = ad.certify(model, eps, bounds=bounds), torch.eye(3, requires_grad=True)
+    leaves = model[0].weight, x, eps, eye
+
+    def outputs():
+        yield net.margins(x, Y).sum(), leaves[:3]
+        yield ad.robust_loss(net, x, Y), leaves[:3]
+        yield net.lower_bound(x, eye).sum(), leaves
+        yield net.bounds(x).upper.sum(), leaves[:3]
+        if "dual" in bounds:
+            yield net.relax(x).lower({net.graph.output: eye[None]}).sum(), leaves
+
+    for bound, wanted in outputs():
+        for leaf in wanted:
+            with pytest.raises(ad.errors.InputError, match="first derivatives only"):
+                torch.autograd.grad(bound, leaf, create_graph=True, retain_graph=True)
+        assert all(g is not None for g in torch.autograd.grad(bound, wanted))
+
+
 def test_the_loss_bounds_what_an_attack_can_do():
     """Theorem 2: the robust loss is at least the loss at any point of the set."""
     model = make(Functional)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autodual.bound.estimators import Sums
 from autodual.bound.layer import nothing_known
+from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Specs, Units
 from autodual.front.ir import Value
@@ -73,7 +74,7 @@ class Bound:
 
         The k-th rows of all values belong together: their bound is one on the sum of C·z.
         """
-        return reduce(torch.maximum, (lower(sums, specs) for sums in self.sums))
+        return once(reduce(torch.maximum, (lower(sums, specs) for sums in self.sums)))
 
     def interval(self, target: Value) -> Interval:
         """Return bounds on every entry of ``target``, in the model's layout."""
@@ -84,11 +85,11 @@ class Bound:
             box = tighten(sums, box, units)
         lost, within = network.undefined, network.plan.within(target, box)
         if lost is None:
-            return within
+            return within.map(once)
         mask = lost.reshape(-1, *[1] * len(target.size(1))).expand(len(lost), *target.size(1))
         nowhere = target.in_layout(mask)  # a range must not hide that nothing is known
         ends = zip((box.lower, box.upper), (within.lower, within.upper), strict=True)
-        return Interval(*(torch.where(nowhere, end, inside) for end, inside in ends))
+        return Interval(*(once(torch.where(nowhere, end, inside)) for end, inside in ends))
 
 
 def widen(box: Interval, look: bool) -> Interval:

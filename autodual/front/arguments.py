@@ -11,6 +11,8 @@ from autodual.errors import InputError, ModelError
 from autodual.front.capture import Inputs
 from autodual.front.ir import Value
 
+HALF = torch.float16, torch.bfloat16
+
 
 def as_inputs(x: object) -> Inputs:
     """Return ``x`` as ``Inputs``; a tuple is read as positional arguments."""
@@ -26,10 +28,24 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
 
     Raises:
         InputError: not a float32 or float64 tensor, no batch dimension, empty, NaN or infinite,
-            or of another dtype or device than the model.
+            or of another dtype or device than the model; autocast is on.
+        ModelError: the model computes in half precision.
     """
     if not isinstance(x, Tensor):
         raise InputError(f"x must be a tensor [N, *], not {type(x).__name__}")
+    if torch.is_autocast_enabled(x.device.type):
+        raise InputError(
+            "autocast is on: half precision rounds more than a bound allows for. Call under "
+            f'torch.autocast("{x.device.type}", enabled=False); the bound is then that of the '
+            f"model in {x.dtype}, not of what it gives under autocast."
+        )
+    half = next((p.dtype for p in model.parameters() if p.dtype in HALF), None)
+    if half is not None:
+        raise ModelError(
+            f"the model is in {half}, which rounds more than a bound allows for. Call "
+            "model.float(); the bound is then that of the model in torch.float32, not of what it "
+            f"gives in {half}."
+        )
     if x.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"x is {x.dtype}; bounds need float32 or float64. Call x.float(); where x numbers "
