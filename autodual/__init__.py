@@ -11,7 +11,7 @@ from autodual.bound.estimators import Cauchy, Exact, Geometric, Normal
 from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.front.inputs import Inputs
+from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.loss import RobustLoss, robust_loss
 from autodual.report.coverage import Coverage, coverage

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autodual.labels import NONE
+
 
 @dataclass(frozen=True, eq=False)
 class _Margins:
@@ -24,9 +26,10 @@ class Certificate(_Margins):
     """Guaranteed margins over the whole perturbation set.
 
     Attributes:
-        margins: of labels, [N, K]: lower bounds on z_y − z_k over the set, 0 at k = y. Of a
+        margins: of labels, [N, K, *]: lower bounds on z_y − z_k over the set, 0 at k = y. Of a
             tolerance, [N, K]: what each of an example's K outputs leaves of it at worst.
-        labels: [N], the class y each example is certified for; None for a tolerance.
+        labels: [N, *], the class y that each example, or each of its pixels, is certified for;
+            −100 where there is none. None for a tolerance.
         threat, bounds: the set and the method, in words.
         delta: the chance, for each example, that its margins do not hold; 0 for a bound that
             always does.
@@ -39,25 +42,34 @@ class Certificate(_Margins):
 
     @property
     def verified(self) -> Tensor:
-        """[N] bool: every margin is positive, but that of y itself. NaN verifies nothing.
+        """[N, *] bool: every margin is positive, but that of y itself. NaN verifies nothing.
 
-        Then no point of the set is given another class than y, or leaves the tolerance.
+        Then no point of the set is given another class than y there, or leaves the tolerance. What
+        has no label is not verified.
         """
         safe = (self.margins > 0) & torch.isfinite(self.margins)
-        if self.labels is not None:
-            safe = safe.scatter(1, self.labels.unsqueeze(1), True)
-        return safe.all(1)
+        if self.labels is None:
+            return safe.all(1)
+        y = self.labels.clamp(min=0).unsqueeze(1)
+        return safe.scatter(1, y, True).all(1) & (self.labels != NONE)
 
     @property
     def error(self) -> float:
-        """The share of examples that are not verified: an upper bound on the robust error."""
-        return float((~self.verified).to(torch.float64).mean())
+        """The share of all labels that are not verified: an upper bound on the robust error."""
+        return float((~self.verified[self._labelled]).to(torch.float64).mean())
 
     def __str__(self) -> str:
-        verified = int(self.verified.sum())
+        verified, count = int(self.verified.sum()), str(int(self._labelled.sum()))
+        if self.verified.dim() > 1:
+            count += f" in {len(self)} examples"
         chance = f", each with probability {1 - self.delta:g}" if self.delta else ""
         how = f"(bounds={self.bounds!r}){chance}"
-        return f"{verified} of {len(self)} verified within {self.threat} {how}"
+        return f"{verified} of {count} verified within {self.threat} {how}"
+
+    @property
+    def _labelled(self) -> Tensor:
+        """Where there is something to verify."""
+        return torch.ones_like(self.verified) if self.labels is None else self.labels != NONE
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,12 +21,13 @@ from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
 from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
-from autodual.front.arguments import check_classes, check_labels, check_spec, check_tolerance
+from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value
+from autodual.inputs import Inputs
 from autodual.interval import Interval
+from autodual.labels import NONE, Labels
 from autodual.threat import Ball, ThreatModel, as_threat
 from autodual.wrapper import Wrapper
 
@@ -71,8 +72,11 @@ class Certified(Wrapper):
         return other
 
     @torch.no_grad()
-    def forward(self, x: Tensor | Inputs, y: Tensor | None = None) -> Certificate | Estimate:
+    def forward(self, x: Tensor | Inputs, y: Labels | None = None) -> Certificate | Estimate:
         """Certify each example for its label y [N], or for the model's own prediction.
+
+        As in ``cross_entropy``, logits [N, K, *] take labels [N, *] for every pixel, −100 for none.
+        One logit [N] or [N, 1] decides between 0 and 1 at a threshold of 0.
 
         Returns:
             A ``Certificate``; an ``Estimate`` if the graph has caveats (BatchNorm in training).
@@ -82,10 +86,8 @@ class Certified(Wrapper):
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
         """
         found = self._admit(x)
-        check_classes(found.graph.output)
-        if y is None:
-            y = found.output().argmax(1)
-        return self._answer(found, self._margins(found, y, self.threat), y)
+        labels = self._labels(found, y)
+        return self._answer(found, self._margins(found, labels, self.threat), labels)
 
     @torch.no_grad()
     def within(
@@ -118,30 +120,50 @@ class Certified(Wrapper):
     def _answer(self, found: Compiled, margins: Tensor, y: Tensor | None) -> Certificate | Estimate:
         lost = found.undefined()
         if lost is not None:
-            margins = margins.masked_fill(lost.unsqueeze(1), -torch.inf)
+            margins = margins.masked_fill(wide(lost, margins), -torch.inf)
         said = (margins, y, repr(self.threat), self.options.method.name)
         caveats = found.program.caveats
         if caveats:
             return Estimate(*said, caveats)
         return Certificate(*said, self.options.estimator.delta * len(self.threat.members))
 
-    def margins(self, x: Tensor | Inputs, y: Tensor) -> Tensor:
-        """Return lower bounds [N, K] on z_y − z_k, 0 at k = y. Differentiable.
+    def margins(self, x: Tensor | Inputs, y: Labels) -> Tensor:
+        """Return lower bounds [N, K, *] on z_y − z_k, 0 at k = y or without y. Differentiable.
 
         What the robust loss is made of. No guarantee while the graph has caveats; calling the
         net itself tells.
         """
-        return self._margins(self._admit(x, confirm=False), y, self.threat)
+        return -self.worst(x, y)[0]
 
-    def _margins(self, found: Compiled, y: Tensor, threat: ThreatModel) -> Tensor:
-        tensor, classes = found.x, check_classes(found.graph.output)
-        check_labels(y, tensor, classes, self._looks(tensor))
-        unit = torch.eye(classes, dtype=tensor.dtype, device=tensor.device)
-        rank = torch.arange(classes - 1, device=tensor.device)
+    def worst(self, x: Tensor | Inputs, y: Labels) -> tuple[Tensor, Tensor]:
+        """Return the worst logits [N, K, *] that the bound leaves, less z_y, and the labels [N, *].
+
+        Differentiable, and no more of a guarantee than ``margins``.
+        """
+        found = self._admit(x, confirm=False)
+        labels = self._labels(found, y)
+        return -self._margins(found, labels, self.threat), labels
+
+    def _labels(self, found: Compiled, y: Labels | None) -> Tensor:
+        """Return labels as a tensor that fits, or the model's own predictions."""
+        classes = check_classes(found.graph.output)
+        if y is None:
+            return classes.predict(found.output())
+        return classes.read(y, len(found.x), found.x.device, self._looks(found.x))
+
+    def _margins(self, found: Compiled, labels: Tensor, threat: ThreatModel) -> Tensor:
+        classes = check_classes(found.graph.output)
+        y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
+        if classes.cells:
+            bounds = [found.program.margins(found.env, m, y) for m in threat.members]
+            return reduce(torch.minimum, bounds).masked_fill(unlabelled, 0)
+        rank = torch.arange(classes.count - 1, device=y.device)
         others = rank + (rank >= y.unsqueeze(1))
+        unit = classes.rows(found.x)
         spec = unit[y].unsqueeze(1) - unit[others]
         margins = self._lower(found, spec, threat)
-        return margins.new_zeros(len(y), classes).scatter(1, others, margins)
+        margins = margins.new_zeros(len(y), classes.count).scatter(1, others, margins)
+        return margins.masked_fill(unlabelled, 0)
 
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z over the set, for the model's output z.
@@ -219,8 +241,10 @@ class Certified(Wrapper):
         return emit(found.program, found.model, found.env, self._convex(), spec)
 
     @torch.no_grad()
-    def radius(self, x: Tensor | Inputs, y: Tensor | None = None, steps: int = 20) -> Tensor:
+    def radius(self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20) -> Tensor:
         """Return the largest ε [N] that this bound certifies, by bisection; 0 where none.
+
+        Of an example with many labels it certifies all there are.
 
         Every ε returned was itself certified, so the result is sound whatever ``steps``.
 
@@ -233,22 +257,19 @@ class Certified(Wrapper):
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
         ball, found = self.threat, self._admit(x, sound=True)
-        check_classes(found.graph.output)
-        if y is None:
-            y = found.output().argmax(1)
-        labels, tensor = y, found.x
+        labels, tensor = self._labels(found, y), found.x
 
         def verified(eps: Tensor) -> Tensor:
             margins = self._margins(found, labels, ball.with_eps(eps))
             certificate = self._answer(found, margins, labels)
             assert isinstance(certificate, Certificate)
-            return certificate.verified
+            return (certificate.verified | (labels == NONE)).reshape(len(labels), -1).all(1)
 
         start = torch.as_tensor(self.threat.eps).max() or 1e-3
         return largest(verified, torch.full((len(tensor),), float(start)).to(tensor), steps)
 
     def detect(self, x: Tensor | Inputs) -> Tensor:
-        """Return [N] bool: the whole set around x has one class (thesis, Corollary 2).
+        """Return [N, *] bool: the whole set around x has one class (thesis, Corollary 2).
 
         Where it is true, no adversarial example within ε can look like this input. The set is that
         of all inputs that could have been moved to x, which is x's own only for balls: mass that
@@ -340,12 +361,18 @@ class Certified(Wrapper):
         found = admit(
             self.model, x, question, make, options.key, confirm=confirm, looks=self._looks
         )
+        self.threat.check_shape(found.x)
         if self._looks(found.x):
             self.threat.check(found.x)
         self._last = found.program
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
+
+
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """Shape values [N] to broadcast with a tensor [N, *]."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _unsound(caveats: tuple[str, ...]) -> UnsoundError:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.errors import InputError
-from autodual.front.capture import Inputs, check_seen, unwrap
+from autodual.front.arguments import check_classes
+from autodual.front.capture import check_seen, unwrap
+from autodual.inputs import Inputs
+from autodual.labels import NONE, Labels
 from autodual.threat import ThreatModel
 from autodual.wrapper import Wrapper
 
@@ -19,25 +22,28 @@ from autodual.wrapper import Wrapper
 def robust_loss(
     net: nn.Module,
     x: Tensor | Inputs,
-    y: Tensor,
+    y: Labels,
     eps: float | Tensor | ThreatModel | None = None,
     *,
     bounds: str | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return an upper bound on the worst loss over the perturbation set (thesis, Theorem 2).
 
-    max over the set of L(f(x′), y) ≤ L(−J, y), with J [N, K] the guaranteed margins z_y − z_k.
+    max over the set of L(f(x′), y) ≤ L(−J, y), with J [N, K, *] the guaranteed margins z_y − z_k.
+    A model with one logit z counts as (0, z): that is ``binary_cross_entropy_with_logits``.
     Differentiable in all of the model's parameters.
 
     Args:
         net: what ``certify`` returned, or a model together with ``eps``.
         x: inputs [N, *].
-        y: labels [N].
+        y: labels [N], or [N, *] for every pixel; −100 for none.
         eps: another set than the one ``net`` was certified for, as in an ε schedule.
         bounds: the method, as for ``certify``; for a model only.
         loss: any loss of logits and labels that grows with every other class's logit and does
-            not change when a constant is added to all logits.
+            not change when a constant is added to all logits; ``F.cross_entropy`` by default. For
+            a model with one logit, a loss of that and of y as floats of its shape, like
+            ``F.binary_cross_entropy_with_logits``, which grows as the logit moves away from y.
 
     Raises:
         InputError: ``eps`` or ``bounds`` is missing or does not fit; as for ``certify``.
@@ -55,7 +61,14 @@ def robust_loss(
         raise InputError("this model is already certified; give bounds= to certify")
     elif eps is not None:
         net = net.at(eps)
-    return loss(-net.margins(x, y), y)
+    logits, labels = net.worst(x, y)
+    classes = check_classes(net.graph.output)
+    if loss is None or not classes.binary:
+        return (loss or F.cross_entropy)(logits, labels)
+    if bool((labels == NONE).any()):
+        raise InputError(f"a label {NONE}, for none, needs the default loss")
+    size = len(labels), *classes.size
+    return loss((logits[:, 1] - logits[:, 0]).reshape(size), labels.reshape(size).to(logits))
 
 
 class RobustLoss(Wrapper):
@@ -69,7 +82,7 @@ class RobustLoss(Wrapper):
         net, eps, bounds, loss: as for ``robust_loss``; ``eps`` may also be given at the call.
     """
 
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor] | None
 
     def __init__(
         self,
@@ -77,7 +90,7 @@ class RobustLoss(Wrapper):
         eps: float | Tensor | ThreatModel | None = None,
         *,
         bounds: str | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.eps, self.bounds = net, eps, bounds
@@ -90,7 +103,7 @@ class RobustLoss(Wrapper):
         return ", ".join(f"{k}={v!r}" for k, v in said.items() if v is not None)
 
     def forward(
-        self, x: Tensor | Inputs, y: Tensor, eps: float | Tensor | ThreatModel | None = None
+        self, x: Tensor | Inputs, y: Labels, eps: float | Tensor | ThreatModel | None = None
     ) -> Tensor:
         """Return the robust loss; see ``robust_loss``."""
         eps = self.eps if eps is None else eps

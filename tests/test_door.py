@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
-from autodual.errors import BatchError, UnsoundError
+from autodual.errors import BatchError, InputError, UnsoundError
 from autodual.front import door
 
 X = torch.linspace(-1, 1, 12).view(3, 4)
@@ -413,3 +413,29 @@ def test_what_a_one_way_cost_cannot_undo_is_not_detected():
     except ad.errors.AutodualError:
         return
     assert not bool(said)
+
+
+def test_the_perturbed_argument_goes_by_its_name_or_its_position():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x, state, *, scale=None):
+            return self.fc(x * 2 + state.tanh())
+
+    x, state, y = torch.rand(2, 3), torch.rand(2, 3), torch.tensor([0, 1])
+    model = Two()
+    positions, names = ad.Inputs(x, state), ad.Inputs(x=x, state=state)
+    for one, two in (("x", 0), ("state", 1)):
+        found = [
+            ad.certify(model, 0.1, perturb=which)(inputs, y).margins
+            for which in (one, two)
+            for inputs in (positions, names, ad.Inputs(x, state=state))
+        ]
+        assert all(torch.equal(margins, found[0]) for margins in found)
+        ad.self_check(ad.certify(model, 0.1, perturb=one), positions, y, steps=2)
+    assert not torch.equal(found[0], ad.certify(model, 0.1)(positions, y).margins)
+    for wrong in ("scale", "z", 2):
+        with pytest.raises(InputError, match="names no argument"):
+            ad.certify(model, 0.1, perturb=wrong)(positions, y)

@@ -69,9 +69,29 @@ BAD_CALLS = {
     "eps shape": (
         lambda: net(eps=torch.rand(3))(X, Y),
         errors.InputError,
-        r"shape \[3\] and the batch 4",
+        r"shape \[3\] and the batch 4.*ad.Box\(x - e, x \+ e\)",
     ),
-    "eps rank": (lambda: net(eps=torch.rand(3, 2)), errors.InputError, "a number or a tensor"),
+    "eps rank": (lambda: net(eps=torch.rand(3, 2)), errors.InputError, "a number or a tensor.*Box"),
+    "eps of either kind": (
+        lambda: net(eps=torch.full((3,), 0.1))(X[:3], Y[:3]),
+        errors.InputError,
+        r"one ε per example, or one per feature\? For.*e.reshape\(3, 1\).*ad.Box\(x - e, x \+ e\)",
+    ),
+    "eps of channels": (
+        lambda: net(eps=torch.full((4, 1, 1), 0.1))(X, Y),
+        errors.InputError,
+        r"shape \[4, 1, 1\].*ad.Box",
+    ),
+    "eps of either kind, attacked": (
+        lambda: ad.attack.pgd(net().model, X[:3], Y[:3], torch.full((3,), 0.1)),
+        errors.InputError,
+        "per example, or one per feature",
+    ),
+    "eps of either kind, in training": (
+        lambda: ad.robust_loss(net().model, X[:3], Y[:3], ad.L2Ball(torch.full((3,), 0.1))),
+        errors.InputError,
+        "per example, or one per feature",
+    ),
     "domain": (
         lambda: net(eps=ad.L2Ball(0.1, domain=(0, 0.5)))(X, Y),
         errors.DomainError,
@@ -203,8 +223,8 @@ BAD_MODELS = {
         errors.InputError,
         "does not depend on the perturbed input",
     ),
-    "picture": (lambda s, x: s.fc(x).unsqueeze(2), errors.ModelError, r"logits \[N, K\]"),
-    "one output": (lambda s, x: s.fc(x)[:, :1], errors.ModelError, "two classes"),
+    "picture": (lambda s, x: s.fc(x).unsqueeze(2), errors.InputError, r"needs \[4, 1\]"),
+    "merged": (lambda s, x: s.fc(x).flatten(), errors.ModelError, r"logits \[N, K\]"),
     "failing": (lambda s, x: s.fc(x) @ torch.ones(7, 7), errors.ModelError, "itself fails"),
     "random": (lambda s, x: s.fc(x) + torch.rand(2), errors.UnsupportedOpError, "random numbers"),
     "batch size as a number": (

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
 import autodual as ad
+from tests.nets import random_mlp
 
 seeds = st.integers(0, 2**31)
 BALLS = {"linf": ad.LinfBall, "l2": ad.L2Ball, "l1": ad.L1Ball}
@@ -419,3 +420,19 @@ def test_a_union_is_verified_against_every_member():
         net.explain(x)
     with pytest.raises(ad.errors.InputError, match="needs sets"):
         ad.Union(0.1)
+
+
+@pytest.mark.parametrize("ball", [ad.LinfBall, ad.L2Ball, ad.L1Ball])
+def test_one_radius_per_example_can_be_said_outright(ball):
+    """Also where its length is that of an example, and none is read for the other."""
+    x, model = torch.rand(3, 3).double(), random_mlp(0, (3, 5, 3))
+    y, eps = model(x).argmax(1), torch.tensor([0.01, 0.1, 0.2]).double()
+    found = ad.certify(model, ball(eps.reshape(3, 1)))(x, y).margins
+    for i, e in enumerate(eps.tolist()):
+        alone = ad.certify(model, ball(e))(x[i : i + 1], y[i : i + 1]).margins
+        torch.testing.assert_close(found[i : i + 1], alone)
+    found = ad.attack.pgd(model, x, y, ball(eps.reshape(3, 1)), restarts=2, early_stop=True)
+    assert bool(ball(eps.reshape(3, 1)).contains(x, found.x).all())
+    wide = ad.Box(x - eps, x + eps)  # per feature
+    assert bool(wide.contains(x, x + eps).all())
+    assert not bool(wide.contains(x, x + 1.1 * eps).any())

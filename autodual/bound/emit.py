@@ -68,7 +68,7 @@ def inputs_of(threat: ThreatModel, x: Tensor) -> list[Tensor]:
             f"a straight line serves LinfBall and L2Ball, not {threat}; leave compile= or emit out"
         )
     assert isinstance(threat, Ball)
-    eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).expand(len(x))
+    eps = threat.radius(x).flatten().expand(len(x))
     return [eps, *([] if threat.domain is None else threat.domain_of(x))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from autodual.bound.plan import Plan
 from autodual.bound.reading import Bound
 from autodual.bound.recompute import Others, Piece, recomputed
 from autodual.bound.relaxation import check_slopes
-from autodual.bound.rows import Specs
+from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
 from autodual.duals import Choice, Sides
 from autodual.errors import InputError
@@ -95,15 +95,14 @@ class BoundModule:
         env, output = self._complete(env), self.plan.graph.output
         x, seed = env[self.plan.graph.perturbed], self.options.estimator.seed()
         record = Record()
-        rows = torch.eye(output.numel, dtype=x.dtype, device=x.device).unsqueeze(0)
         for part in self._parts(x):
             some, around = self._select(env, part), threat.select(x, part)
             bound = self.relax(some, around, seed, record)
-            bound.lower({output: rows})
+            bound.interval(output)
             if isinstance(bound.sums[0], ExactSums):
-                seeds = Specs.per_example({output: rows[:, :1]})
-                record.ask(output, len(part) * output.numel)
-                record.costs[output] = row_cost(bound.networks[0], seeds)
+                units = Units.everywhere(output, len(part), x.device)
+                record.ask(output, len(units))
+                record.costs[output] = row_cost(bound.networks[0], units)
         return record
 
     def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
@@ -111,27 +110,44 @@ class BoundModule:
 
         A batch that does not fit into memory is bounded some examples at a time.
         """
+        return self._ask(env, threat, spec, lambda bound, output, rows: bound.lower({output: rows}))
+
+    def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
+        """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
+
+        Batches are taken in parts as for ``lower``.
+        """
+        return self._ask(env, threat, labels, Bound.margins)
+
+    def _ask(
+        self,
+        env: Env,
+        threat: ThreatModel,
+        question: Tensor,
+        ask: Callable[[Bound, Value, Tensor], Tensor],
+    ) -> Tensor:
+        """Return what bounds answer to a question [N, *] about the output, part by part."""
         env, estimator = self._complete(env), self.options.estimator
         output, x = self.plan.graph.output, env[self.plan.graph.perturbed]
         parts, seed = self._parts(x), estimator.seed()
         if len(parts) == 1:
-            return self.relax(env, threat, seed).lower({output: spec})
-        spec = spec.expand(len(x), *spec.shape[1:])
+            return ask(self.relax(env, threat, seed), output, question)
+        question = question.expand(len(x), *question.shape[1:])
         noise = CauchyNoise(x, seed, keep=True) if estimator.kept else None
 
         def part(others: Others, index: Tensor) -> Tensor:
             swapped = {v: others.get(id(t), t) for v, t in env.items()}
             around = threat.replace(others).select(swapped[self.plan.graph.perturbed], index)
-            rows = others.get(id(spec), spec)[index]
+            some = others.get(id(question), question)[index]
             bound = self.relax(self._select(swapped, index), around, seed, shared=noise)
-            return bound.lower({output: rows})
+            return ask(bound, output, some)
 
         def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
             for index in parts:
                 yield slice(int(index[0]), int(index[-1]) + 1), partial(part, others, index)
                 give_back()
 
-        return recomputed(pieces, [*env.values(), *threat.tensors(), spec], dim=0, select=False)
+        return recomputed(pieces, [*env.values(), *threat.tensors(), question], dim=0, select=False)
 
     def relax(
         self,

@@ -13,9 +13,10 @@ from autodual.bound.estimators import Sums
 from autodual.bound.layer import nothing_known
 from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Specs, Units
+from autodual.bound.rows import Margins, Specs, Units
 from autodual.front.ir import Value
 from autodual.interval import Interval
+from autodual.labels import Classes
 from autodual.threat.base import inner
 
 
@@ -29,6 +30,23 @@ def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     bound: Tensor = nominal - fall[0].unflatten(0, (network.batch, -1))
     overflow = bound.isnan() | bound.isposinf()  # nothing is known
     return bound.masked_fill(overflow, -torch.inf)
+
+
+def margins(sums: Sums, value: Value, labels: Tensor) -> Tensor:
+    """Return lower bounds [N, K, *cells] on z_y − z_k for logits and their labels y [N, *cells].
+
+    0 at k = y. One logit per cell stands for two classes, see ``labels``.
+    """
+    network, seeds = sums.network, Margins.of(value, labels)
+    classes = Classes(value.size(1)[1:])
+    z = classes.logits(network.nominal(value).reshape(network.batch, *classes.size)).flatten(2)
+    z = z if z.dim() == 3 else z.unsqueeze(2)
+    y, others = seeds.labels.unsqueeze(1), seeds.others().transpose(1, 2)
+    fall = sums.deviations(seeds, both=False)[0].reshape(others.mT.shape).mT
+    bound = z.gather(1, y) - z - torch.zeros_like(z).scatter(1, others, fall)
+    overflow = bound.isnan() | bound.isposinf()  # nothing is known
+    bound = bound.masked_fill(overflow, -torch.inf).scatter(1, y, 0)
+    return bound.reshape(network.batch, classes.count, *classes.cells)
 
 
 def interval(sums: Sums, units: Units) -> Interval:
@@ -75,6 +93,10 @@ class Bound:
         The k-th rows of all values belong together: their bound is one on the sum of C·z.
         """
         return once(reduce(torch.maximum, (lower(sums, specs) for sums in self.sums)))
+
+    def margins(self, value: Value, labels: Tensor) -> Tensor:
+        """Return lower bounds [N, K, *cells] on z_y − z_k for logits and labels y [N, *cells]."""
+        return reduce(torch.maximum, (margins(sums, value, labels) for sums in self.sums))
 
     def interval(self, target: Value) -> Interval:
         """Return bounds on every entry of ``target``, in the model's layout."""

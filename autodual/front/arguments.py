@@ -8,17 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from autodual.errors import InputError, ModelError
-from autodual.front.capture import Inputs
-from autodual.front.ir import Value
+from autodual.front.ir import Batch, Value
+from autodual.labels import Classes
 
 HALF = torch.float16, torch.bfloat16
-
-
-def as_inputs(x: object) -> Inputs:
-    """Return ``x`` as ``Inputs``; a tuple is read as positional arguments."""
-    if isinstance(x, Inputs):
-        return x
-    return Inputs(*x) if isinstance(x, tuple) else Inputs(x)
 
 
 def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Tensor:
@@ -71,45 +64,19 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
     return x
 
 
-def check_classes(output: Value) -> int:
-    """Return the number of classes K of an output that holds logits [N, K].
+def check_classes(output: Value) -> Classes:
+    """Return how an output holds logits, [N, K, *], [N, 1, *] or [N].
 
     Raises:
-        ModelError: it does not, or has one class only.
+        ModelError: it does not.
     """
-    shape = output.shape
-    if len(shape) != 2 or output.batch_dim != 0 or not isinstance(shape[1], int):
+    if output.batch_dim != 0 or output.shape[0] != Batch(1):
         raise ModelError(
             f"margins need logits [N, K]; the model returns {output.type}. "
             "For other outputs there are net.within(x, tolerance), net.lower_bound(x, C) and "
             "net.bounds(x)."
         )
-    if shape[1] < 2:
-        raise ModelError(
-            "margins need at least two classes; the model returns one output. For a regression "
-            "there is net.within(x, tolerance)."
-        )
-    return shape[1]
-
-
-def check_labels(y: object, x: Tensor, classes: int, look: bool) -> None:
-    """Raise unless y [N] holds class numbers for x [N, *]; ``look`` at them or not.
-
-    Raises:
-        InputError: wrong type, dtype, shape or device, or a label outside [0, classes).
-    """
-    if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"labels must be an int64 tensor [N], not {kind}. Call y.long().")
-    if y.shape != (len(x),) or y.device != x.device:
-        raise InputError(
-            f"labels have shape {list(y.shape)} on {y.device}; x needs [{len(x)}] on {x.device}"
-        )
-    if look and bool(((y < 0) | (y >= classes)).any()):
-        raise InputError(
-            f"labels span [{int(y.min())}, {int(y.max())}]; the model has classes 0 to "
-            f"{classes - 1}"
-        )
+    return Classes(output.size(1)[1:])
 
 
 def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autodual.errors import CaptureError, ModelError
-from autodual.front.arguments import as_inputs, check_x
+from autodual.front.arguments import check_x
 from autodual.front.capture import (
     Captured,
     Kind,
@@ -29,9 +29,9 @@ from autodual.front.capture import (
 from autodual.front.evaluate import entries, run
 from autodual.front.fidelity import check_apart, check_batch, check_ranges
 from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Value, alike
 from autodual.front.passes import simplify
+from autodual.inputs import Inputs, Key, as_inputs
 
 Program = TypeVar("Program")
 
@@ -47,12 +47,12 @@ class Question:
     """Which graph of a model is wanted.
 
     Attributes:
-        perturb: the position or keyword of the perturbed argument.
+        perturb: the position or name of the perturbed argument.
         output: the way to the output that is bounded, if there are several.
         kinds: classes of modules, autograd Functions and ops, each call of which is one node.
     """
 
-    perturb: int | str = 0
+    perturb: Key = 0
     output: Output = None
     kinds: frozenset[Kind] = frozenset()
 
@@ -145,6 +145,7 @@ def admit(
         CaptureError: the model cannot be captured, and why; or its graph does not hold at x.
     """
     module, inputs = unwrap(model), as_inputs(x)
+    question = replace(question, perturb=inputs.key(question.perturb, module))
     tensor = check_x(inputs.get(question.perturb), module, looks)
     captures = _MEMORY.setdefault(module, _Captures())
     print_, kind = fingerprint(module), _kind(inputs, question)

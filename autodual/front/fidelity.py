@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from autodual.errors import BatchError, GraphError
 from autodual.front.capture import TRACED, Captured, call_untouched, close, some
 from autodual.front.evaluate import entries, run, run_nodes
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph, Node, Value, evaluate
+from autodual.inputs import Inputs
 
 EXAMPLES = 3
 """How many examples each node is tried with."""

@@ -15,8 +15,8 @@ from autodual.duals import TIGHTNESS
 from autodual.duals.given import UserRules, read_rules
 from autodual.front.capture import Output
 from autodual.front.door import Admitted, Question, admit
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Graph
+from autodual.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from autodual.attack import Attack, losses
 from autodual.certificate import Certificate
 from autodual.certified import Certified
 from autodual.errors import CrossingError, UnsoundError
-from autodual.front.arguments import as_inputs
-from autodual.front.inputs import Inputs
+from autodual.front.capture import unwrap
+from autodual.inputs import Inputs, Key, as_inputs
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
 from autodual.working import track
 
@@ -117,7 +117,8 @@ def self_check(
     labels = certificate.labels
     assert labels is not None
     inputs = as_inputs(x)
-    tensor, model = inputs.get(net.options.perturb), _Alone(net, inputs)
+    perturb = inputs.key(net.options.perturb, unwrap(net.model))
+    tensor, model = inputs.get(perturb), _Alone(net, inputs, perturb)
     kinds = _kinds(steps, generator)
     gaps = []
     for name in track(list(kinds)):
@@ -134,10 +135,10 @@ def self_check(
 class _Alone(nn.Module):
     """The model as a function of the perturbed input, the other arguments as they are."""
 
-    def __init__(self, net: Certified, inputs: Inputs) -> None:
+    def __init__(self, net: Certified, inputs: Inputs, perturb: Key) -> None:
         super().__init__()
         self.model = net.model
-        self.inputs, self.perturb = inputs, net.options.perturb
+        self.inputs, self.perturb = inputs, perturb
         self.pick = net.admitted(inputs).captured.pick
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from autodual.interval import Interval
 from autodual.threat.base import Domain, ThreatModel, checked_domain
 from autodual.threat.cut import Cut, Far, Local, Whole
 
+PER_FEATURE = "For an ε e per feature there is ad.Box(x - e, x + e)."
+
 Shorten = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -20,12 +22,13 @@ class Ball(ThreatModel):
     """{x′ : ‖x′ − x‖ ≤ ε} ∩ domain, with ε in the units of the input.
 
     Args:
-        eps: the radius, a number or a tensor [N] with one per example; finite, ≥ 0.
+        eps: the radius, a number, or a tensor with one per example, [N] or [N, 1, …]; finite, ≥ 0.
+            An ε for each feature makes a ``Box``.
         domain: (lo, hi), the smallest and largest value an input can take, as numbers or
             tensors that broadcast to one example. Tightens the bound.
 
     Raises:
-        InputError: ε is negative, infinite, NaN or has more than one dimension; lo > hi.
+        InputError: ε is negative, infinite, NaN or of another shape; lo > hi.
     """
 
     norm: str
@@ -54,13 +57,15 @@ class Ball(ThreatModel):
         """Return the ball itself: x′ lies as far from x as x from x′, and both in the domain."""
         return self
 
+    def check_shape(self, x: Tensor) -> None:
+        """Raise unless ε and the domain fit x [N, *]; looks at no values."""
+        if isinstance(self.eps, Tensor):
+            _check_one_per_example(self.eps, x)
+        super().check_shape(x)
+
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *]."""
-        if isinstance(self.eps, Tensor) and self.eps.shape != (x.shape[0],):
-            raise InputError(
-                f"ε has shape {list(self.eps.shape)} and the batch {x.shape[0]} examples. "
-                "Give a number, or a tensor [N] with one ε per example."
-            )
+        self.check_shape(x)
         if (
             float(torch.as_tensor(self.eps, dtype=torch.float64).detach().max())
             > torch.finfo(x.dtype).max
@@ -132,12 +137,33 @@ class Ball(ThreatModel):
 
 
 def _checked_eps(eps: float | Tensor) -> float | Tensor:
-    if isinstance(eps, Tensor) and eps.dim() > 1:
-        raise InputError(f"ε has shape {list(eps.shape)}; give a number or a tensor [N]")
+    if isinstance(eps, Tensor) and eps.dim() > 1 and len(eps) != eps.numel():
+        raise InputError(
+            f"ε has shape {list(eps.shape)}; give a number or a tensor with one per example, [N]. "
+            f"{PER_FEATURE}"
+        )
     try:
         values = torch.as_tensor(eps, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"ε must be a number or a tensor [N], not {eps!r}") from None
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise InputError(f"ε must be finite and at least 0, not {eps}")
-    return eps if isinstance(eps, Tensor) and eps.dim() == 1 else float(values)
+    return eps if isinstance(eps, Tensor) and eps.dim() > 0 else float(values)
+
+
+def _check_one_per_example(eps: Tensor, x: Tensor) -> None:
+    """Raise unless ε holds one number for each example of x [N, *], whichever way it is read."""
+    count, explicit = len(x), [len(x)] + [1] * (x.dim() - 1)
+    if list(eps.shape) == explicit:
+        return
+    if list(eps.shape) != [count]:
+        raise InputError(
+            f"ε has shape {list(eps.shape)} and the batch {count} examples {list(x.shape[1:])}. "
+            f"Give a number, or a tensor [N] with one ε per example. {PER_FEATURE}"
+        )
+    if count > 1 and count in x.shape[1:]:
+        ones = ", ".join(map(str, explicit))
+        raise InputError(
+            f"ε has shape [{count}] and x {list(x.shape)}: one ε per example, or one per feature? "
+            f"For one per example give e.reshape({ones}). {PER_FEATURE}"
+        )

@@ -188,6 +188,16 @@ class ThreatModel(ABC):
         """Return σ_B(ν) = sup {νᵀx′ : x′ ∈ B(x)}, [N, S], to rounding if ``deviation`` is exact."""
         return inner(nu, self.center(x)) + self.deviation(x, nu)
 
+    def check_shape(self, x: Tensor) -> None:
+        """Raise unless what the set holds fits x [N, *]; looks at no values."""
+        for name in self.per_example:
+            if len(getattr(self, name)) != len(x):
+                raise InputError(f"{name} needs a row for each of {len(x)} examples")
+        if self.domain is not None:
+            lo, hi = self.domain_of(x)
+            check_broadcast("the domain's low end", lo, x)
+            check_broadcast("the domain's high end", hi, x)
+
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *].
 
@@ -195,14 +205,10 @@ class ThreatModel(ABC):
             InputError: what it holds per example has the wrong shape for this batch.
             DomainError: x lies outside the domain by more than rounding.
         """
-        for name in self.per_example:
-            if len(getattr(self, name)) != len(x):
-                raise InputError(f"{name} needs a row for each of {len(x)} examples")
+        self.check_shape(x)
         if self.domain is None:
             return
         lo, hi = self.domain_of(x)
-        check_broadcast("the domain's low end", lo, x)
-        check_broadcast("the domain's high end", hi, x)
         slack = ROUNDING * (hi - lo).abs().clamp(min=1e-3)
         outside = torch.maximum(lo - x - slack, x - hi - slack)
         if bool((outside > 0).any()):

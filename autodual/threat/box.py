@@ -113,9 +113,9 @@ class Box(_Boxlike):
     def __repr__(self) -> str:
         return f"Box({list(self.lower.shape)})"
 
-    def check(self, x: Tensor) -> None:
-        """Raise unless the box has the shape of x [N, *] and contains it."""
-        super().check(x)
+    def check_shape(self, x: Tensor) -> None:
+        """Raise unless the box and the domain broadcast to x [N, *]; looks at no values."""
+        super().check_shape(x)
         check_broadcast("the Box's lower end", self.lower, x)
         check_broadcast("the Box's upper end", self.upper, x)
 

@@ -43,6 +43,11 @@ class Union(ThreatModel):
         """The sets whose union this is."""
         return self._members
 
+    def check_shape(self, x: Tensor) -> None:
+        """Raise unless what every member holds fits x [N, *]; looks at no values."""
+        for member in self.members:
+            member.check_shape(x)
+
     def check(self, x: Tensor) -> None:
         """Raise unless every member is well defined around every x [N, *]."""
         for member in self.members:

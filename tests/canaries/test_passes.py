@@ -15,10 +15,10 @@ from autodual.duals import REGISTRY
 from autodual.front.capture import capture
 from autodual.front.evaluate import entries, run
 from autodual.front.fidelity import check_ranges
-from autodual.front.inputs import Inputs
 from autodual.front.passes import simplify
 from autodual.front.passes.rewrite import substitute
 from autodual.front.passes.stop_gradient import _detach
+from autodual.inputs import Inputs
 from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.test_capture import Frozen, Residual, make, picture
 from tests.test_decompositions import MODELS, Around

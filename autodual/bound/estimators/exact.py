@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from autodual.bound.estimators.base import Estimator, Setting, Sums
 from autodual.bound.recompute import Others, Piece, in_pieces, recomputed
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Memo, Seeds, Specs
+from autodual.bound.rows import Memo, Seeds, Units
 from autodual.bound.travel import Observer, deviations, row_cost
 
 CACHE_BYTES = 2**22
@@ -75,7 +75,7 @@ class ExactSums(Sums):
         cuda = self.network.x.is_cuda
         most = self.memory // KEPT if cuda else min(self.memory // KEPT, KEPT_BYTES)
         fits = len(seeds) * row_cost(self.network, seeds).total_bytes <= most
-        return fits and (isinstance(seeds, Specs) or not self.select)
+        return fits and (not isinstance(seeds, Units) or not self.select)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,13 @@ from autodual.bound.estimators.statistics import log_mean, margin, median, root_
 from autodual.bound.layer import Layer
 from autodual.bound.projection import Projection
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Seeds, Specs
+from autodual.bound.rows import Margins, Seeds, Specs
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.threat import L2Ball
+
+PRODUCTS = 2**22
+"""How many products of rows and samples are held at a time."""
 
 Stream = tuple[Projection, Callable[[Tensor], Tensor]]
 """Samples on their way, and what they say about a sum."""
@@ -196,6 +199,12 @@ def estimate_sums(
     """Estimate for each row from samples [N or 1, r, *] at its values, [R]."""
     if isinstance(seeds, Specs):
         return estimate(sum(_met(seeds, value, each) for value, each in samples.items()))  # type: ignore[arg-type]
+    if isinstance(seeds, Margins):
+        (columns,) = samples.values()
+        size = max(1, PRODUCTS // columns.shape[1])
+        starts = range(0, len(seeds), size)
+        some = (seeds.take(slice(i, min(i + size, len(seeds)))) for i in starts)
+        return torch.cat([estimate(each.meet(columns)) for each in some])
     (flat,) = (each.flatten(2) for each in samples.values())
     owner = seeds.owner if len(flat) > 1 else torch.zeros_like(seeds.owner)
     if estimate is not median:

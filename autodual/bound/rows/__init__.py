@@ -13,7 +13,7 @@ from autodual.bound.layer import Side
 from autodual.bound.rows.dense import Dense
 from autodual.bound.rows.memo import Memo
 from autodual.bound.rows.patches import Patches
-from autodual.bound.rows.seeds import Seeds, Specs, Units
+from autodual.bound.rows.seeds import Margins, Seeds, Specs, Units
 
 Rows = Dense | Patches
 
@@ -44,6 +44,7 @@ def to_dense(rows: Rows) -> Dense:
 
 __all__ = [
     "Dense",
+    "Margins",
     "Memo",
     "Patches",
     "Rows",

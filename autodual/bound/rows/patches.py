@@ -68,15 +68,22 @@ class Patches(Listed):
         _, channels, height, width = value.size(1)
         bank = torch.eye(channels, dtype=like.dtype, device=like.device)
         cells = height * width
-        return cls(
-            bank[:, :, None, None],
-            owner,
-            unit // cells,
-            value=value,
-            frame=Frame((height, width)),
-            cell=unit % cells,
-            all=all,
-        )
+        return cls.at(value, bank, owner, unit % cells, unit // cells, all)
+
+    @classmethod
+    def at(
+        cls,
+        value: Value,
+        bank: Tensor,
+        owner: Tensor,
+        cell: Tensor,
+        pick: Tensor | None,
+        all: bool = False,
+    ) -> Patches:
+        """Return rows that touch one pixel each: its channels are the row ``pick`` of a bank."""
+        height, width = value.size(1)[2:]
+        frame, data = Frame((height, width)), bank[:, :, None, None]
+        return cls(data, owner, pick, value=value, frame=frame, cell=cell, all=all)
 
     def add(self, other: Patches) -> Patches | None:
         """Return the sum, or None if the two lie in incompatible frames."""

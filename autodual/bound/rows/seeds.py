@@ -142,4 +142,115 @@ class Specs:
         return {v: Dense(rows, self.owner, span=self.span) for v, rows in self.data.items()}
 
 
-Seeds = Units | Specs
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """The rows e_y − e_k of logits [N, K, *cells], for every class k but y: cell by cell.
+
+    Where there is one channel there are two classes, and class 0 has the logit 0. No row is made
+    before it is asked for.
+
+    Attributes:
+        labels: y in [0, K), [N, cells].
+        index: which rows, counted example by example, cell by cell, k by k.
+    """
+
+    value: Value
+    labels: Tensor
+    index: range | Tensor
+
+    @classmethod
+    def of(cls, value: Value, labels: Tensor) -> Margins:
+        """Return those of all cells, whose labels are [N, *cells]."""
+        labels = labels.flatten(1) if labels.dim() > 1 else labels.unsqueeze(1)
+        return cls(value, labels, range(labels.numel() * cls._others(value)))
+
+    group = 1
+
+    @staticmethod
+    def _others(value: Value) -> int:
+        """Return how many classes there are beside y."""
+        return max(1, channels_of(value) - 1)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The value at which the rows start."""
+        return (self.value,)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def owner(self) -> Tensor:
+        """The example of each row, [R]."""
+        return self.places()[0]
+
+    def others(self) -> Tensor:
+        """Return the classes k in the order of their rows, [N, cells, K − 1]."""
+        rank = torch.arange(self._others(self.value), device=self.labels.device)
+        return rank + (rank >= self.labels.unsqueeze(2))
+
+    def places(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the example, the cell and the channels of y and of k of each row; −1 for none."""
+        index, (cells, others) = self._index(), (self.labels.shape[1], self._others(self.value))
+        owner, cell, rank = index // (cells * others), index // others % cells, index % others
+        y = self.labels[owner, cell]
+        none = int(channels_of(self.value) == 1)
+        return owner, cell, y - none, rank + (rank >= y) - none
+
+    def take(self, index: slice | Tensor) -> Margins:
+        """Return some of them."""
+        if isinstance(index, slice):
+            return replace(self, index=self.index[index])
+        return replace(self, index=self._index()[index])
+
+    def tensors(self) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return []
+
+    def replace(self, others: Mapping[int, Tensor]) -> Margins:
+        """Return them with tensors replaced, by their identity."""
+        return self
+
+    def meet(self, columns: Tensor) -> Tensor:
+        """Return rows times columns [N or 1, r, *size(1)], [R, r]."""
+        owner, cell, *signed = self.places()
+        flat = columns.reshape(*columns.shape[:2], channels_of(self.value), -1)
+        owner = owner if len(flat) > 1 else torch.zeros_like(owner)
+        plus, minus = (
+            flat[owner, :, channel, cell] * (channel >= 0).unsqueeze(1) for channel in signed
+        )
+        return plus - minus
+
+    def rows(self, like: Tensor) -> Mapping[Value, Dense | Patches]:
+        """Return them as rows with the dtype and device of ``like``."""
+        owner, cell, *signed = self.places()
+        channels, cells = channels_of(self.value), self.labels.shape[1]
+        if not Patches.serve(self.value):
+            data = like.new_zeros(len(self), self.value.numel)
+            for channel, sign in zip(signed, (1, -1), strict=True):
+                place = (channel.clamp(min=0) * cells + cell).unsqueeze(1)
+                data = data.scatter_add(1, place, sign * (channel >= 0).to(data).unsqueeze(1))
+            return {self.value: Dense(data.reshape(-1, *self.value.size(1)), owner)}
+        unit = torch.cat([torch.eye(channels).to(like), like.new_zeros(1, channels)])
+        plus, minus = signed  # −1 picks the row of zeros
+        if (channels + 1) ** 2 <= len(self):
+            bank = (unit.unsqueeze(1) - unit).flatten(0, 1)
+            last = channels + 1
+            pick = plus % last * last + minus % last
+        else:
+            bank, pick = unit[plus] - unit[minus], None
+        patches = Patches.at(self.value, bank, owner, cell, pick)
+        return {self.value: patches}
+
+    def _index(self) -> Tensor:
+        if isinstance(self.index, Tensor):
+            return self.index
+        return torch.arange(self.index.start, self.index.stop, device=self.labels.device)
+
+
+def channels_of(value: Value) -> int:
+    """Return the number of channels of a value [N, C, *]; 1 where there is no such dimension."""
+    return value.size(1)[1] if len(value.shape) > 1 else 1
+
+
+Seeds = Units | Specs | Margins

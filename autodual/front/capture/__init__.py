@@ -9,12 +9,10 @@ from autodual.front.capture.trace import TRACED, capture, some
 from autodual.front.capture.untouched import call_untouched
 from autodual.front.capture.whole import Kind, name_of, plain_attributes
 from autodual.front.capture.wrappers import check_seen, unwrap
-from autodual.front.inputs import Inputs
 
 __all__ = [
     "TRACED",
     "Captured",
-    "Inputs",
     "Kind",
     "Output",
     "call_untouched",

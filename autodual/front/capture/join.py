@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from autodual.errors import BatchError, ModelError
 from autodual.front.capture.functional import Program, Ref, Step
 from autodual.front.capture.outputs import Output, choose
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Batch, Constant, Dim, Graph, Literal, Node, Parameter, Source, Value
+from autodual.inputs import Inputs
 
 aten = torch.ops.aten
 

@@ -36,8 +36,8 @@ from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import PARTS
 from autodual.front.capture.diagnose import depends_on_values, is_foreign
 from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
-from autodual.front.inputs import Inputs
 from autodual.front.ir import Literal, Parameter, Source
+from autodual.inputs import Inputs
 
 aten = torch.ops.aten
 

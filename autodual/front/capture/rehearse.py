@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autodual.errors import CaptureError
 from autodual.front.capture.untouched import Kept, RandomStates, untouched
-from autodual.front.inputs import Inputs
+from autodual.inputs import Inputs
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Allowed difference, relative to the largest value. Reordered sums differ far less."""

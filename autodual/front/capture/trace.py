@@ -31,7 +31,7 @@ from autodual.front.capture.record import Names, record
 from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
-from autodual.front.inputs import Inputs
+from autodual.inputs import Inputs
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while a model is captured: the output streams and torch's settings are everybody's."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autodual.front.inputs import Inputs
+from autodual.inputs import Inputs
 
 _CONTAINERS = dict, list, set, deque
 _PLAIN = frozenset((bool, int, float, str, type(None), Tensor, nn.Parameter))

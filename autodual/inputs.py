@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autodual.errors import InputError
+
+Key = int | str
+"""The position or the keyword of an argument."""
 
 
 class Inputs:
@@ -24,7 +29,25 @@ class Inputs:
         parts = [repr(type(a).__name__) for a in self.args] + [f"{k}=…" for k in self.kwargs]
         return f"Inputs({', '.join(parts)})"
 
-    def get(self, which: int | str) -> Any:
+    def key(self, which: Key, model: Callable[..., Any]) -> Key:
+        """Return how an argument was passed that is called by its position or its name.
+
+        A name that was passed by position, and the other way round, is looked up in the signature
+        of the model's forward.
+
+        Raises:
+            InputError: it was not passed at all.
+        """
+        names = _positional(model)
+        if isinstance(which, str):
+            if which not in self.kwargs and which in names[: len(self.args)]:
+                return names.index(which)
+        elif len(self.args) <= which < len(names) and names[which] in self.kwargs:
+            return names[which]
+        self.get(which)
+        return which
+
+    def get(self, which: Key) -> Any:
         """Return the argument at a position or under a keyword."""
         try:
             return self.args[which] if isinstance(which, int) else self.kwargs[which]
@@ -43,7 +66,7 @@ class Inputs:
         """Return a copy with tensors of its own, for a model that may write to its input."""
         return self.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
-    def position(self, which: int | str) -> int:
+    def position(self, which: Key) -> int:
         """Return which of the leaves is the argument at a position or under a keyword."""
         marked = self.replace(which, marker := object())
         return next(i for i, leaf in enumerate(marked.leaves()) if leaf is marker)
@@ -52,8 +75,26 @@ class Inputs:
         """Return every leaf, in the order in which the graph takes them."""
         return pytree.tree_leaves((self.args, self.kwargs))
 
-    def replace(self, which: int | str, value: Any) -> Inputs:
+    def replace(self, which: Key, value: Any) -> Inputs:
         """Return a copy with one argument replaced."""
         args, kwargs = list(self.args), dict(self.kwargs)
         (args if isinstance(which, int) else kwargs)[which] = value  # type: ignore[index]
         return Inputs(*args, **kwargs)
+
+
+def as_inputs(x: object) -> Inputs:
+    """Return ``x`` as ``Inputs``; a tuple is read as positional arguments."""
+    if isinstance(x, Inputs):
+        return x
+    return Inputs(*x) if isinstance(x, tuple) else Inputs(x)
+
+
+def _positional(model: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that a model takes by position, in order."""
+    try:
+        forward = model.forward if isinstance(model, nn.Module) else model
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    named = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [p.name for p in parameters if p.kind in named]
