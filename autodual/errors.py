@@ -18,7 +18,7 @@ class DomainError(InputError):
 
 
 class ModelError(AutodualError, TypeError):
-    """A model that is not a module, or whose output is not what the call needs."""
+    """A model that is no module, or gives not what the call needs, or not the same each time."""
 
 
 class CaptureError(AutodualError):
@@ -54,7 +54,7 @@ class CrossingError(AutodualError):
 
 
 class AttackWarning(RuntimeWarning):
-    """What an attack answers can mislead: no gradient, training mode, points thrown away."""
+    """What an attack answers can mislead: no gradient, points thrown away."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,6 +1,5 @@
-"""Attacks say when their answer misleads: no gradient, and models in training mode."""
+"""Attacks whose answer would mislead: no gradient, models that are random or in training mode."""
 
-import warnings
 from functools import partial
 
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.attack import apgd, fgsm, losses, msd, multi_targeted, pgd, search, square, worst_of
-from autodual.errors import AttackWarning
+from autodual.errors import AttackWarning, InputError, ModelError
 
 CLIMBS = {
     "fgsm": fgsm,
@@ -31,22 +30,43 @@ def make(n=40):
 
 
 @pytest.mark.parametrize("name", CLIMBS)
-@pytest.mark.parametrize("scale", [1e4, 1e30])
-def test_large_logits_are_attacked_by_their_margin(name, scale):
-    """Cross-entropy underflows, or is no number, and the attack works all the same."""
+def test_sure_models_are_attacked_as_well(name):
+    """Cross-entropy underflows, or is no number, or a softmax follows: all one to the attack."""
     model, x, y = make()
     eps = 0.02 if name == "wasserstein" else 0.04
     plain = CLIMBS[name](model, x, y, eps).success
     assert 0 < int(plain.sum()) < len(x)
-    large = CLIMBS[name](lambda v: scale * model(v), x, y, eps).success
-    assert int(large.sum()) >= 0.9 * int(plain.sum())
+    for sure in (
+        lambda v: 1e4 * model(v),
+        lambda v: 1e30 * model(v),
+        nn.Sequential(model, nn.Softmax(1)),
+        lambda v: (30 * model(v)).softmax(dim=1),
+        lambda v: torch.softmax(1e4 * model(v), -1),
+    ):
+        found = CLIMBS[name](sure, x, y, eps)
+        assert int(found.success.sum()) >= 0.9 * int(plain.sum())
+        z = sure(found.x).detach()
+        torch.testing.assert_close(found.margins, z.gather(1, y[:, None]) - z)
+
+
+def test_cross_entropy_and_the_log_odds_have_one_direction():
+    model, x, y = make()
+    for targets in ((), ((y + 1) % 4,)):
+        slopes = []
+        for loss in (losses.cross_entropy, losses.log_odds):
+            point = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(loss(model(point), y, *targets).sum(), point)
+            slopes.append(nn.functional.normalize(slope))
+        torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-5)
+    odds = losses.log_odds(model(x), y)
+    torch.testing.assert_close(nn.functional.softplus(odds), losses.cross_entropy(model(x), y))
 
 
 @pytest.mark.parametrize("name", CLIMBS)
 def test_saturated_outputs_are_warned_of(name):
     model, x, y = make()
     with pytest.warns(AttackWarning, match=r"no gradient for \d+ of 40 examples.*logits=") as said:
-        found = CLIMBS[name](lambda v: torch.softmax(1e5 * model(v), 1), x, y, 0.001)
+        found = CLIMBS[name](lambda v: torch.tanh(1e6 * model(v)), x, y, 0.001)
     assert len(said) == 1
     assert said[0].filename == __file__
     assert not bool(found.success.all())
@@ -77,13 +97,12 @@ def test_the_callers_success_needs_the_callers_slope():
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "refused"),
     [
         (nn.Dropout(0.5), True),
         (nn.BatchNorm1d(5), True),
         (nn.RReLU(), True),
         (nn.Dropout(0.0), False),
-        (nn.BatchNorm1d(5, track_running_stats=False), False),
         (nn.RReLU(0.1, 0.1), False),
         (nn.ReLU(), False),
         (nn.Dropout(0.5).eval(), False),
@@ -91,20 +110,77 @@ def test_the_callers_success_needs_the_callers_slope():
     ],
     ids=repr,
 )
-def test_training_mode_is_warned_of_where_it_matters(part, told):
+def test_training_mode_is_refused_where_it_matters(part, refused):
     x, y = torch.rand(4, 3), torch.zeros(4, dtype=torch.long)
     model = nn.Sequential(nn.Linear(3, 5), part, nn.Linear(5, 3))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
     for run in (*CLIMBS.values(), square, partial(worst_of, attacks=(search,)), search):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        if refused:
+            with pytest.raises(
+                ModelError, match=r"training mode, and 1 \(Dropout.*model\.eval\(\)"
+            ):
+                run(model, x, y, 0.1)
+        else:
             run(model, x, y, 0.1)
-        assert {"training mode, and 1 " in str(w.message) for w in said} == (
-            {True} if told else set()
-        )
         assert model[1].training == part.training
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AttackWarning)
-        model(pgd(model, x, y, 0.1).x)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+MISLEADING = {
+    "noise": lambda v: v[:, :3] + 0.1 * torch.randn(len(v), 3),
+    "dropout": lambda v: nn.functional.dropout(v, 0.3)[:, :3],
+    "batch norm": nn.BatchNorm1d(4, track_running_stats=False).eval(),
+    "mixed": lambda v: v - v.mean(0),
+}
+
+
+@pytest.mark.parametrize("name", MISLEADING)
+@pytest.mark.parametrize("loss", ["logits", "own", "reduced"])
+def test_what_answers_one_question_twice_is_refused(name, loss):
+    torch.manual_seed(0)
+    x, y = torch.rand(9, 4), torch.arange(9) % 3
+    own = {"loss": lambda out, y: out.norm(dim=1), "success": lambda out, y: out.sum(1) < 0}
+    more = {"logits": {}, "own": own, "reduced": {"loss": nn.functional.cross_entropy}}[loss]
+    for run in (pgd, fgsm, search):
+        with pytest.raises(ModelError, match=r"two answers to one question.*eot="):
+            run(MISLEADING[name], x, y, 0.1, **more)
+
+
+def test_random_models_are_judged_by_their_mean():
+    """At ε = 0 lucky draws are no success, and with ε the attack finds what there is to find."""
+    model, x, y = make()
+    random = nn.Sequential(*model[:3], nn.Dropout(0.5), model[3])
+    drawn = torch.stack([random(x) for _ in range(400)]).mean(0)
+    gap = drawn.gather(1, y[:, None])[:, 0] - drawn.scatter(1, y[:, None], -torch.inf).amax(1)
+    sure = gap > gap.median()
+    x, y = x[sure], y[sure]
+    assert not bool(pgd(random, x, y, 0.0, steps=5, eot=100).success.any())
+    there = random.eval()
+    expected = int(pgd(there, x, y, 0.1).success.sum())
+    assert expected > len(x) / 2
+    random.train()
+    for run in (partial(pgd, steps=10), partial(apgd, steps=10, early_stop=True)):
+        found = run(random, x, y, 0.1, eot=20)
+        assert int(found.success.sum()) >= 0.6 * expected
+    with pytest.raises(InputError, match="eot=0"):
+        pgd(random, x, y, 0.1, eot=0)
+    with pytest.raises(ModelError, match=r"training mode, and 0 \(Dropout"):
+        pgd(nn.Sequential(nn.BatchNorm1d(20), random), x, y, 0.1, eot=2)
+
+
+def test_draws_are_averaged():
+    """Loss, gradient and logits are means; a verdict is the majority's."""
+    x, y, asked = torch.rand(3, 4), torch.zeros(3, dtype=torch.long), []
+
+    def model(v):
+        asked.append(len(asked))
+        return v * (1 + asked[-1] % 3)
+
+    found = search(model, x, y, 0.0, steps=1, eot=3)
+    torch.testing.assert_close(found.margins, 2 * (x[:, :1] - x))
+    votes = {"loss": lambda out, y: out.sum(1), "success": lambda out, y: out.sum(1) > x.sum(1)}
+    asked.clear()
+    assert bool(pgd(model, x, y, 0.0, steps=1, eot=3, **votes).success.all())
 
 
 def test_the_margin_is_climbed_only_where_the_loss_has_no_slope():
@@ -116,7 +192,7 @@ def test_the_margin_is_climbed_only_where_the_loss_has_no_slope():
         return model(point)
 
     pgd(counted, x, y, 0.01, steps=3)
-    assert asked == [40] * 5
+    assert asked == [40] * 6
     asked.clear()
     pgd(counted, x, y, 0.01, steps=3, loss=losses.margin)
-    assert asked == [40] * 5
+    assert asked == [40] * 6

@@ -82,5 +82,5 @@ def test_searches_take_starts_and_verdicts():
         return z.argmax(1) == (y + 1) % 3
 
     found = A.search(model, x, y, 0.3, steps=4, restarts=3, success=success)
-    assert len(asked) == 15
+    assert len(asked) == 16
     assert torch.equal(found.success, model(found.x).argmax(1) == (y + 1) % 3)

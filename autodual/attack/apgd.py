@@ -129,7 +129,8 @@ def multi_targeted(
     shared: Options = {"loss": losses.margin, **options}
     problem = pose(multi_targeted, model, x, y, eps, shared, ("targets", "success"))
     with torch.no_grad():
-        z = replace(problem, loss=losses.margin).read(problem.x, gradient=False).margins
+        ranking = replace(problem, loss=losses.margin, beneath=True)
+        z = ranking.read(problem.x, gradient=False).margins
     ranked = z.scatter(1, problem.y.unsqueeze(1), torch.inf).argsort(1)[:, : z.shape[1] - 1]
     if classes is not None and classes < 1:
         raise InputError(f"there is no attack towards classes={classes}")

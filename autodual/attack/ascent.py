@@ -13,6 +13,7 @@ from torch import Tensor
 from autodual.attack.finding import Attack, Finding, Reading
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, unit
+from autodual.attack.steady import examined, settled
 from autodual.attack.warn import warn
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
@@ -119,6 +120,9 @@ def ascend(
 
     Every result is checked to lie in its set. One that does not is thrown away, with a warning.
     So are examples warned of whose gradient vanishes, at x and at a random point.
+
+    Raises:
+        ModelError: the model's answers change from one time to the next, and there is no ``eot``.
     """
     if steps < 0:
         raise InputError(f"an attack takes steps, not steps={steps}")
@@ -127,65 +131,66 @@ def ascend(
         problem.threat.check(problem.x)
         fixed = replace(problem, threat=problem.threat.fixed(problem.x), x=problem.x.clone())
         origin = fixed.threat.project(problem.x, problem.x)
-        best: Finding | None = None
-        flat: Tensor | None = None
-        for aim in aims:
-            aimed = fixed if aim is None else replace(fixed, targets=aim.clone())
+        fixed, first = examined(_aimed(fixed, aims[0]), origin, strategy.gradients)
+        best: Finding = first
+        for number, aim in enumerate(aims):
+            aimed = _aimed(fixed, aim)
             for start in range(problem.restarts):
-                fresh = start > 0
-                begin = aimed.threat.random_start(aimed.x, aimed.generator) if fresh else origin
-                best, level = _climb(aimed, strategy, begin, best, steps, leaps=not fresh)
-                flat = level if flat is None else flat
-        assert best is not None
-        if flat is not None:
-            best = try_elsewhere(fixed, best, flat)
-        return _checked(problem, origin, best)
+                begin = first if number == 0 else origin
+                if start > 0:
+                    begin = aimed.threat.random_start(aimed.x, aimed.generator)
+                best = _climb(aimed, strategy, begin, best, steps, leaps=start == 0)
+        if strategy.gradients:
+            best = try_elsewhere(fixed, best, first.flat)
+        return _checked(problem, origin, settled(fixed, best))
+
+
+def _aimed(problem: Problem, aim: Tensor | None) -> Problem:
+    return problem if aim is None else replace(problem, targets=aim.clone())
 
 
 def _climb(
     problem: Problem,
     strategy: Strategy,
-    begin: Tensor,
-    best: Finding | None,
+    begin: Tensor | Reading,
+    best: Finding,
     steps: int,
     leaps: bool,
-) -> tuple[Finding, Tensor | None]:
+) -> Finding:
     """Return the worst of ``best`` and of the points on one path from ``begin``.
 
     Examples that succeeded are left behind if so asked: ``mine`` is what was found for those at
-    ``index``, which are still on the path. Beside it stand the examples without a slope at
-    ``begin``, if gradients were looked at and none was left behind before.
+    ``index``, which are still on the path.
     """
-    index, memory = torch.arange(len(begin), device=begin.device), Memory()
-    point, mine, flat = begin, best, None
-    if problem.early_stop and best is not None:
+    index, memory, mine = torch.arange(len(best), device=best.x.device), Memory(), best
+    if problem.early_stop:
         index = (~best.success).nonzero().squeeze(1)
         if len(index) == 0:
-            return best, None
-        problem, point, mine = problem.select(index), begin[index], best.select(index)
+            return best
+        problem, mine = problem.select(index), best.select(index)
+        begin = begin.narrow(index) if isinstance(begin, Reading) else begin[index]
+    here = begin if isinstance(begin, Reading) else None
+    point = begin.x if isinstance(begin, Reading) else begin
     for i in range(steps + 1):
         leap = leaps and i == 0 and strategy.gradients
-        here = problem.read(point, gradient=leap or (strategy.gradients and i < steps))
-        mine = here if mine is None else mine.worse_of(here)
-        if i == 0:
-            problem = replace(problem, classes=here.margins.shape[1])
+        if here is None or i > 0:
+            here = problem.read(point, gradient=leap or (strategy.gradients and i < steps))
+            mine = mine.worse_of(here)
         if leap:
-            flat = here.flat
             point = problem.threat.maximizer(problem.x, unit(here.gradient))
             mine = mine.worse_of(problem.read(point, gradient=False))
         if i == steps:
             break
         if problem.early_stop and bool(mine.success.any()):
-            best = mine if best is None else best.put(index, mine)
+            best = best.put(index, mine)
             keep = (~mine.success).nonzero().squeeze(1)
             if len(keep) == 0:
-                return best, None
+                return best
             index, mine = index[keep], mine.select(keep)
             problem, here = problem.select(keep), here.narrow(keep)
             memory = {name: kept[keep] for name, kept in memory.items()}
         point = strategy.step(Path(problem, here, memory, i, steps))
-    assert mine is not None
-    return mine if best is None else best.put(index, mine), flat
+    return best.put(index, mine)
 
 
 def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:

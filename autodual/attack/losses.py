@@ -41,6 +41,18 @@ def cross_entropy(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor
 
 
 @of_logits
+def log_odds(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return log((1 − p_y) / p_y) for p = softmax(z), or log(p_t / (1 − p_t)).
+
+    It rises wherever cross-entropy, log(1 + e^it), does, and has its slope but for a positive
+    factor, which is what vanishes in that where a model is sure.
+    """
+    if targets is None:
+        return _odds_against(z, y)
+    return -_odds_against(z, targets)
+
+
+@of_logits
 def margin(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     """Return max_{k≠y} z_k − z_y, or z_t − z_y. Positive where the model is wrong."""
     if targets is None:
@@ -68,6 +80,10 @@ def dlr(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
     top = z.topk(needed, dim=1).values
     low = top[:, 2] if targets is None else (top[:, 2] + top[:, 3]) / 2
     return margin(z, y, targets) / (top[:, 0] - low).clamp(min=1e-12)
+
+
+def _odds_against(z: Tensor, classes: Tensor) -> Tensor:
+    return z.scatter(1, classes.unsqueeze(1), -torch.inf).logsumexp(1) - pick(z, classes)
 
 
 def pick(z: Tensor, classes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from autodual.attack import losses
 from autodual.attack.losses import Loss
 from autodual.attack.problem import Model, Problem, Success
-from autodual.attack.warn import warn_of_training
+from autodual.attack.steady import refuse_training
 from autodual.errors import InputError
 from autodual.threat import ThreatModel, as_threat
 
@@ -24,9 +24,10 @@ class Options(TypedDict, total=False):
     Attributes:
         loss: what gradient attacks climb: loss(output, y), one number per example or, for
             ``pgd`` and ``fgsm``, reduced to a sum or mean; with targets loss(output, y, targets),
-            larger where the target is nearer. ``ad.attack.losses.cross_entropy`` by default, for
-            searches ``margin``. Where an example's loss has no slope, because it underflows or is
-            no number, gradient attacks climb the margin of the logits instead.
+            larger where the target is nearer. ``ad.attack.losses.log_odds`` by default, which is
+            cross-entropy that cannot underflow, for searches ``margin``. Where an example's loss
+            has no slope or is no number, gradient attacks climb the margin of the logits instead.
+            Where a model ends in a softmax, the losses of ``ad.attack.losses`` read what goes in.
         targets: classes [N] to reach. Success is then the target, not just any other class.
         restarts: number of starts, 1 by default. The first is x itself, the others are random.
         early_stop: leave an example at its first success. Same successes, less time; the point
@@ -36,6 +37,10 @@ class Options(TypedDict, total=False):
         success: decides success(output, y), [N] bool, instead of the logits; the worst point is
             then the one with the largest loss.
         generator: randomness of the starts and of random steps, the caller's to seed.
+        eot: how often to ask a model that draws random numbers, such as one with Dropout in
+            training mode; refused if not given. Losses, gradients and logits are means over as
+            many draws (expectation over transformation, Athalye et al. 2018), and the points
+            found are judged on as many fresh ones.
     """
 
     loss: Loss
@@ -45,6 +50,7 @@ class Options(TypedDict, total=False):
     logits: Callable[[Any], Tensor] | None
     success: Success | None
     generator: torch.Generator | None
+    eot: int | None
 
 
 def pose(
@@ -56,7 +62,7 @@ def pose(
     options: Options,
     without: tuple[str, ...] = (),
 ) -> Problem:
-    """Return the problem, its inputs checked; warn if the model is in training mode.
+    """Return the problem, its inputs checked.
 
     Args:
         attack: the function that was called, for what it says of options it does not take.
@@ -66,9 +72,10 @@ def pose(
     Raises:
         InputError: x is no batch of finite numbers; y or targets do not fit it; ``attack`` has no
             such option.
+        ModelError: the model holds Dropout, BatchNorm or their like in training mode.
     """
     _check_names(attack, options, without)
-    given = {"loss": losses.cross_entropy, **options}
+    given = {"loss": losses.log_odds, **options}
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
@@ -81,7 +88,10 @@ def pose(
         _check_count("targets", targets, x)
     if options.get("restarts", 1) < 1:
         raise InputError(f"an attack needs at least one path, not restarts={options['restarts']}")
-    warn_of_training(model)
+    eot = options.get("eot")
+    if eot is not None and eot < 1:
+        raise InputError(f"a random model is averaged over one draw or more, not eot={eot}")
+    refuse_training(model, averaged=eot is not None)
     return Problem(model, as_threat(eps), x, y, targeted=targets is not None, **given)  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from autodual.attack import losses
 from autodual.attack.ascent import Strategy, ascend
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
@@ -52,17 +53,21 @@ def pgd(
             what multiplies the gradient, 1 by default.
         ascent: ``"steepest"`` for the set's norm, ``"momentum"`` for steepest ascent along a
             running sum of gradients, ``"plain"`` for the gradient itself.
-        options: loss, targets, restarts, early_stop, logits, success, generator; what attacks
+        options: loss, targets, restarts, early_stop, logits, success, generator, eot; what attacks
             share, see ``ad.attack.Options``.
 
     Warns:
-        AttackWarning: there is no gradient where it was looked for; modules such as Dropout are
-            in training mode; points were found outside the set.
+        AttackWarning: there is no gradient where it was looked for; points were found outside the
+            set.
 
     Raises:
         InputError: an argument is unusable, see the message; the output does not depend on x.
+        ModelError: the model is in training mode, where that matters, or gives two answers to one
+            question; ``eot`` averages over those of a random one.
         DomainError: x lies outside the set's domain.
     """
+    if ascent == "plain":
+        options = {"loss": losses.cross_entropy, **options}
     problem = pose(pgd, model, x, y, eps, options)
     if steps < 1 or ascent not in ASCENTS:
         raise InputError(f"pgd has steps ≥ 1 and ascent {' or '.join(ASCENTS)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from autodual.attack.finding import Reading
 from autodual.attack.losses import Loss, best_other, margin, of_logits, pick
+from autodual.attack.softmax import Softmax
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
 
@@ -32,7 +34,9 @@ class Problem:
         success: decides success(output, y), [N] bool, in place of the logits.
         generator: where randomness comes from.
         restarts, early_stop: how many paths, and whether a success ends an example's.
+        eot: how often a random model is asked, for the mean; None if it must not be random.
         classes: K, once the labels are known to fit it.
+        beneath: take what goes into the softmax for the logits, where the model ends in one.
     """
 
     model: Model
@@ -47,7 +51,9 @@ class Problem:
     generator: torch.Generator | None = None
     restarts: int = 1
     early_stop: bool = False
+    eot: int | None = None
     classes: int | None = None
+    beneath: bool = False
 
     def select(self, index: Tensor) -> Problem:
         """Return the problem of the examples at ``index``."""
@@ -63,21 +69,32 @@ class Problem:
         """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient.
 
         The gradient is the margin's where the loss's is 0 or no number and the margin has one.
+        With ``eot`` all of it is the mean over as many draws, a verdict that of the majority.
         """
         point = point.detach()
-        if gradient:
-            point.requires_grad_()
-        with torch.set_grad_enabled(gradient):
-            output = self.model(point)
-            z = self._logits(output) if self._scored else output
-            aims = (self.y,) if self.targets is None else (self.y, self.targets)
-            value = self.loss(z if isinstance(self.loss, of_logits) else output, *aims)
-        _check_loss(value, len(point))
-        slope = _gradient(value, point) if gradient else point.new_zeros(()).expand_as(point)
-        with torch.no_grad():
-            judged = self._judge(output, z, value)
-        here = Reading(point.detach(), *judged, value.detach(), slope)
+        draws = [self._draw(point, gradient) for _ in range(self.eot or 1)]
+        z, value, slope, won = (_mean(parts) for parts in zip(*draws, strict=True))
+        assert value is not None
+        slope = point.new_zeros(()).expand_as(point) if slope is None else slope
+        here = Reading(point, *self._judge(z, value, won), value, slope)
         return self._with_slope(here) if gradient else here
+
+    def _draw(
+        self, point: Tensor, gradient: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """Return logits, loss, gradient and the caller's verdict, from one pass of the model."""
+        if gradient:
+            point = point.clone().requires_grad_()
+        with torch.set_grad_enabled(gradient):
+            output, z = self._ask(point)
+            aims = (self.y,) if self.targets is None else (self.y, self.targets)
+            read = output if z is None or not isinstance(self.loss, of_logits) else z
+            value = self.loss(read, *aims)
+        _check_loss(value, len(point))
+        slope = _gradient(value, point) if gradient else None
+        with torch.no_grad():
+            won = None if self.success is None else self._verdict(output)
+        return None if z is None else z.detach(), value.detach(), slope, won
 
     @property
     def _scored(self) -> bool:
@@ -111,21 +128,40 @@ class Problem:
                 _check_labels(labels, z.shape[1])
         return z
 
-    def _judge(self, output: Any, z: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _ask(self, point: Tensor) -> tuple[Any, Tensor | None]:
+        """Return the model's output, and its logits if there are some."""
+        with Softmax() if self.beneath else nullcontext() as softmax:
+            output = self.model(point)
+            z = self._logits(output) if self._scored else None
+        return output, z if z is None or softmax is None else softmax.before(z)
+
+    def _verdict(self, output: Any) -> Tensor:
+        """Return the caller's verdict, 1 for a success and else 0, [N]."""
+        assert self.success is not None
+        won, count = self.success(output, self.y), len(self.x)
+        if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
+            raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
+        return won.to(self.x.dtype)
+
+    def _judge(
+        self, z: Tensor | None, value: Tensor, won: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return margins, score and the caller's verdict."""
-        count = len(self.x)
-        if self.success is not None:
-            won = self.success(output, self.y)
-            if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
-                raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
-            score, margins = value.reshape(-1).expand(count), self.x.new_zeros(count, 0)
-            return margins, score.nan_to_num(nan=-torch.inf), won
+        if won is not None or z is None:
+            score, margins = value.reshape(-1).expand(len(self.x)), self.x.new_zeros(len(self.x), 0)
+            return margins, score.nan_to_num(nan=-torch.inf), None if won is None else won >= 0.5
         margins = pick(z, self.y).unsqueeze(1) - z
         if self.targeted and self.targets is not None:
             score = pick(z, self.targets) - best_other(z, self.targets)
         else:
             score = -margins.scatter(1, self.y.unsqueeze(1), torch.inf).amin(1)
         return margins, score.nan_to_num(nan=-torch.inf), None
+
+
+def _mean(draws: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the mean of what each draw gave."""
+    given = [each for each in draws if each is not None]
+    return given[0] if len(given) == 1 else torch.stack(given).mean(0) if given else None
 
 
 def unit(gradient: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from autodual.attack.ascent import try_elsewhere
 from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, wide
+from autodual.attack.steady import examined, settled
 from autodual.errors import InputError
 from autodual.threat import Wasserstein
 
@@ -82,7 +83,7 @@ def wasserstein(
     x, grows = x.detach(), growth > 1
     problem = pose(wasserstein, model, x, y, ball, options, UNUSED)
     radius = ball.radius(x).flatten().expand(len(x))
-    here = problem.read(ball.center(x), gradient=True)
+    problem, here = examined(problem, ball.center(x), gradient=True)
     flat, best, least, sought = here.flat, here.x, -here.score, radius
     for t in range(steps):
         around = ball.with_eps(radius)
@@ -104,6 +105,6 @@ def wasserstein(
             radius = torch.where(least > 0, radius * growth, radius)
     inside = ball.with_eps(sought).contains(x, best)
     found: Finding = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
-    found = try_elsewhere(problem, found, flat)
+    found = settled(problem, try_elsewhere(problem, found, flat))
     rejected = int((~inside).sum())
     return WassersteinAttack(*found.parts, rejected, sought)
