@@ -14,6 +14,7 @@ from autodual.certify import certify
 from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.loss import RobustLoss, robust_loss
+from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
 from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
@@ -22,6 +23,8 @@ from autodual.working import progress
 __version__ = "0.1.0"
 
 __all__ = [
+    "All",
+    "AtLeastOne",
     "Box",
     "Cauchy",
     "Certificate",
@@ -36,6 +39,7 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "Normal",
+    "Property",
     "RobustLoss",
     "SelfCheck",
     "ThreatModel",

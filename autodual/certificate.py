@@ -27,9 +27,10 @@ class Certificate(_Margins):
 
     Attributes:
         margins: of labels, [N, K, *]: lower bounds on z_y − z_k over the set, 0 at k = y. Of a
-            tolerance, [N, K]: what each of an example's K outputs leaves of it at worst.
+            tolerance, [N, K]: what each of an example's K outputs leaves of it at worst. Of a
+            property, [N, clauses]: lower bounds on the largest C z − d of each.
         labels: [N, *], the class y that each example, or each of its pixels, is certified for;
-            −100 where there is none. None for a tolerance.
+            −100 where there is none. None for a tolerance or a property.
         threat, bounds: the set and the method, in words.
         delta: the chance, for each example, that its margins do not hold; 0 for a bound that
             always does.

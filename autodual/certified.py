@@ -28,6 +28,7 @@ from autodual.front.ir import Graph, Value
 from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.labels import NONE, Labels
+from autodual.properties import Property
 from autodual.threat import Ball, ThreatModel, as_threat
 from autodual.wrapper import Wrapper
 
@@ -117,7 +118,43 @@ class Certified(Wrapper):
             margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
         return self._answer(found, reduce(torch.minimum, margins), None)
 
-    def _answer(self, found: Compiled, margins: Tensor, y: Tensor | None) -> Certificate | Estimate:
+    @torch.no_grad()
+    def holds(
+        self, x: Tensor | Inputs, property: Property, steps: int = 20
+    ) -> Certificate | Estimate:
+        """Certify a property of the output: linear inequalities, joined by and and or.
+
+        The margins [N, clauses] are lower bounds on the largest C z − d of each clause over the
+        set: those of its rows and of convex combinations of them.
+
+        Args:
+            x: the inputs.
+            property: ``AtLeastOne``, ``All``, and what ``&`` and ``|`` make of them.
+            steps: how many steps to seek the best combination where none is verified yet.
+
+        Raises:
+            InputError: C does not fit the output.
+        """
+        if not isinstance(property, Property):
+            raise InputError(
+                f"a property is made of AtLeastOne(C, d) and All(C, d), not {property!r}"
+            )
+        found = self._admit(x)
+        margins = []
+        for clause in property.clauses:
+            C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
+            rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
+            bounds = [
+                found.program.at_least_one(found.env, member, rows, steps)
+                for member in self.threat.members
+            ]
+            margins.append(reduce(torch.minimum, bounds))
+        return self._answer(found, torch.stack(margins, 1), None, looks=len(margins))
+
+    def _answer(
+        self, found: Compiled, margins: Tensor, y: Tensor | None, looks: int = 1
+    ) -> Certificate | Estimate:
+        """Say what margins are: made by bounds that ``looks`` times had a chance to be wrong."""
         lost = found.undefined()
         if lost is not None:
             margins = margins.masked_fill(wide(lost, margins), -torch.inf)
@@ -125,7 +162,8 @@ class Certified(Wrapper):
         caveats = found.program.caveats
         if caveats:
             return Estimate(*said, caveats)
-        return Certificate(*said, self.options.estimator.delta * len(self.threat.members))
+        chances = looks * len(self.threat.members)
+        return Certificate(*said, self.options.estimator.delta * chances)
 
     def margins(self, x: Tensor | Inputs, y: Labels) -> Tensor:
         """Return lower bounds [N, K, *] on z_y − z_k, 0 at k = y or without y. Differentiable.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.building import Building, Job
+from autodual.bound.combination import at_least_one
 from autodual.bound.cost import Record, choose_orders
 from autodual.bound.estimators import CauchyNoise, Estimator, Exact, ExactSums
 from autodual.bound.layer import example_layout
@@ -118,6 +119,17 @@ class BoundModule:
         Batches are taken in parts as for ``lower``.
         """
         return self._ask(env, threat, labels, Bound.margins)
+
+    def at_least_one(self, env: Env, threat: ThreatModel, rows: Tensor, steps: int) -> Tensor:
+        """Return lower bounds [N] on the largest of c·z − d, for rows [S, K + 1] of c and d.
+
+        Weights of the rows are sought in ``steps`` steps if sums are exact, else none are tried
+        but equal ones: another look would be another chance for an estimate to be wrong.
+        """
+        steps = steps if type(self.options.estimator) is Exact else 0
+        question = rows.unsqueeze(0).expand(len(env[self.plan.graph.perturbed]), *rows.shape)
+        given = {v: t.detach() for v, t in env.items()}
+        return self._ask(given, threat, question, partial(at_least_one, steps=steps))
 
     def _ask(
         self,
