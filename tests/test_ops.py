@@ -10,7 +10,10 @@ from torch import nn
 import autodual as ad
 from autodual.bound.plan import METHODS
 from autodual.errors import GraphError
+from autodual.front.capture import capture
 from autodual.front.fidelity import check_ranges
+from autodual.front.passes import simplify
+from autodual.front.passes.quotients import Shares
 from tests.zoo import Net
 
 UNIT = ad.Box(-torch.ones(1, 2), torch.ones(1, 2))
@@ -79,13 +82,87 @@ def test_a_known_range_does_not_hide_that_a_root_is_not_defined(method):
     assert bool(box.lower[1].isfinite().all())
 
 
+W = torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]], dtype=torch.float64)
+
+
+def rms(x):
+    return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+def scored(x):
+    return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-5)
+
+
+ROOT = 3**0.5
+RANGES = {
+    "the largest": (lambda x: x / (x.abs().amax(1, keepdim=True) + 1e-6), -1, 1),
+    "a p-norm": (lambda x: F.normalize(x, p=3, dim=1), -1, 1),
+    "shares": (lambda x: x.exp() / x.exp().sum(1, keepdim=True), 0, 1),
+    "a length": (lambda x: x.norm(dim=1, keepdim=True), 0, 4),
+    "a norm put back": (lambda x: x / (x.norm(dim=1)[:, None] + 0.1), -1, 1),
+    "half a length": (lambda x: x / (1e-3 + 0.5 * (x * x).sum(1, keepdim=True).sqrt()), -2, 2),
+    "a length and more": (
+        lambda x: x * (1 / (x.norm(dim=1, keepdim=True) + x.exp() + 0.01)),
+        -1,
+        1,
+    ),
+    "cosines": (lambda x: F.cosine_similarity(x, x.roll(1, 1), dim=1)[:, None], -1, 1),
+    "cosines of all": (lambda x: F.cosine_similarity(x[:, None], W, dim=-1), -1, 1),
+    "cosines by weights": (lambda x: F.linear(F.normalize(x), F.normalize(W)), -1, 1),
+    "cosines by matrices": (lambda x: F.normalize(x) @ F.normalize(W).T, -1, 1),
+    "angles": (lambda x: (F.normalize(x) @ F.normalize(W).T).acos(), 0, 3.15),
+    "root mean squares": (rms, -ROOT, ROOT),
+    "standardised": (scored, -ROOT, ROOT),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_what_is_obvious_holds_in_every_method(name):
+    function, low, high = RANGES[name]
+    model = Net(lambda net, x: function(x))
+    x = torch.tensor([[0.3, -0.2, 0.1], [-0.5, 0.9, 0.4]], dtype=torch.float64)
+    tried = x + 1.6 * torch.rand(2000, 2, 3, dtype=x.dtype) - 0.8
+    z = model(tried.flatten(0, 1)).unflatten(0, (-1, 2))
+    for method in METHODS:
+        box = ad.certify(model, 0.8, bounds=method).bounds(x)
+        assert bool((box.lower >= low - 1e-9).all() and (box.upper <= high + 1e-9).all()), method
+        assert bool((box.lower <= z + 1e-9).all() and (box.upper >= z - 1e-9).all()), method
+
+
+LOOK_ALIKE = {
+    "less than a length": lambda x: x / (x.norm(dim=1, keepdim=True) - 1e-3),
+    "another's length": lambda x: x / x.roll(1, 1)[:, :2].norm(dim=1, keepdim=True),
+    "along another dimension": lambda x: x[:, None] * x[:, :, None] / x.norm(dim=1)[:, None, None],
+    "a part of a length": lambda x: x / (x[:, :2].norm(dim=1, keepdim=True) + 0.01),
+    "a sum that may be negative": lambda x: x / (x.sum(1, keepdim=True) + 0.01),
+    "a quasinorm of less than itself": lambda x: x / x.norm(p=0.5, dim=1, keepdim=True).sqrt(),
+    "a length squared": lambda x: x / (x.pow(2).sum(1, keepdim=True) + 1e-3),
+    "cosines in a larger norm": lambda x: F.normalize(x, p=4) @ F.normalize(W, p=4).T,
+    "cosines with a shift": lambda x: F.linear(F.normalize(x), F.normalize(W), W[:, 0]),
+    "weights of another length": lambda x: F.normalize(x) @ F.normalize(W, dim=0).T,
+    "scores about another mean": lambda x: (x - x.mean()) / (x.std(1, keepdim=True) + 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKE)
+def test_what_looks_alike_has_no_range(name):
+    model = Net(lambda net, x: LOOK_ALIKE[name](x))
+    x = torch.tensor([[0.3, -0.2, 0.1], [-0.5, 0.9, 0.4]], dtype=torch.float64)
+    found = capture(model, ad.Inputs(x)).graph
+    assert simplify(found).ranges.get(found.output, (-torch.inf, 2.0)) != (-1.0, 1.0)
+    shares = Shares(found)
+    last = found.producers[found.output]
+    assert shares.divided(last, frozenset()) is None
+    assert shares.cosine(last) == torch.inf
+
+
 def test_a_wrong_range_is_found_out():
     class Squares(nn.Module):
         def forward(self, x):
             return torch.sqrt((x * x).sum(1, keepdim=True))
 
     found = ad.certify(Squares(), 0.1, bounds="ibp").admitted(torch.rand(2, 3))
-    (value,) = found.graph.ranges
+    value = next(iter(found.graph.ranges))
     wrong = replace(found.graph, ranges={value: (-1.0, 0.0)})
     check_ranges(found.graph, found.env)
     with pytest.raises(GraphError, match="leaves"):

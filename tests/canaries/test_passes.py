@@ -1,6 +1,7 @@
 """The passes, broken on purpose, one by one: a graph no longer computes its model, or its bound."""
 
 import copy
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -84,6 +85,8 @@ STOCK = {
     "roots": around(lambda z: torch.sqrt(torch.tanh(z) + 2), 4),
     "roots of squares": around(lambda z: torch.sqrt(z * z), 4),
     "skips": residual,
+    "root mean squares": around(lambda z: z * z.pow(2).mean(1, keepdim=True).rsqrt(), 4),
+    "cosines": around(lambda z: F.cosine_similarity(z, z.exp(), dim=1)[:, None], 4),
     "entropy": around(lambda z: torch.special.entr(z.sigmoid()), 4),
 }
 WITHOUT_BOUND = {"entropy"}
@@ -135,7 +138,7 @@ def ranges_hold(name):
 
     def check():
         _, _, captured, env = simplified(name)
-        assert captured.graph.ranges or name == "roots", f"{name}: no range is noted"
+        assert captured.graph.ranges, f"{name}: no range is noted"
         check_ranges(captured.graph, env)
 
     check.__name__ = f"ranges hold: {name}"
@@ -168,9 +171,10 @@ class Square(nn.Module):
 
 def a_square_is_not_negative():
     """As one op it knows that its factors are the same."""
-    box = ad.certify(Square(), 1.0).bounds(torch.zeros(1, 2, dtype=torch.float64))
-    assert bool((box.upper >= 1).all()), "a square lies above its bound"
-    assert bool((box.lower > -1e-9).all()), "a square may be negative"
+    ask, x = torch.eye(2, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    net = ad.certify(Square(), 1.0, bounds="dual")
+    assert bool((net.lower_bound(x, -ask) <= -1).all()), "a square lies above its bound"
+    assert bool((net.lower_bound(x, ask) > -1e-9).all()), "a square may be negative"
 
 
 def with_last(**args):
@@ -238,7 +242,8 @@ def computed(name, path, change, says=None):
 
 
 CHECKED = {name: computes(name) for name in STOCK}
-RANGES = {name: ranges_hold(name) for name in ("layer norm", "norms", "roots", "roots of squares")}
+NOTED = "layer norm", "norms", "roots", "roots of squares", "root mean squares", "cosines"
+RANGES = {name: ranges_hold(name) for name in NOTED}
 
 CANARIES = {
     "dead code: kept": Canary(
@@ -362,6 +367,24 @@ CANARIES = {
         RANGES["norms"],
         r"leaves \[-0.1, 0.1\]",
     ),
+    "quotients: a divisor taken for longer": Canary(
+        f"{PASSES}.quotients.Shares.share",
+        lambda f: lambda self, *given: 5 * f(self, *given),
+        RANGES["norms"],
+        "div leaves",
+    ),
+    "quotients: the mean of squares taken for their sum": Canary(
+        f"{PASSES}.quotients._count",
+        lambda f: lambda value, dims: 1,
+        RANGES["root mean squares"],
+        r"leaves \[-1.0, 1.0\]",
+    ),
+    "quotients: cosines of vectors that are too long": Canary(
+        f"{PASSES}.quotients.Shares.length",
+        lambda f: lambda self, value, dims: 0.1,
+        RANGES["cosines"],
+        "leaves",
+    ),
     "softmax: masked scores count": computed(
         "softmax, −∞ added", "softmax.NEVER", lambda never: 0.0
     ),
@@ -391,14 +414,14 @@ CANARIES = {
         lambda table: {**table, "aten.minimum.default": table["aten.maximum.default"]},
     ),
     "ranges: a function of any sign taken for positive": Canary(
-        f"{PASSES}.ranges.NEVER_NEGATIVE",
-        lambda ops: ops | {"aten.tanh.default"},
+        f"{PASSES}.ranges.IMAGES",
+        lambda images: {**images, "tanh": (0.0, math.inf)},
         RANGES["roots"],
         r"leaves \[2.0, inf\]",
     ),
     "ranges: squares above 1": Canary(
-        f"{PASSES}.ranges.least_of",
-        lambda f: lambda graph, value: None if f(graph, value) is None else 1 + f(graph, value),
+        f"{PASSES}.ranges._power",
+        lambda f: lambda z, exponent: (1 + f(z, exponent)[0], f(z, exponent)[1]),
         RANGES["roots of squares"],
         r"leaves \[1.0, inf\]",
     ),

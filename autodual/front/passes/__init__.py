@@ -15,6 +15,7 @@ from autodual.front.passes.max_pool import slice_max_pools
 from autodual.front.passes.normalization import normalize
 from autodual.front.passes.pointwise import spell_out
 from autodual.front.passes.products import pair_up
+from autodual.front.passes.quotients import bound_quotients
 from autodual.front.passes.ranges import note_ranges
 from autodual.front.passes.reductions import fold_reductions
 from autodual.front.passes.reshapes import views_to_reshapes
@@ -34,6 +35,7 @@ PIPELINE = (
     remove_dead_code,
     spell_out,
     attend,
+    bound_quotients,
     normalize,
     share_out,
     slice_max_pools,

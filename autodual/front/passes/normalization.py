@@ -107,42 +107,12 @@ def _distances(emit: Emit, node: Node) -> Value | None:
     return vector_norm(emit, emit(aten.sub.Tensor, one, other), order, [-1], False)
 
 
-def _quotient(emit: Emit, node: Node) -> Value | None:
-    """x/d for a d that is no less than ‖x‖ lies within ±1.
-
-    A clamp to more than that changes no value. It lets rows pass while they say something: where
-    the quotient's own bound is more than twice too wide, the clamp's is closer.
-    """
-    x, below = node.args["self"], node.args["other"]
-    if not (emit.moves(x) and emit.moves(below)) or not _exceeds_norm(emit, below, x):
-        return None
-    emit.within(-1.0, 1.0)
-    return emit(aten.clamp.default, emit(aten.div.Tensor, x, below), -2.0, 2.0)
-
-
-def _exceeds_norm(emit: Emit, value: Value, x: Value) -> bool:
-    """Return whether a value is a norm ‖x‖_p with p ≥ 1, or such a one made no smaller."""
-    made = emit.producer(value)
-    if made is None:
-        return False
-    if made.op == "aten.linalg_vector_norm.default":
-        itself = made.args["self"] == x and made.args["keepdim"]
-        return bool(itself and made.args["ord"] >= 1)
-    larger = made.op in ("aten.expand.default", "aten.clamp_min.default")
-    larger = larger or (made.op == "aten.clamp.default" and made.args["max"] is None)
-    larger = larger or (
-        made.op == "aten.add.Scalar" and made.args["other"] >= 0 and made.args["alpha"] == 1
-    )
-    return larger and _exceeds_norm(emit, made.args["self"], x)
-
-
 TABLE: dict[str, Decomposition] = {
     "aten.native_layer_norm.default": _layer_norm,
     "aten.native_group_norm.default": _group_norm,
     "aten.instance_norm.default": _instance_norm,
     "aten.var.correction": _variance,
     "aten.linalg_vector_norm.default": _norm,
-    "aten.div.Tensor": _quotient,
     "aten._cdist_forward.default": _distances,
     "aten._euclidean_dist.default": _distances,
 }
