@@ -10,6 +10,7 @@ import torch
 
 from autodual.duals import REGISTRY, DualLayer, Either, Registry
 from autodual.errors import BatchError
+from autodual.front.capture import WEIGHTS
 from autodual.front.ir import Batch, Graph, Node, leaves
 
 
@@ -77,6 +78,8 @@ def _misfit(node: Node, rule: DualLayer | Either, names: list[str]) -> tuple[str
         reason = f"of a perturbed {names[0]}, but its dual layer is for {expected[0]}"
         return reason, f'say argument="{names[0]}" where that is made'
     reason = f"of a perturbed {', '.join(names)} (not affine there)"
+    if names == ["weight"]:
+        return reason, WEIGHTS
     return reason, "make the other arguments constants, or give certify(rules=...) a dual layer"
 
 

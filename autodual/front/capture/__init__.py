@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autodual.front.capture.diagnose import WEIGHTS
 from autodual.front.capture.join import Captured
 from autodual.front.capture.outputs import Output
 from autodual.front.capture.rehearse import close
@@ -12,6 +13,7 @@ from autodual.front.capture.wrappers import check_seen, unwrap
 
 __all__ = [
     "TRACED",
+    "WEIGHTS",
     "Captured",
     "Kind",
     "Output",

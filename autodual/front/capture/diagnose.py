@@ -19,8 +19,15 @@ def is_foreign(file: str) -> bool:
     return file.startswith(_FOREIGN)
 
 
+WEIGHTS = (
+    "a weight in the ball is one for each example: pass weight.expand(len(x), *weight.shape), and "
+    "let torch.vmap call the layer with each"
+)
+"""How weights are perturbed."""
+
+
 def explain_failure(
-    error: Exception, alone: Exception | None, pair: Exception | None
+    error: Exception, alone: Exception | None, pair: Exception | None, perturbed: str
 ) -> AutodualError:
     """Turn a failure of a run into an error that says where, why and what to write.
 
@@ -28,6 +35,7 @@ def explain_failure(
         error: what was raised.
         alone: what the model itself raises on the user's inputs, if anything.
         pair: what it raises on a batch of two or three of them.
+        perturbed: what forward calls the argument whose first dimension counts examples.
     """
     if alone is not None:
         return ModelError(
@@ -40,7 +48,8 @@ def explain_failure(
     if pair is not None:
         return BatchError(
             f"the model fixes the batch size, {where}. Write x.size(0) or x.flatten(1) instead of "
-            f"a number, and do not branch on the batch size. The failure: {_first(text)}"
+            f"a number, and do not branch on the batch size. The first dimension of {perturbed} "
+            f"counts examples; {WEIGHTS}. The failure: {_first(text)}"
         )
     return CaptureError(f"the model cannot be captured, {where}: {name}: {_first(text)}")
 

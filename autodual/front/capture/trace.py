@@ -75,7 +75,8 @@ def capture(
         raise
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, two, three)]
-        raise explain_failure(error, failures[0], failures[1] or failures[2]) from error
+        name = names[inputs.position(perturb)]
+        raise explain_failure(error, failures[0], failures[1] or failures[2], name) from error
     same_sites(sites, others)
     captured = join(a, b, names, inputs.position(perturb), perturbed.device, output)
     return replace(captured, graph=fold(captured.graph, sites))

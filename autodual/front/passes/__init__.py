@@ -13,6 +13,7 @@ from autodual.front.passes.fourier import pair_complex
 from autodual.front.passes.identities import remove_identities
 from autodual.front.passes.max_pool import slice_max_pools
 from autodual.front.passes.normalization import normalize
+from autodual.front.passes.own_weights import set_apart
 from autodual.front.passes.pointwise import spell_out
 from autodual.front.passes.products import pair_up
 from autodual.front.passes.quotients import bound_quotients
@@ -27,6 +28,7 @@ PIPELINE = (
     views_to_reshapes,
     fill_by_shape,
     unflatten_linear,
+    set_apart,
     nominal_batch_norm,
     stop_gradients,
     pair_complex,
