@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from autodual.errors import NoGuaranteeError
 from autodual.labels import NONE
+from autodual.margins import Margins
 
 
-@dataclass(frozen=True, eq=False)
-class _Margins:
-    margins: Tensor
-    labels: Tensor | None
-    threat: str
-    bounds: str
-
-    def __len__(self) -> int:
-        return len(self.margins)
-
-
-@dataclass(frozen=True, eq=False)
-class Certificate(_Margins):
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Margins):
     """Guaranteed margins over the whole perturbation set.
 
     Attributes:
@@ -32,8 +25,8 @@ class Certificate(_Margins):
         labels: [N, *], the class y that each example, or each of its pixels, is certified for;
             −100 where there is none. None for a tolerance or a property.
         threat, bounds: the set and the method, in words.
-        delta: the chance, for each example, that its margins do not hold; 0 for a bound that
-            always does.
+        delta: the chance, for each example, that its margins do not hold, at most; 0 for a bound
+            that always does.
 
     Sound: in exact arithmetic; the bound is computed in the model's dtype, without outward
     rounding.
@@ -67,14 +60,18 @@ class Certificate(_Margins):
         how = f"(bounds={self.bounds!r}){chance}"
         return f"{verified} of {count} verified within {self.threat} {how}"
 
+    @classmethod
+    def _joined(cls, parts: Sequence[Certificate]) -> dict[str, Any]:
+        return {"delta": max(part.delta for part in parts)}
+
     @property
     def _labelled(self) -> Tensor:
         """Where there is something to verify."""
         return torch.ones_like(self.verified) if self.labels is None else self.labels != NONE
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate(_Margins):
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(Margins):
     """Margins that guarantee nothing, and why. It trains and reports; it verifies nothing.
 
     Attributes:
@@ -86,3 +83,18 @@ class Estimate(_Margins):
 
     def __str__(self) -> str:
         return f"estimate for {len(self)} examples, no guarantee: {'; '.join(self.caveats)}"
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Estimate]) -> dict[str, Any]:
+        return {"caveats": tuple(dict.fromkeys(c for part in parts for c in part.caveats))}
+
+    if not TYPE_CHECKING:  # a type checker finds no such attribute either
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name not in ("verified", "error", "delta"):
+                raise AttributeError(f"'Estimate' object has no attribute {name!r}")
+            raise NoGuaranteeError(
+                f"an Estimate has no {name}, since it guarantees nothing: "
+                f"{'; '.join(self.caveats)}. For a Certificate use estimator=ad.Exact() or "
+                "ad.Geometric(...), without estimators in choose=, and call model.eval() first."
+            )

@@ -158,7 +158,7 @@ class Certified(Wrapper):
         lost = found.undefined()
         if lost is not None:
             margins = margins.masked_fill(wide(lost, margins), -torch.inf)
-        said = (margins, y, repr(self.threat), self.options.method.name)
+        said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
         if caveats:
             return Estimate(*said, caveats)

@@ -45,6 +45,10 @@ class UnsoundError(AutodualError):
     """A guarantee was asked of a bound that does not give one."""
 
 
+class NoGuaranteeError(UnsoundError, AttributeError):
+    """An estimate was asked for what only a certificate has."""
+
+
 class NotTracedError(AutodualError):
     """A graph or plan was asked for before any input said what shape it has."""
 

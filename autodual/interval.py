@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autodual.brief import told
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -15,6 +17,9 @@ class Interval:
 
     lower: Tensor
     upper: Tensor
+
+    def __repr__(self) -> str:
+        return told(self, vars(self))
 
     @property
     def center(self) -> Tensor:

@@ -126,7 +126,7 @@ def self_check(
         found = [each.x for each in attacks]
         if found:
             gaps.append(_gap(name, model, certificate.margins, labels, found))
-    report = SelfCheck(tuple(gaps), repr(net.threat), len(tensor))
+    report = SelfCheck(tuple(gaps), str(net.threat), len(tensor))
     if not report.passed:
         raise CrossingError(f"an attack found a point below its bound.\n{report}")
     return report

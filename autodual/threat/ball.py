@@ -38,10 +38,10 @@ class Ball(ThreatModel):
         self.domain = checked_domain(domain)
         self.symmetric = domain is None
 
-    def __repr__(self) -> str:
-        eps = f"{self.eps:g}" if isinstance(self.eps, float) else f"tensor[{len(self.eps)}]"
-        domain = "" if self.domain is None else f", domain={self.domain}"
-        return f"{type(self).__name__}({eps}{domain})"
+    def said(self, word: Callable[[object], str]) -> str:
+        """Return the ball's name with ε and the domain."""
+        domain = "" if self.domain is None else f", domain={word(self.domain)}"
+        return f"{type(self).__name__}({word(self.eps)}{domain})"
 
     def with_eps(self, eps: float | Tensor) -> Ball:
         """Return the same kind of ball with another radius."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import DomainError, InputError
 from autodual.interval import Interval
 from autodual.threat.cut import Local
@@ -49,6 +50,20 @@ class ThreatModel(ABC):
             for form in ("weights", "local"):
                 if form not in vars(cls):
                     setattr(cls, form, getattr(ThreatModel, form))
+
+    def __repr__(self) -> str:
+        return self.said(brief)
+
+    def __str__(self) -> str:
+        """The set in words that hold for any of its examples, as in a certificate."""
+        own = type(self).__repr__ is not ThreatModel.__repr__
+        return repr(self) if own else self.said(_without_values)
+
+    def said(self, word: Callable[[object], str]) -> str:
+        """Return the set's name with what it holds, each part as ``word`` tells it."""
+        parts = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "symmetric"}
+        told = (f"{name}={word(part)}" for name, part in parts.items() if part is not None)
+        return f"{type(self).__name__}({', '.join(told)})"
 
     @abstractmethod
     def center(self, x: Tensor) -> Tensor:
@@ -250,6 +265,13 @@ class ThreatModel(ABC):
             support = self.support(x.detach(), nu).sum()
         (point,) = torch.autograd.grad(support, nu)
         return self.project(x, point.squeeze(1))
+
+
+def _without_values(value: object) -> str:
+    """Tell a value in a few words, and tensors by none of theirs."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_without_values, value))})"
+    return "tensor" if isinstance(value, Tensor) and value.dim() > 0 else brief(value)
 
 
 def inner(nu: Tensor, z: Tensor) -> Tensor:

@@ -110,9 +110,6 @@ class Box(_Boxlike):
         self.lower, self.upper = lower, upper
         self.domain = checked_domain(domain)
 
-    def __repr__(self) -> str:
-        return f"Box({list(self.lower.shape)})"
-
     def check_shape(self, x: Tensor) -> None:
         """Raise unless the box and the domain broadcast to x [N, *]; looks at no values."""
         super().check_shape(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -35,8 +37,9 @@ class Union(ThreatModel):
             )
         self._members = tuple(member for union in sets for member in union.members)
 
-    def __repr__(self) -> str:
-        return f"Union({', '.join(map(repr, self._members))})"
+    def said(self, word: Callable[[object], str]) -> str:
+        """Return the members, each as it is told."""
+        return f"Union({', '.join(member.said(word) for member in self._members)})"
 
     @property
     def members(self) -> tuple[ThreatModel, ...]:

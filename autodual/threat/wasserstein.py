@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -81,9 +82,11 @@ class Wasserstein(Ball):
         self.kernel, self.p, self.cost = kernel, p, cost
         self.symmetric = False
 
-    def __repr__(self) -> str:
-        how = f"kernel={self.kernel}, p={self.p:g}" if self.cost is None else "cost=…"
-        return f"{super().__repr__()[:-1]}, {how})"
+    def said(self, word: Callable[[object], str]) -> str:
+        """Return the ball's name with ε, the domain and the cost."""
+        costs = f"kernel={self.kernel}, p={self.p:g}"
+        how = costs if self.cost is None else f"cost={word(self.cost)}"
+        return f"{super().said(word)[:-1]}, {how})"
 
     def with_eps(self, eps: float | Tensor) -> Wasserstein:
         """Return the same kind of ball with another radius."""
