@@ -25,6 +25,9 @@ class Certificate(Margins):
         labels: [N, *], the class y that each example, or each of its pixels, is certified for;
             −100 where there is none. None for a tolerance or a property.
         threat, bounds: the set and the method, in words.
+        over_budget: the nodes where interval arithmetic serves some examples, because their rows
+            did not fit into ``certify(budget=)``.
+        remarks: what should be known beside the margins, in words.
         delta: the chance, for each example, that its margins do not hold, at most; 0 for a bound
             that always does.
 
@@ -58,7 +61,8 @@ class Certificate(Margins):
             count += f" in {len(self)} examples"
         chance = f", each with probability {1 - self.delta:g}" if self.delta else ""
         how = f"(bounds={self.bounds!r}){chance}"
-        return f"{verified} of {count} verified within {self.threat} {how}"
+        said = f"{verified} of {count} verified within {self.threat} {how}"
+        return "\n".join([said, *self.remarks])
 
     @classmethod
     def _joined(cls, parts: Sequence[Certificate]) -> dict[str, Any]:
@@ -75,14 +79,16 @@ class Estimate(Margins):
     """Margins that guarantee nothing, and why. It trains and reports; it verifies nothing.
 
     Attributes:
-        margins, labels, threat, bounds: as for ``Certificate``, but without its guarantee.
+        margins, labels, threat, bounds, over_budget, remarks: as for ``Certificate``, but
+            without its guarantee.
         caveats: the reasons.
     """
 
     caveats: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"estimate for {len(self)} examples, no guarantee: {'; '.join(self.caveats)}"
+        said = f"estimate for {len(self)} examples, no guarantee: {'; '.join(self.caveats)}"
+        return "\n".join([said, *self.remarks])
 
     @classmethod
     def _joined(cls, parts: Sequence[Estimate]) -> dict[str, Any]:

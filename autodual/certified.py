@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autodual.bound.bisect import largest
+from autodual.bound.budget import Notes, taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
 from autodual.bound.module import BoundModule
@@ -20,7 +22,7 @@ from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
-from autodual.errors import InputError, ModelError, NotTracedError, UnsoundError
+from autodual.errors import BudgetWarning, InputError, ModelError, NotTracedError, UnsoundError
 from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
@@ -88,7 +90,9 @@ class Certified(Wrapper):
         """
         found = self._admit(x)
         labels = self._labels(found, y)
-        return self._answer(found, self._margins(found, labels, self.threat), labels)
+        with taking_notes() as notes:
+            margins = self._margins(found, labels, self.threat)
+        return self._answer(found, margins, labels, notes)
 
     @torch.no_grad()
     def within(
@@ -112,11 +116,12 @@ class Certified(Wrapper):
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
         margins = []
-        for member in self.threat.members:
-            box = found.program(found.env, member).interval(output)
-            farthest = torch.maximum(box.upper - y, y - box.lower)
-            margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
-        return self._answer(found, reduce(torch.minimum, margins), None)
+        with taking_notes() as notes:
+            for member in self.threat.members:
+                box = found.program(found.env, member).interval(output)
+                farthest = torch.maximum(box.upper - y, y - box.lower)
+                margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
+        return self._answer(found, reduce(torch.minimum, margins), None, notes)
 
     @torch.no_grad()
     def holds(
@@ -141,18 +146,24 @@ class Certified(Wrapper):
             )
         found = self._admit(x)
         margins = []
-        for clause in property.clauses:
-            C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
-            rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
-            bounds = [
-                found.program.at_least_one(found.env, member, rows, steps)
-                for member in self.threat.members
-            ]
-            margins.append(reduce(torch.minimum, bounds))
-        return self._answer(found, torch.stack(margins, 1), None, looks=len(margins))
+        with taking_notes() as notes:
+            for clause in property.clauses:
+                C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
+                rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
+                bounds = [
+                    found.program.at_least_one(found.env, member, rows, steps)
+                    for member in self.threat.members
+                ]
+                margins.append(reduce(torch.minimum, bounds))
+        return self._answer(found, torch.stack(margins, 1), None, notes, looks=len(margins))
 
     def _answer(
-        self, found: Compiled, margins: Tensor, y: Tensor | None, looks: int = 1
+        self,
+        found: Compiled,
+        margins: Tensor,
+        y: Tensor | None,
+        notes: Notes,
+        looks: int = 1,
     ) -> Certificate | Estimate:
         """Say what margins are: made by bounds that ``looks`` times had a chance to be wrong."""
         lost = found.undefined()
@@ -160,10 +171,11 @@ class Certified(Wrapper):
             margins = margins.masked_fill(wide(lost, margins), -torch.inf)
         said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
+        beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
         if caveats:
-            return Estimate(*said, caveats)
+            return Estimate(*said, caveats, **beside)
         chances = looks * len(self.threat.members)
-        return Certificate(*said, self.options.estimator.delta * chances)
+        return Certificate(*said, self.options.estimator.delta * chances, **beside)
 
     def margins(self, x: Tensor | Inputs, y: Labels) -> Tensor:
         """Return lower bounds [N, K, *] on z_y − z_k, 0 at k = y or without y. Differentiable.
@@ -211,7 +223,9 @@ class Certified(Wrapper):
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
         found = self._admit(x, sound=True)
-        bound = self._lower(found, check_spec(C, found.x, found.graph.output), self.threat)
+        with taking_notes() as notes:
+            bound = self._lower(found, check_spec(C, found.x, found.graph.output), self.threat)
+        _warn(notes)
         lost = found.undefined()
         return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
 
@@ -219,8 +233,10 @@ class Certified(Wrapper):
         """Return bounds on every output, two tensors shaped like the model's output."""
         found = self._admit(x, sound=True)
         output, lost = found.graph.output, found.undefined()
-        boxes = [found.program(found.env, m).interval(output) for m in self.threat.members]
+        with taking_notes() as notes:
+            boxes = [found.program(found.env, m).interval(output) for m in self.threat.members]
         box = reduce(Interval.hull, boxes)
+        _warn(notes)
         if lost is None:
             return box
         nowhere = lost.reshape(-1, *[1] * len(output.size(1)))
@@ -299,12 +315,15 @@ class Certified(Wrapper):
 
         def verified(eps: Tensor) -> Tensor:
             margins = self._margins(found, labels, ball.with_eps(eps))
-            certificate = self._answer(found, margins, labels)
+            certificate = self._answer(found, margins, labels, notes)
             assert isinstance(certificate, Certificate)
             return (certificate.verified | (labels == NONE)).reshape(len(labels), -1).all(1)
 
         start = torch.as_tensor(self.threat.eps).max() or 1e-3
-        return largest(verified, torch.full((len(tensor),), float(start)).to(tensor), steps)
+        with taking_notes() as notes:
+            radius = largest(verified, torch.full((len(tensor),), float(start)).to(tensor), steps)
+        _warn(notes)
+        return radius
 
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N, *] bool: the whole set around x has one class (thesis, Corollary 2).
@@ -411,6 +430,12 @@ class Certified(Wrapper):
 def wide(values: Tensor, like: Tensor) -> Tensor:
     """Shape values [N] to broadcast with a tensor [N, *]."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _warn(notes: Notes) -> None:
+    """Say what must be told beside a bound that has no place for it."""
+    for remark in notes.remarks():
+        warnings.warn(remark, BudgetWarning, stacklevel=3)
 
 
 def _unsound(caveats: tuple[str, ...]) -> UnsoundError:

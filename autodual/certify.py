@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from autodual.bound.budget import BUDGET, parse_budget
 from autodual.bound.estimators import Estimator, Exact
 from autodual.bound.memory import parse_memory
 from autodual.bound.options import Options, Serving
@@ -36,6 +37,7 @@ def certify(
     select: bool = True,
     compile: bool = False,
     slopes: str = "equal",
+    budget: float | None = BUDGET,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -77,6 +79,12 @@ def certify(
             layer is linear, and one set of rows gives lower and upper bounds. ``"free"``: each
             line takes the best slope of a few for its side; often tighter, at twice the rows,
             in backward order only.
+        budget: the work that rows inside the network may take for each example with "ibp&dual":
+            products, and 20 for every byte on its way. From the input on, each node whose open
+            entries fit into what is left gets its rows, and elsewhere interval arithmetic
+            serves: sound, looser, the same on every machine and in every batch; the certificate
+            says where. None, or ``choose`` for single nodes, asks for all. Training has the same
+            budget. (It is not counted with ``select=False``.)
 
     Raises:
         ModelError: the model is not a module, or is certified already.
@@ -121,5 +129,6 @@ def certify(
         select=select and not compile,
         compile=compile,
         free=slopes == "free",
+        budget=parse_budget(budget),
     )
     return Certified(model, as_threat(eps), options)

@@ -57,6 +57,10 @@ class CrossingError(AutodualError):
     """An attack found a point below a bound: the bound is wrong, and no certificate counts."""
 
 
+class BudgetWarning(RuntimeWarning):
+    """A bound is looser than it could be: not all that tightens it fitted into its budget."""
+
+
 class AttackWarning(RuntimeWarning):
     """What an attack answers can mislead: no gradient, points thrown away."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +18,7 @@ DTYPES = torch.float32, torch.float64
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Margins of N examples, and what they are margins of.
+    """Margins of N examples, what they are margins of, and what should be said beside them.
 
     ``result[3:5]``, ``result[mask]`` and ``result[7]`` are results again, of some examples.
     """
@@ -27,6 +27,8 @@ class Margins:
     labels: Tensor | None
     threat: str
     bounds: str
+    over_budget: tuple[str, ...] = field(default=(), kw_only=True)
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.margins)
@@ -69,6 +71,8 @@ class Margins:
             parts[0],
             margins=torch.cat([part.margins for part in parts]),
             labels=torch.cat(labels) if labels else None,
+            over_budget=tuple(dict.fromkeys(v for part in parts for v in part.over_budget)),
+            remarks=tuple(dict.fromkeys(r for part in parts for r in part.remarks)),
             **cls._joined(parts),
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from autodual.bound.budget import Purse
 from autodual.bound.cost import Record
 from autodual.bound.estimators import (
     CauchyNoise,
@@ -44,6 +45,8 @@ class Job:
         serving: how each value that a nonlinear op reads is served, and the output.
         seed: where noise comes from.
         memory: a budget in bytes.
+        budget: the work that the rows of an example may take.
+        asked: values that are served as the user said, at any price.
     """
 
     plan: Plan
@@ -51,6 +54,8 @@ class Job:
     serving: Mapping[Value, Serving]
     seed: int
     memory: int
+    budget: float
+    asked: Collection[Value]
 
 
 class Building:
@@ -86,6 +91,7 @@ class Building:
         entry = self.plan.graph.perturbed
         x = env[entry]
         self.batch = len(x)
+        self.purse = Purse(job.budget)
         network = Relaxation(self.plan, Entry(entry, x, threat), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
@@ -189,7 +195,7 @@ class Building:
         """Give rows to the entries of a value whose op is not yet exact on its interval."""
         serving, record = self.job.serving[value], self.record
         if self.job.options.select:
-            units = Units.where(value, self._open(value))
+            units = Units.where(value, self._affordable(value))
         else:
             units = Units.everywhere(value, self.batch, box.lower.device)
         if record is not None:
@@ -198,6 +204,13 @@ class Building:
             if len(units) > 0 and serving == "backward":
                 record.costs[value] = row_cost(self.network, units)
         return box if len(units) == 0 else tighten(self.book[serving], box, units)
+
+    def _affordable(self, value: Value) -> Tensor:
+        """Return which of the open entries get rows, [N, numel]: all that the user asked for."""
+        open_ = self._open(value)
+        if value in self.job.asked:
+            return open_
+        return self.purse.pay(self.network, value, open_)
 
     @torch.no_grad()
     def _open(self, value: Value) -> Tensor:

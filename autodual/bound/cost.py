@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from autodual.bound.layer import Entry, Layer
-from autodual.bound.plan import Plan, RowCost, Step, place
+from autodual.bound.plan import FLOPS_PER_BYTE, Plan, RowCost, Step, place
 from autodual.bound.relaxation import Relaxation
 from autodual.front.ir import Value
-
-FLOPS_PER_BYTE = 20
-"""How many products a core makes in the time that a byte of a row takes on its way."""
 
 FLOPS_PER_SECOND = {"cpu": 1e11, "cuda": 1e13}
 """How fast products are, to predict seconds."""
@@ -83,7 +80,7 @@ def choose_orders(
     if network.entry.weights is None or not parallel:
         return dict.fromkeys(targets, "backward")
     element = network.x.element_size()
-    backward = [record.rows[v] * _work(record.costs[v]) for v in targets]
+    backward = [record.rows[v] * record.costs[v].work for v in targets]
     best, first = sum(backward), 0
     for count, target in enumerate(targets, start=1):
         push, held = _push(plan, record, network, target)
@@ -91,11 +88,6 @@ def choose_orders(
         if total < best and held * element <= memory // SHARE:
             best, first = total, count
     return {v: "forward" if i < first else "backward" for i, v in enumerate(targets)}
-
-
-def _work(cost: RowCost) -> float:
-    """Return the work for one row, in products."""
-    return cost.flops + FLOPS_PER_BYTE * cost.total_bytes
 
 
 def _push(plan: Plan, record: Record, network: Relaxation, target: Value) -> tuple[float, int]:

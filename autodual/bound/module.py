@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -181,7 +182,9 @@ class BoundModule:
         orders = {} if sided else self._orders.get(kind, {})  # columns need parallel planes
         targets = (*self.plan.bounded, self.plan.graph.output)
         serving = {v: self._serving(v, orders) for v in targets}
-        job = Job(self.plan, self.options, serving, seed, self.memory)
+        limited = self._plans and self.plan.method.intervals
+        budget = self.options.budget if limited else math.inf
+        job = Job(self.plan, self.options, serving, seed, self.memory, budget, self.fixed)
         building = Building(job, env, threat, record, shared, slopes or {}, given or {})
         for step in self.plan.steps:
             building.add(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
+from autodual.bound.budget import BUDGET
 from autodual.bound.estimators import Estimator, Exact
 from autodual.bound.plan import METHODS, Method
 from autodual.duals.given import Rules, read_rules
@@ -25,6 +26,7 @@ class Options:
     intervals: bool = False
     estimator: Estimator = field(default_factory=Exact)
     memory: int | None = None
+    budget: float = BUDGET
     choose: Mapping[str, Serving] = field(default_factory=dict)
     select: bool = True
     compile: bool = False
@@ -33,5 +35,6 @@ class Options:
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
-        shared = self.method.name, self.rules, self.intervals, self.estimator, self.memory
-        return (*shared, tuple(self.choose.items()), self.select, self.free)
+        shared = self.method.name, self.rules, self.intervals, self.estimator
+        limits = self.memory, self.budget
+        return (*shared, *limits, tuple(self.choose.items()), self.select, self.free)

@@ -153,6 +153,10 @@ def _fixed(node: Node, name: str, value: Value) -> Node:
     return replace(node, args={**node.args, name: value})
 
 
+FLOPS_PER_BYTE = 20
+"""How many products a core makes in the time that a byte of a row takes on its way."""
+
+
 @dataclass(frozen=True)
 class Form:
     """What a row becomes as it passes the op that computes ``value``, and what that costs."""
@@ -184,6 +188,11 @@ class RowCost:
     def flops(self) -> int:
         """The products and sums of all ops together."""
         return sum(form.flops for form in self.forms)
+
+    @property
+    def work(self) -> float:
+        """The FLOPs, and those that could be done in the time its bytes take on their way."""
+        return self.flops + FLOPS_PER_BYTE * self.total_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +249,15 @@ class Plan:
                     env[node.out] = evaluate(node, env, 1)
                 counts[node.out] = counter.get_total_flops() or node.out.numel
         return counts
+
+    @cached_property
+    def dense(self) -> Mapping[Value, tuple[Form, ...]]:
+        """What a row that is written out in full becomes at each step."""
+        forms = dict[Value, tuple[Form, ...]]()
+        for step in self.steps:
+            each = self.flops[step.out] // (len(step.variables) if step.rule.exact else 1)
+            forms[step.out] = tuple(Form(step.out, "dense", v.numel, each) for v in step.variables)
+        return forms
 
     @cached_property
     def last_reads(self) -> Mapping[Value, tuple[Value, ...]]:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autodual.bound.layer import Entry, Layer
 from autodual.bound.plan import Form, RowCost, Step
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Memo, Rows, Seeds, add, pull_affine, to_dense
+from autodual.bound.rows import Memo, Patches, Rows, Seeds, add, pull_affine, to_dense
 from autodual.front.ir import Value
 
 Observer = Callable[[Step, Rows], None]
@@ -40,12 +40,18 @@ def _far(
     memo: Memo,
     two: bool = False,
     observe: Observer | None = None,
+    stop: Callable[[Mapping[Value, Rows]], bool] = lambda nu: False,
 ) -> Tensor:
-    """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row and, if ``two``, for minus it, [E, R]."""
+    """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row and, if ``two``, for minus it, [E, R].
+
+    Rows go no further where ``stop`` says so; what is returned then means nothing.
+    """
     nu = dict(starts)
     first = next(iter(starts.values()))
     total = torch.zeros(len(first), dtype=network.x.dtype, device=network.x.device)
     for layer in network.path(starts):
+        if stop(nu):
+            break
         out = nu.pop(layer.value, None)
         if out is None:
             continue
@@ -89,16 +95,22 @@ def row_cost(network: Relaxation, seeds: Seeds) -> RowCost:
     key, costs = (type(seeds), seeds.values, stops), network.plan.row_costs
     if key not in costs:
         last = torch.tensor([0, -1], device=network.x.device)
-        one, two = _forms(network, seeds.take(last[1:])), _forms(network, seeds.take(last))
+        one, rest = _measured(network, seeds.take(last[1:]))
+        two, _ = _measured(network, seeds.take(last))
         more = [replace(b, flops=b.flops - a.flops) for a, b in zip(one, two, strict=True)]
-        costs[key] = RowCost(tuple(more), network.x.element_size())
+        forms = (*more, *_dense(network, seeds, rest))
+        costs[key] = RowCost(forms, network.x.element_size())
     return costs[key]
 
 
 @torch.no_grad()
-def _forms(network: Relaxation, seeds: Seeds) -> list[Form]:
-    """Send rows on their way and note their forms, and what these cost all rows together."""
-    memo, forms, before = Memo(False, 0), list[Form](), 0
+def _measured(network: Relaxation, seeds: Seeds) -> tuple[list[Form], set[Value]]:
+    """Send rows on their way until all are dense.
+
+    Returns:
+        Their forms, and what these cost all rows together; the values where dense rows are left.
+    """
+    forms, rest, before = list[Form](), set[Value](), 0
 
     def observe(step: Step, rows: Rows) -> None:
         nonlocal before
@@ -106,7 +118,25 @@ def _forms(network: Relaxation, seeds: Seeds) -> list[Form]:
         forms.append(Form(step.out, type(rows).__name__.lower(), rows.width, flops - before))
         before = flops
 
-    _far(network, seeds.rows(network.x), memo)  # fills the memo
+    def stop(nu: Mapping[Value, Rows]) -> bool:
+        if any(isinstance(rows, Patches) for rows in nu.values()):
+            return False
+        rest.update(nu)
+        return True
+
+    memo, rows = Memo(False, 0), seeds.rows(network.x)
+    _far(network, rows, memo, stop=stop)  # fills the memo
+    rest.clear()
     with FlopCounterMode(display=False) as counter:
-        _far(network, seeds.rows(network.x), memo, False, observe)
+        _far(network, rows, memo, False, observe, stop)
+    return forms, rest
+
+
+def _dense(network: Relaxation, seeds: Seeds, starts: set[Value]) -> list[Form]:
+    """Return the forms of a row that is written out in full, from some values on."""
+    forms, live = list[Form](), set(starts)
+    for layer in network.path(seeds.values):
+        if layer.value in live and not layer.stops:
+            forms += network.plan.dense[layer.value]
+            live.update(layer.step.variables)
     return forms

@@ -1,0 +1,148 @@
+"""What rows may take: the budget, what falls back, and what is said of it."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import autodual as ad
+from autodual.bound.budget import BUDGET
+from autodual.errors import BudgetWarning, InputError
+
+
+class Skip(nn.Module):
+    """Convolutions, a skip connection and linear layers on pictures [1, 6, 6]."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        z = torch.relu(self.first(x))
+        return self.last(torch.relu(z + self.second(z)))
+
+
+def make():
+    torch.manual_seed(0)
+    return Skip().double(), torch.rand(4, 1, 6, 6, dtype=torch.float64)
+
+
+def prices(model, eps, x):
+    """Return the work of each node's rows for each example when all have theirs, by name."""
+    found = {}
+    for i in range(len(x)):
+        net = ad.certify(model, eps)
+        record = net.admitted(x[i : i + 1]).program.run(net.admitted(x[i : i + 1]).env, net.threat)
+        for value, cost in record.costs.items():
+            if value != net.graph.output:
+                found.setdefault(value.name, []).append(record.rows[value] * cost.work)
+    return found
+
+
+def test_a_small_net_is_bounded_in_full():
+    model, x = make()
+    full, default = ad.certify(model, 0.05, budget=None)(x), ad.certify(model, 0.05)(x)
+    assert torch.equal(full.margins, default.margins)
+    assert default.over_budget == ()
+    assert default.remarks == ()
+    assert "\n" not in str(default)
+    assert sum(max(price) for price in prices(model, 0.05, x).values()) < BUDGET / 1000
+
+
+def test_what_does_not_fit_gets_interval_arithmetic_and_the_certificate_says_so():
+    model, x = make()
+    x = x[:1]
+    price = prices(model, 0.05, x)
+    first, middle, _ = price
+    tight = ad.certify(model, 0.05, budget=price[first][0] + 0.5 * price[middle][0])(x)
+    assert middle in tight.over_budget
+    assert first not in tight.over_budget
+    chosen = dict.fromkeys(tight.over_budget, "ibp")
+    same = ad.certify(model, 0.05, budget=None, choose=chosen)(x)
+    assert torch.equal(tight.margins, same.margins)
+    assert (tight.margins < ad.certify(model, 0.05)(x).margins - 1e-9).any()
+    assert middle in str(tight)
+    assert "budget=None" in str(tight)
+
+
+def test_none_fits_into_nothing_and_everything_into_no_limit():
+    model, x = make()
+    nothing = ad.certify(model, 0.05, budget=0)(x)
+    inside = ad.certify(model, 0.05, bounds="ibp+dual")(x).margins
+    assert (nothing.margins >= inside - 1e-12).all()
+    assert len(nothing.over_budget) == 3
+    endless = ad.certify(model, 0.05, budget=math.inf)(x)
+    assert endless.over_budget == ()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_an_examples_bound_is_its_own_and_the_same_each_time(share):
+    model, x = make()
+    eps = torch.tensor([0.01, 0.05, 0.1, 0.3], dtype=torch.float64)
+    total = sum(max(price) for price in prices(model, 0.3, x).values())
+    net = ad.certify(model, eps, budget=share * total)
+    whole = net(x)
+    assert torch.equal(net(x).margins, whole.margins)
+    assert net(x).over_budget == whole.over_budget
+    over = set()
+    for i in range(len(x)):
+        alone = ad.certify(model, eps[i : i + 1], budget=share * total)(x[i : i + 1])
+        torch.testing.assert_close(alone.margins[0], whole.margins[i])
+        over |= set(alone.over_budget)
+    assert over == set(whole.over_budget)
+
+
+def test_parts_of_a_batch_count_together(monkeypatch):
+    model, x = make()
+    whole = ad.certify(model, 0.05, budget=0)(x)
+    monkeypatch.setattr("autodual.bound.module.HELD", 2**62)
+    parts = ad.certify(model, 0.05, budget=0)(x)
+    assert parts.over_budget == whole.over_budget
+    joined = ad.Certificate.cat([parts[:2], ad.certify(model, 0.05)(x[2:])])
+    assert joined.over_budget == whole.over_budget
+    assert joined.remarks == whole.remarks
+    torch.testing.assert_close(parts.margins, whole.margins)
+
+
+def test_what_the_user_chose_is_done_at_any_price():
+    model, x = make()
+    first = next(iter(prices(model, 0.05, x)))
+    chosen = ad.certify(model, 0.05, budget=0, choose={first: "backward"})(x)
+    assert first not in chosen.over_budget
+    assert len(chosen.over_budget) == 2
+    dual = ad.certify(model, 0.05, budget=0, bounds="dual")(x)
+    assert torch.equal(dual.margins, ad.certify(model, 0.05, bounds="dual")(x).margins)
+    assert dual.over_budget == ()
+
+
+def test_training_has_the_same_budget():
+    model, x = make()
+    net = ad.certify(model, 0.05, budget=0)
+    y = model(x).argmax(1)
+    torch.testing.assert_close(net.margins(x, y), net(x, y).margins)
+    ad.robust_loss(net, x, y).backward()
+    assert model.first.weight.grad is not None
+
+
+def test_where_there_is_no_certificate_a_warning_tells():
+    model, x = make()
+    net, y = ad.certify(model, 0.05, budget=0), model(x).argmax(1)
+    rows = torch.eye(3, dtype=torch.float64)
+    for ask in (lambda: net.lower_bound(x, rows), lambda: net.bounds(x), lambda: net.radius(x, y)):
+        with pytest.warns(BudgetWarning, match="interval arithmetic alone at 3 nodes"):
+            ask()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(x)
+        ad.certify(model, 0.05).bounds(x)
+    assert net.within(x, 1.0).over_budget
+
+
+@pytest.mark.parametrize("budget", [-1, math.nan, True, "1e9"])
+def test_a_budget_is_a_positive_number(budget):
+    with pytest.raises(InputError, match="budget="):
+        ad.certify(nn.Linear(1, 1), 0.1, budget=budget)
