@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, DualLayer, by_endpoints
+from autodual.duals.base import Call, DualLayer, always, by_endpoints
 from autodual.duals.relaxed import Choice, Exact
 from autodual.interval import Interval
 
@@ -49,6 +49,11 @@ class Window:
         return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
 
 
+def no_window(call: Call) -> Window | None:
+    """Return that output pixels read no window each."""
+    return None
+
+
 def pair(sizes: Sequence[int]) -> tuple[int, int]:
     """Return sizes given for both dimensions of an image, or once for both."""
     return sizes[0], sizes[-1]
@@ -83,8 +88,8 @@ class Affine(DualLayer):
     alone: tuple[str, ...] = ()
     interval: Callable[..., Interval] = by_endpoints
     transpose: Transpose = transpose_by_vjp
-    accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
-    window: Callable[[Call], Window | None] = lambda call: None
+    accepts: Callable[[Mapping[str, Any]], bool] = always
+    window: Callable[[Call], Window | None] = no_window
     bias: str | None = None
     linear: bool = False
     exact: ClassVar[bool] = True

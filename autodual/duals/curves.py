@@ -12,10 +12,12 @@ and the same with ≤ and min if g is concave. The bound holds however far apart
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +85,7 @@ def smooth(
         argument: the name of the op's input in its schema or forward.
     """
     curve = Curve(derivative, inflections, stationary, holds, range, inside)
-    return by_curve(lambda call: curve, argument, partial=holds is not everywhere)
+    return by_curve(functools.partial(_alike, curve), argument, partial=holds is not everywhere)
 
 
 def by_curve(
@@ -96,12 +98,22 @@ def by_curve(
     flags or tuples. The other arguments are those of ``smooth``.
     """
     return Elementwise(
-        lambda call, box, slope: curve_lines(call, curve(call), box, slope),
-        interval=lambda call, box: curve_interval(call, curve(call), box),
+        functools.partial(_read, curve, curve_lines),
+        interval=functools.partial(_read, curve, curve_interval),
         arguments=(argument,),
-        slopes=lambda call, box: curve_slopes(call, curve(call), box),
+        slopes=functools.partial(_read, curve, curve_slopes),
         partial=partial,
     )
+
+
+def _alike(curve: Curve, call: Call) -> Curve:
+    """Return the one curve of all calls."""
+    return curve
+
+
+def _read(curve: Callable[[Call], Curve], f: Callable[..., Any], call: Call, *args: Any) -> Any:
+    """Apply ``f`` to a call and its curve."""
+    return f(call, curve(call), *args)
 
 
 def curve_interval(f: Function, curve: Curve, box: Interval) -> Interval:

@@ -15,10 +15,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, DualLayer, by_endpoints
+from autodual.duals.base import Call, DualLayer, always, by_endpoints
 from autodual.duals.relaxed import Choice, Equal, Planes, Sides, Slopes
 from autodual.errors import InputError
 from autodual.interval import Interval
+
+
+def no_others(call: Call, *boxes: Interval) -> Sequence[Tensor | Slopes]:
+    """Return no slope but that of the parallel lines."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Elementwise(DualLayer):
     lines: Callable[..., Planes]
     interval: Callable[..., Interval] = by_endpoints
     arguments: tuple[str, ...] = ("self",)
-    accepts: Callable[[Mapping[str, Any]], bool] = lambda args: True
-    slopes: Callable[..., Sequence[Tensor | Slopes]] = lambda call, *boxes: ()
+    accepts: Callable[[Mapping[str, Any]], bool] = always
+    slopes: Callable[..., Sequence[Tensor | Slopes]] = no_others
     free: Callable[..., Planes] | None = None
     partial: bool = False
     takes_slopes: ClassVar[bool] = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +23,24 @@ UserRules = Mapping[str | Kind, DualLayer]
 class Rules:
     """The registry with the user's dual layers, and what must be captured whole for them."""
 
+    given: UserRules
     own: Mapping[str, DualLayer]
     kinds: frozenset[Kind]
+
+    def __deepcopy__(self, memo: object) -> Rules:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the rules as they were given: ops by their names."""
+        for name, rule in self.given.items():
+            try:
+                pickle.dumps(rule)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"rules[{name!r}] cannot be pickled: {error}. Make it of functions that a "
+                    "module defines by name, without lambda and not inside a function."
+                ) from error
+        return read_rules, (self.given,)
 
     @property
     def registry(self) -> Registry:
@@ -30,7 +48,7 @@ class Rules:
         return {**REGISTRY, **self.own} if self.own else REGISTRY
 
 
-NONE = Rules({}, frozenset())
+NONE = Rules({}, {}, frozenset())
 """No dual layers but the library's."""
 
 
@@ -65,7 +83,7 @@ def read_rules(rules: UserRules | None) -> Rules:
             raise InputError(
                 f"rules[{key!r}] is no dual layer: give Affine, Elementwise or smooth(...)"
             )
-    return Rules(own, frozenset(kinds)) if own else NONE
+    return Rules(dict(rules or {}), own, frozenset(kinds)) if own else NONE
 
 
 def _op(name: str) -> OpOverload:

@@ -11,6 +11,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,19 +196,24 @@ def pieces(
         argument: the name of the op's input in its schema or forward.
         lines: a quicker way to the same lines.
     """
-
-    def shape(call: Call) -> Pieces:
-        return Pieces(_ascending(_read(call, b) for b in breakpoints), jumps)
-
+    shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
-        lines or (lambda call, box, slope: shape(call).lines(call, box, slope)),
-        interval=by_endpoints
-        if nondecreasing
-        else lambda call, box: shape(call).interval(call, box),
+        lines or partial(_ask, shape, Pieces.lines),
+        interval=by_endpoints if nondecreasing else partial(_ask, shape, Pieces.interval),
         arguments=(argument,),
-        slopes=lambda call, box: shape(call).slopes(call, box),
+        slopes=partial(_ask, shape, Pieces.slopes),
         shape=shape,
     )
+
+
+def _shape(breakpoints: Sequence[NamedBreakpoint], jumps: bool, call: Call) -> Pieces:
+    """Return where f bends for a call."""
+    return Pieces(_ascending(_read(call, b) for b in breakpoints), jumps)
+
+
+def _ask(shape: Callable[[Call], Pieces], what: Callable[..., Any], call: Call, *args: Any) -> Any:
+    """Ask the pieces of a call, of which ``what`` is a method."""
+    return what(shape(call), call, *args)
 
 
 def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[Breakpoint]) -> Lines:
