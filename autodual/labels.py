@@ -83,7 +83,7 @@ class Classes:
         Raises:
             InputError: wrong type, dtype, shape or device; a label that is no class.
         """
-        labels = y if isinstance(y, Tensor) else _tensor(y, name, device)
+        labels = as_tensor(y, name, device)
         self._check_dtype(labels, name, look)
         shape = (count, *self.cells)
         if self.binary and labels.shape == (count, 1, *self.cells):
@@ -116,7 +116,7 @@ class Classes:
             raise InputError(
                 f"{name} of a model with one logit must be 0 or 1, not numbers such as "
                 f"{float(labels[(labels != 0) & (labels != 1)][0]):g}. For a regression there is "
-                "net.within(x, tolerance, y)."
+                "net.within(x, tolerance, y); attacks take a loss= with success=."
             )
         shape = ", ".join(map(str, ("N", *self.cells)))
         raise InputError(
@@ -132,7 +132,14 @@ def classes_of(z: Tensor, count: int) -> Classes | None:
     return Classes(tuple(z.shape[1:]))
 
 
-def _tensor(y: Any, name: str, device: torch.device) -> Tensor:
+def as_tensor(y: Any, name: str, device: torch.device) -> Tensor:
+    """Return labels as a tensor; those in a list or an array on ``device``.
+
+    Raises:
+        InputError: they are no numbers.
+    """
+    if isinstance(y, Tensor):
+        return y
     try:
         return torch.as_tensor(y, device=device)
     except (TypeError, ValueError, RuntimeError) as error:

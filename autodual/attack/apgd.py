@@ -17,6 +17,8 @@ from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, wide
 from autodual.attack.strategies import ahead
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -91,8 +93,8 @@ def _since_checkpoint(index: int, steps: int) -> int:
 
 def apgd(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 100,
@@ -108,8 +110,8 @@ def apgd(
 
 def multi_targeted(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 100,
@@ -130,8 +132,11 @@ def multi_targeted(
     problem = pose(multi_targeted, model, x, y, eps, shared, ("targets", "success"))
     with torch.no_grad():
         ranking = replace(problem, loss=losses.margin, beneath=True)
-        z = ranking.read(problem.x, gradient=False).margins
-    ranked = z.scatter(1, problem.y.unsqueeze(1), torch.inf).argsort(1)[:, : z.shape[1] - 1]
+        here = ranking.read(problem.x, gradient=False)
+    problem, z = problem.knowing(here.classes), here.margins
+    assert problem.labels is not None
+    y = problem.labels.clamp(min=0).unsqueeze(1)
+    ranked = z.scatter(1, y, torch.inf).argsort(1)[:, : z.shape[1] - 1]
     if classes is not None and classes < 1:
         raise InputError(f"there is no attack towards classes={classes}")
     return ascend(problem, Adaptive(), steps, aims=ranked[:, :classes].unbind(1))

@@ -16,6 +16,8 @@ from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
 from autodual.attack.warn import warn
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -88,8 +90,8 @@ class Strategy(ABC):
 def run(
     strategy: Strategy,
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 100,
@@ -127,7 +129,8 @@ def ascend(
     if steps < 0:
         raise InputError(f"an attack takes steps, not steps={steps}")
     with torch.inference_mode(False), torch.no_grad():
-        problem = replace(problem, x=problem.x.detach().clone(), y=problem.y.clone())
+        y = None if problem.y is None else problem.y.clone()
+        problem = replace(problem, x=problem.x.detach().clone(), y=y)
         problem.threat.check(problem.x)
         fixed = replace(problem, threat=problem.threat.fixed(problem.x), x=problem.x.clone())
         origin = fixed.threat.project(problem.x, problem.x)
@@ -164,7 +167,7 @@ def _climb(
     """
     index, memory, mine = torch.arange(len(best), device=best.x.device), Memory(), best
     if problem.early_stop:
-        index = (~best.success).nonzero().squeeze(1)
+        index = (~best.done).nonzero().squeeze(1)
         if len(index) == 0:
             return best
         problem, mine = problem.select(index), best.select(index)
@@ -181,9 +184,9 @@ def _climb(
             mine = mine.worse_of(problem.read(point, gradient=False))
         if i == steps:
             break
-        if problem.early_stop and bool(mine.success.any()):
+        if problem.early_stop and bool(mine.done.any()):
             best = best.put(index, mine)
-            keep = (~mine.success).nonzero().squeeze(1)
+            keep = (~mine.done).nonzero().squeeze(1)
             if len(keep) == 0:
                 return best
             index, mine = index[keep], mine.select(keep)
@@ -195,13 +198,13 @@ def _climb(
 
 def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
     """Look at a random point where there was no slope at x, and warn if there is none either."""
-    index = (flat & ~best.success).nonzero().squeeze(1)
+    index = (flat & ~best.done & problem.labelled).nonzero().squeeze(1)
     if len(index) == 0:
         return best
     some = problem.select(index)
     there = some.read(some.threat.random_start(some.x, some.generator), gradient=True)
     moved = (there.x != some.x).flatten(1).any(1)
-    stuck = int((there.flat & ~there.success & moved).sum())
+    stuck = int((there.flat & ~there.done & moved).sum())
     if stuck > 0:
         warn(
             f"no gradient for {stuck} of {len(best)} examples: it is 0 or NaN at x and at a random "

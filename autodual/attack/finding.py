@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodual.errors import InputError
+from autodual.labels import Classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +18,13 @@ class Finding:
 
     Attributes:
         x: [N, *].
-        margins: [N, K], z_y − z_k there: an upper bound on what any bound can guarantee.
+        margins: [N, K, *], z_y − z_k there: an upper bound on what any bound can guarantee.
             [N, 0] where the caller decides on success.
         score: [N], by how much another class's logit exceeds that of y, or with targets the
-            target's that of every other; the loss where the caller decides on success.
-        verdict: [N] bool, what the caller decided; None where the score decides.
+            target's that of every other; the loss where the caller decides on success. Of labels
+            [N, *], which share of them falls, less 1.
+        verdict: [N] bool, what the caller decided; of labels [N, *], which fall. None where the
+            score decides.
     """
 
     x: Tensor
@@ -39,8 +42,18 @@ class Finding:
 
     @property
     def success(self) -> Tensor:
-        """[N] bool: the caller decided so, or the score is at least 0."""
+        """[N, *] bool, as the labels: another class wins, or the caller decided so."""
         return self.score >= 0 if self.verdict is None else self.verdict
+
+    @property
+    def done(self) -> Tensor:
+        """[N] bool: there is nothing left to attack; all labels of an example fall, or its one."""
+        return self.success if self._decided else self.score >= 0
+
+    @property
+    def _decided(self) -> bool:
+        """Whether the caller decides."""
+        return self.verdict is not None and self.verdict.dim() == 1
 
     def select(self, index: Tensor) -> Finding:
         """Return what was found for the examples at ``index``."""
@@ -53,7 +66,7 @@ class Finding:
     def worse_of(self, other: Finding) -> Finding:
         """Return the worse of both for each example."""
         worse = other.score > self.score
-        if self.verdict is not None and other.verdict is not None:
+        if self._decided and self.verdict is not None and other.verdict is not None:
             worse = torch.where(self.verdict == other.verdict, worse, other.verdict)
         rows = worse.nonzero().squeeze(1)
         return self.put(rows, other.select(rows))
@@ -78,7 +91,8 @@ class Attack(Finding):
     rejected: int
 
     def __str__(self) -> str:
-        return f"{int(self.success.sum())} of {len(self)} attacks succeed"
+        what = "attacks succeed" if self.success.dim() == 1 else "labels fall"
+        return f"{int(self.success.sum())} of {self.success.numel()} {what}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +102,12 @@ class Reading(Finding):
     Attributes:
         value: what the loss returned.
         gradient: [N, *], of the loss in the point; 0 if it was not asked for, or is no number.
+        classes: how the logits are laid out, if there are some.
     """
 
     value: Tensor
     gradient: Tensor
+    classes: Classes | None
 
     @property
     def loss(self) -> Tensor:
@@ -112,4 +128,4 @@ class Reading(Finding):
     def narrow(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""
         value = self.value if self.value.numel() == 1 else self.value[index]
-        return Reading(*self.select(index).parts, value, self.gradient[index])
+        return Reading(*self.select(index).parts, value, self.gradient[index], self.classes)

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from autodual.attack import losses
+from autodual.attack.call import Call
 from autodual.attack.losses import Loss
 from autodual.attack.problem import Model, Problem, Success
 from autodual.attack.steady import refuse_training
 from autodual.errors import InputError
+from autodual.inputs import Inputs, Key, as_inputs
+from autodual.labels import Labels, as_tensor
 from autodual.threat import ThreatModel, as_threat
 
 
@@ -28,14 +31,16 @@ class Options(TypedDict, total=False):
             cross-entropy that cannot underflow, for searches ``margin``. Where an example's loss
             has no slope or is no number, gradient attacks climb the margin of the logits instead.
             Where a model ends in a softmax, the losses of ``ad.attack.losses`` read what goes in.
-        targets: classes [N] to reach. Success is then the target, not just any other class.
+        targets: classes, as y, to reach. Success is then the target, not just any other class.
         restarts: number of starts, 1 by default. The first is x itself, the others are random.
         early_stop: leave an example at its first success. Same successes, less time; the point
             is then the first found, not the worst.
-        logits: takes the model's output to logits [N, K], for margins, success and the losses of
-            ``ad.attack.losses``.
+        logits: takes the model's output to logits [N, K, *], for margins, success and the losses
+            of ``ad.attack.losses``.
         success: decides success(output, y), [N] bool, instead of the logits; the worst point is
-            then the one with the largest loss.
+            then the one with the largest loss. Where y is None it is success(output), and
+            loss(output). Without it, y None stands for the model's own predictions.
+        perturb: which argument of the model is attacked, by position or name, if x is ``Inputs``.
         generator: randomness of the starts and of random steps, the caller's to seed.
         eot: how often to ask a model that draws random numbers, such as one with Dropout in
             training mode; refused if not given. Losses, gradients and logits are means over as
@@ -49,6 +54,7 @@ class Options(TypedDict, total=False):
     early_stop: bool
     logits: Callable[[Any], Tensor] | None
     success: Success | None
+    perturb: Key
     generator: torch.Generator | None
     eot: int | None
 
@@ -56,8 +62,8 @@ class Options(TypedDict, total=False):
 def pose(
     attack: Callable[..., object],
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     options: Options,
     without: tuple[str, ...] = (),
@@ -76,23 +82,28 @@ def pose(
     """
     _check_names(attack, options, without)
     given = {"loss": losses.log_odds, **options}
+    inputs = as_inputs(x)
+    key = inputs.key(given.pop("perturb", 0), model)  # type: ignore[arg-type]
+    alone, x = isinstance(x, Tensor), inputs.get(key)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
     finite = x.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise InputError(f"x holds NaN or infinity, first in example {int((~finite).nonzero()[0])}")
-    targets = options.get("targets")
-    _check_count("y", y, x)
-    if targets is not None:
-        _check_count("targets", targets, x)
+    if y is None and "success" in options and isinstance(given["loss"], losses.of_logits):
+        raise InputError("success= without labels y needs a loss= of the output alone")
+    labels, targets = _tensor("y", y, x), options.get("targets")
+    given["targets"] = _tensor("targets", targets, x)
     if options.get("restarts", 1) < 1:
         raise InputError(f"an attack needs at least one path, not restarts={options['restarts']}")
     eot = options.get("eot")
     if eot is not None and eot < 1:
         raise InputError(f"a random model is averaged over one draw or more, not eot={eot}")
     refuse_training(model, averaged=eot is not None)
-    return Problem(model, as_threat(eps), x, y, targeted=targets is not None, **given)  # type: ignore[arg-type]
+    whole, aimed = model if alone else Call.of(model, inputs, key), targets is not None
+    problem = Problem(whole, as_threat(eps), x, labels, targeted=aimed, **given)  # type: ignore[arg-type]
+    return problem if y is not None or problem.success is not None else problem.predicted()
 
 
 def _check_names(
@@ -112,6 +123,11 @@ def _check_names(
     )
 
 
-def _check_count(name: str, labels: object, x: Tensor) -> None:
-    if not isinstance(labels, Tensor) or labels.dim() < 1 or len(labels) != len(x):
-        raise InputError(f"{name} must be a tensor with one label for each of {len(x)} examples")
+def _tensor(name: str, labels: Labels | None, x: Tensor) -> Tensor | None:
+    """Return labels as a tensor with a row for each example of x."""
+    if labels is None:
+        return None
+    tensor = as_tensor(labels, name, x.device)
+    if tensor.dim() < 1 or len(tensor) != len(x):
+        raise InputError(f"{name} must have one label for each of {len(x)} examples")
+    return tensor

@@ -14,6 +14,8 @@ from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model
 from autodual.attack.strategies import Momentum, Plain, Steepest
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ ASCENTS: dict[str, Callable[[float], Strategy]] = {
 
 def pgd(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 40,
@@ -44,17 +46,20 @@ def pgd(
     worst point on all paths is kept, and checked to lie in its set.
 
     Args:
-        model: returns logits [N, K], or anything that ``loss`` takes; its mode and gradients are
-            left alone. Attack a certified model as ``net.model``.
-        x, y: inputs [N, *] and labels [N].
+        model: returns logits [N, K], [N, K, *] or one of two, [N] or [N, 1], or anything that
+            ``loss`` takes; its mode and gradients are left alone. Attack a certified model as
+            ``net.model``.
+        x: inputs [N, *], or ``Inputs`` of which ``perturb`` names one.
+        y: labels [N] or [N, *], −100 for none, in any form that ``certify`` takes; if None the
+            model's own predictions, or nothing where ``success`` decides.
         eps: a number, read as ``LinfBall(eps)``, or a threat model.
         steps: steps per start.
         step_size: fraction of the set's radius per step, 2.5/steps by default; for plain ascent
             what multiplies the gradient, 1 by default.
         ascent: ``"steepest"`` for the set's norm, ``"momentum"`` for steepest ascent along a
             running sum of gradients, ``"plain"`` for the gradient itself.
-        options: loss, targets, restarts, early_stop, logits, success, generator, eot; what attacks
-            share, see ``ad.attack.Options``.
+        options: loss, targets, restarts, early_stop, logits, success, perturb, generator, eot;
+            what attacks share, see ``ad.attack.Options``.
 
     Warns:
         AttackWarning: there is no gradient where it was looked for; points were found outside the
@@ -77,8 +82,8 @@ def pgd(
 
 def fgsm(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     **options: Unpack[Options],
 ) -> Attack:

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autodual.attack.call import select
 from autodual.attack.finding import Reading
 from autodual.attack.losses import Loss, best_other, margin, of_logits, pick
 from autodual.attack.softmax import Softmax
 from autodual.errors import InputError
+from autodual.labels import NONE, Classes, classes_of
 from autodual.threat import ThreatModel
 
-Model = Callable[[Tensor], Any]
-Success = Callable[[Any, Tensor], Tensor]
+Model = Callable[..., Any]
+Success = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,24 +27,26 @@ class Problem:
     """A model under attack.
 
     Attributes:
-        model: called with points [N, *]; returns logits [N, K], or anything ``loss`` takes.
-        threat, x, y: the set around each x [N, *], and the labels [N].
+        model: called with points [N, *]; returns logits [N, K, *], or anything ``loss`` takes.
+        threat, x: the set around each x [N, *].
+        y: what losses and verdicts of the caller's are given, [N, *]; None for nothing.
         loss: what to climb.
-        targets: [N], the class that the loss climbs towards.
+        targets: [N, *], the class that the loss climbs towards.
         targeted: success is to reach the target; else, to leave y.
-        logits: takes the model's output to logits [N, K].
+        logits: takes the model's output to logits [N, K, *].
         success: decides success(output, y), [N] bool, in place of the logits.
         generator: where randomness comes from.
         restarts, early_stop: how many paths, and whether a success ends an example's.
         eot: how often a random model is asked, for the mean; None if it must not be random.
-        classes: K, once the labels are known to fit it.
+        classes, labels: how the logits are laid out, and the labels [N, *] that fit them, once
+            both are known.
         beneath: take what goes into the softmax for the logits, where the model ends in one.
     """
 
     model: Model
     threat: ThreatModel
     x: Tensor
-    y: Tensor
+    y: Tensor | None
     loss: Loss
     targets: Tensor | None = None
     targeted: bool = False
@@ -52,18 +56,39 @@ class Problem:
     restarts: int = 1
     early_stop: bool = False
     eot: int | None = None
-    classes: int | None = None
+    classes: Classes | None = None
+    labels: Tensor | None = None
     beneath: bool = False
 
     def select(self, index: Tensor) -> Problem:
         """Return the problem of the examples at ``index``."""
+
+        def some(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index]
+
         return replace(
             self,
+            model=select(self.model, index),
             threat=self.threat.select(self.x, index),
             x=self.x[index],
-            y=self.y[index],
-            targets=None if self.targets is None else self.targets[index],
+            y=some(self.y),
+            targets=some(self.targets),
+            labels=some(self.labels),
         )
+
+    def knowing(self, classes: Classes | None) -> Problem:
+        """Return the problem with labels and targets that fit logits of this layout.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        if classes is None or classes == self.classes:
+            return self
+        where = len(self.x), self.x.device
+        targets = self.targets
+        if targets is not None:
+            targets = classes.read(targets, *where, name="targets")
+        return replace(self, classes=classes, labels=classes.read(self.y, *where), targets=targets)
 
     def read(self, point: Tensor, gradient: bool) -> Reading:
         """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient.
@@ -76,8 +101,9 @@ class Problem:
         z, value, slope, won = (_mean(parts) for parts in zip(*draws, strict=True))
         assert value is not None
         slope = point.new_zeros(()).expand_as(point) if slope is None else slope
-        here = Reading(point, *self._judge(z, value, won), value, slope)
-        return self._with_slope(here) if gradient else here
+        known = self.knowing(None if z is None else classes_of(z, len(z)))
+        here = Reading(point, *known._judge(z, value, won), value, slope, known.classes)
+        return known._with_slope(here) if gradient else here
 
     def _draw(
         self, point: Tensor, gradient: bool
@@ -87,14 +113,24 @@ class Problem:
             point = point.clone().requires_grad_()
         with torch.set_grad_enabled(gradient):
             output, z = self._ask(point)
-            aims = (self.y,) if self.targets is None else (self.y, self.targets)
-            read = output if z is None or not isinstance(self.loss, of_logits) else z
-            value = self.loss(read, *aims)
+            known = self.knowing(None if z is None else classes_of(z, len(z)))
+            aims = () if known.targets is None else (known.targets,)
+            if z is not None and isinstance(self.loss, of_logits):
+                assert known.classes is not None
+                assert known.labels is not None
+                value = self.loss(known.classes.logits(z), known.labels, *aims)
+            else:
+                value = self.loss(output, *self._given, *aims)
         _check_loss(value, len(point))
         slope = _gradient(value, point) if gradient else None
         with torch.no_grad():
             won = None if self.success is None else self._verdict(output)
         return None if z is None else z.detach(), value.detach(), slope, won
+
+    @property
+    def _given(self) -> tuple[Tensor, ...]:
+        """What functions of the caller's are given beside the output."""
+        return () if self.y is None else (self.y,)
 
     @property
     def _scored(self) -> bool:
@@ -105,7 +141,7 @@ class Problem:
         """Put the margin's gradient in place of one that vanished, where the model still holds."""
         if not bool(here.flat.any()):
             return here
-        rows = (here.flat & ~here.success).nonzero().squeeze(1)
+        rows = (here.flat & ~here.done).nonzero().squeeze(1)
         gradient = here.gradient
         if self._scored and self.loss is not margin and len(rows) > 0:
             some = replace(self.select(rows), loss=margin)
@@ -113,19 +149,32 @@ class Problem:
             gradient = gradient.index_copy(0, rows, steeper)
         return replace(here, gradient=gradient.nan_to_num(nan=0.0))
 
+    @property
+    def labelled(self) -> Tensor:
+        """[N] bool: there is something to attack, not no label at all."""
+        if self.labels is None:
+            return torch.ones(len(self.x), dtype=torch.bool, device=self.x.device)
+        return (self.labels != NONE).reshape(len(self.x), -1).any(1)
+
+    def predicted(self) -> Problem:
+        """Return the problem with the model's own predictions at x for y."""
+        with torch.no_grad():
+            z = self._ask(self.x)[1]
+        assert z is not None
+        classes = classes_of(z, len(z))
+        assert classes is not None
+        return replace(self, y=classes.predict(z))
+
     def _logits(self, output: Any) -> Tensor:
-        """Return [N, K], once sure that the labels fit."""
+        """Return logits [N, K, *], or one logit [N, 1, *] or [N]."""
         z = output if self.logits is None else self.logits(output)
         count = len(self.x)
-        if not isinstance(z, Tensor) or z.dim() != 2 or len(z) != count or z.shape[1] < 2:
+        if not isinstance(z, Tensor) or classes_of(z, count) is None:
             raise InputError(
-                f"the model returns {describe(z)}, not logits [{count}, K] of two classes or more: "
+                f"the model returns {describe(z)}, not logits [{count}, K] or [{count}, K, *]: "
                 "give logits=, a function from its output to them, or success=. "
                 "Attack a certified model as net.model."
             )
-        if self.classes != z.shape[1]:
-            for labels in (self.y,) if self.targets is None else (self.y, self.targets):
-                _check_labels(labels, z.shape[1])
         return z
 
     def _ask(self, point: Tensor) -> tuple[Any, Tensor | None]:
@@ -138,7 +187,7 @@ class Problem:
     def _verdict(self, output: Any) -> Tensor:
         """Return the caller's verdict, 1 for a success and else 0, [N]."""
         assert self.success is not None
-        won, count = self.success(output, self.y), len(self.x)
+        won, count = self.success(output, *self._given), len(self.x)
         if not isinstance(won, Tensor) or won.shape != (count,) or won.dtype != torch.bool:
             raise InputError(f"success= must return a bool tensor [{count}], not {won!r}")
         return won.to(self.x.dtype)
@@ -150,12 +199,20 @@ class Problem:
         if won is not None or z is None:
             score, margins = value.reshape(-1).expand(len(self.x)), self.x.new_zeros(len(self.x), 0)
             return margins, score.nan_to_num(nan=-torch.inf), None if won is None else won >= 0.5
-        margins = pick(z, self.y).unsqueeze(1) - z
+        assert self.classes is not None
+        assert self.labels is not None
+        z, labelled = self.classes.logits(z), self.labels != NONE
+        margins = pick(z, self.labels).unsqueeze(1) - z
         if self.targeted and self.targets is not None:
-            score = pick(z, self.targets) - best_other(z, self.targets)
+            gap = pick(z, self.targets) - best_other(z, self.targets)
         else:
-            score = -margins.scatter(1, self.y.unsqueeze(1), torch.inf).amin(1)
-        return margins, score.nan_to_num(nan=-torch.inf), None
+            y = self.labels.clamp(min=0).unsqueeze(1)
+            gap = -margins.scatter(1, y, torch.inf).amin(1)
+        gap = gap.nan_to_num(nan=-torch.inf).masked_fill(~labelled, -torch.inf)
+        margins = margins.masked_fill(~labelled.unsqueeze(1), 0)
+        if gap.dim() == 1:
+            return margins, gap, None
+        return margins, _share(gap, labelled), gap >= 0
 
 
 def _mean(draws: Sequence[Tensor | None]) -> Tensor | None:
@@ -180,14 +237,15 @@ def describe(output: object) -> str:
     return str(list(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise InputError(f"labels must be int64 [N], not {labels.dtype} {list(labels.shape)}")
-    if bool(((labels < 0) | (labels >= classes)).any()):
-        raise InputError(
-            f"labels span [{int(labels.min())}, {int(labels.max())}]; the model has classes 0 to "
-            f"{classes - 1}"
-        )
+def _share(gap: Tensor, labelled: Tensor) -> Tensor:
+    """Return which share of the labels [N, *] falls, less 1, [N]; between equals the mean decides.
+
+    At least 0 where all of them fall.
+    """
+    count = labelled.flatten(1).sum(1).clamp(min=1)
+    share = (gap >= 0).flatten(1).sum(1) / count
+    mean = gap.masked_fill(~labelled, 0).flatten(1).sum(1) / count
+    return share.to(gap.dtype) - 1 + (0.5 + mean.atan() / torch.pi) / (2 * count)
 
 
 def _check_loss(value: object, count: int) -> None:

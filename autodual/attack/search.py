@@ -14,6 +14,8 @@ from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ class Corners(Strategy):
 
 def search(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 100,

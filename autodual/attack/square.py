@@ -14,6 +14,8 @@ from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, wide
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import L2Ball, ThreatModel
 
 if TYPE_CHECKING:
@@ -168,8 +170,8 @@ def _window(
 
 def square(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 1000,

@@ -67,7 +67,7 @@ def examined(problem: Problem, point: Tensor, gradient: bool) -> tuple[Problem, 
             "once may not fool it twice. eot=20, say, averages gradients and successes over so "
             "many draws; examples that are mixed can be attacked one at a time."
         )
-    problem = replace(problem, classes=here.margins.shape[1])
+    problem = problem.knowing(here.classes)
     if softmax.last is None:
         return problem, here
     problem = replace(problem, beneath=True)

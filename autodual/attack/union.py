@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from autodual.attack.ascent import Path, Strategy, ascend
+from autodual.attack.call import at
 from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose
 from autodual.attack.pgd import pgd
 from autodual.attack.problem import Model, unit
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -47,8 +50,8 @@ class MultiSteepest(Strategy):
 
 def msd(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     steps: int = 40,
@@ -75,8 +78,8 @@ def msd(
 
 def worst_of(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | ThreatModel,
     *,
     attacks: Sequence[Callable[..., Attack]] = (pgd,),
@@ -93,19 +96,22 @@ def worst_of(
         options: more keyword arguments for all of them, ``ad.attack.Options`` among them.
         model, x, y, targets: as for ``pgd``.
     """
-    problem = pose(worst_of, model, x, y, eps, {"targets": targets})
+    shared = {k: v for k, v in options.items() if k in Options.__annotations__}
+    problem = pose(worst_of, model, x, y, eps, {"targets": targets, **shared})  # type: ignore[typeddict-item]
+    x, y, targets = problem.x, problem.y, problem.targets
     worst: Finding | None = None
     rejected = 0
     for member, attack in itertools.product(problem.threat.members, attacks):
         index = torch.arange(len(x), device=x.device)
         if worst is not None and early_stop:
-            index = index[~worst.success]
+            index = index[~worst.done]
         if len(index) == 0:
             break
         if targets is not None:
             options["targets"] = targets[index]
-        there = x[index], y[index], member.select(x, index)
-        found = attack(model, *there, early_stop=early_stop, **options)
+        there = at(problem.model, x, index), None if y is None else y[index]
+        around = member.select(x, index)
+        found = attack(model, *there, around, early_stop=early_stop, **options)
         rejected += found.rejected
         worst = found if worst is None else worst.put(index, worst.select(index).worse_of(found))
     assert worst is not None

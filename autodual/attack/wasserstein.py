@@ -14,6 +14,8 @@ from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, wide
 from autodual.attack.steady import examined, settled
 from autodual.errors import InputError
+from autodual.inputs import Inputs
+from autodual.labels import Labels
 from autodual.threat import Wasserstein
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class WassersteinAttack(Attack):
 
 def wasserstein(
     model: Model,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | Inputs,
+    y: Labels | None,
     eps: float | Tensor | Wasserstein,
     *,
     steps: int = 50,
@@ -74,14 +76,14 @@ def wasserstein(
         InputError: x is empty or negative, there is no such method, steps, growth or every is
             below 1, or the model has no gradient.
     """
-    if x.numel() == 0 or steps < 1 or every < 1 or growth < 1:
-        raise InputError("give a non-empty batch, and steps, every and growth of at least 1")
+    if steps < 1 or every < 1 or growth < 1:
+        raise InputError("give steps, every and growth of at least 1")
     if method not in METHODS:
         raise InputError(f"method={method!r} is none; there are {', '.join(METHODS)}")
     ball = eps if isinstance(eps, Wasserstein) else Wasserstein(eps)
-    ball.check(x)
-    x, grows = x.detach(), growth > 1
     problem = pose(wasserstein, model, x, y, ball, options, UNUSED)
+    x, grows = problem.x.detach(), growth > 1
+    ball.check(x)
     radius = ball.radius(x).flatten().expand(len(x))
     problem, here = examined(problem, ball.center(x), gradient=True)
     flat, best, least, sought = here.flat, here.x, -here.score, radius

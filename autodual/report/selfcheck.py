@@ -15,8 +15,10 @@ from autodual.attack import Attack, losses
 from autodual.certificate import Certificate
 from autodual.certified import Certified
 from autodual.errors import CrossingError, UnsoundError
+from autodual.front.arguments import check_classes
 from autodual.front.capture import unwrap
-from autodual.inputs import Inputs, Key, as_inputs
+from autodual.inputs import Inputs, as_inputs
+from autodual.labels import NONE, Labels
 from autodual.threat import L2Ball, ThreatModel, Wasserstein
 from autodual.working import track
 
@@ -81,7 +83,7 @@ class SelfCheck:
 def self_check(
     net: Certified,
     x: Tensor | Inputs,
-    y: Tensor | None = None,
+    y: Labels | None = None,
     *,
     steps: int = 20,
     classes: int = 9,
@@ -98,7 +100,8 @@ def self_check(
     Args:
         net: what ``certify`` returned.
         x: inputs [N, *], or ``Inputs``.
-        y: labels [N]; the model's own predictions if not given.
+        y: labels [N, *]; the model's own predictions if not given. Of many labels the one that is
+            nearest to falling is attacked alone, too.
         steps: steps of the gradient attacks; searches take five times as many.
         classes: how many classes to attack for each example, the likeliest first.
         generator: where randomness comes from.
@@ -116,37 +119,65 @@ def self_check(
         raise UnsoundError(f"nothing to check: {'; '.join(certificate.caveats)}")
     labels = certificate.labels
     assert labels is not None
-    inputs = as_inputs(x)
-    perturb = inputs.key(net.options.perturb, unwrap(net.model))
-    tensor, model = inputs.get(perturb), _Alone(net, inputs, perturb)
+    target = _Target(net, as_inputs(x))
+    aims = [labels, _nearest(certificate)] if labels.dim() > 1 else [labels]
     kinds = _kinds(steps, generator)
     gaps = []
     for name in track(list(kinds)):
-        attacks = kinds[name](model, tensor, labels, net.threat, classes)
+        attacks = (each for y in aims for each in kinds[name](target, y, net.threat, classes))
         found = [each.x for each in attacks]
         if found:
-            gaps.append(_gap(name, model, certificate.margins, labels, found))
-    report = SelfCheck(tuple(gaps), str(net.threat), len(tensor))
+            gaps.append(_gap(name, target, certificate.margins, labels, found))
+    report = SelfCheck(tuple(gaps), str(net.threat), len(certificate))
     if not report.passed:
         raise CrossingError(f"an attack found a point below its bound.\n{report}")
     return report
 
 
-class _Alone(nn.Module):
-    """The model as a function of the perturbed input, the other arguments as they are."""
+def _nearest(certificate: Certificate) -> Tensor:
+    """Return each example's label with the smallest margin, and none elsewhere."""
+    labels = certificate.labels
+    assert labels is not None
+    least = certificate.margins.scatter(1, labels.clamp(min=0).unsqueeze(1), torch.inf).amin(1)
+    place = least.masked_fill(labels == NONE, torch.inf).flatten(1).argmin(1, keepdim=True)
+    flat = labels.flatten(1)
+    return torch.full_like(flat, NONE).scatter(1, place, flat.gather(1, place)).reshape_as(labels)
 
-    def __init__(self, net: Certified, inputs: Inputs, perturb: Key) -> None:
+
+class _Logits(nn.Module):
+    """The model, its logits alone, of two classes or more."""
+
+    def __init__(self, net: Certified, inputs: Inputs) -> None:
         super().__init__()
         self.model = net.model
-        self.inputs, self.perturb = inputs, perturb
-        self.pick = net.admitted(inputs).captured.pick
+        captured = net.admitted(inputs).captured
+        self.pick, self.classes = captured.pick, check_classes(captured.graph.output)
 
-    def forward(self, x: Tensor) -> Tensor:
-        inputs = self.inputs.replace(self.perturb, x).clone()
-        return self.pick(self.model(*inputs.args, **inputs.kwargs))
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.classes.logits(self.pick(self.model(*args, **kwargs)))
 
 
-Kind = Callable[[nn.Module, Tensor, Tensor, ThreatModel, int], Iterator[Attack]]
+class _Target:
+    """What is attacked: the model, and the argument x [N, *] beside all others."""
+
+    def __init__(self, net: Certified, inputs: Inputs) -> None:
+        self.model, self.inputs = _Logits(net, inputs), inputs
+        self.key = inputs.key(net.options.perturb, unwrap(net.model))
+        self.x: Tensor = inputs.get(self.key)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits at other points."""
+        inputs = self.inputs.replace(self.key, x).clone()
+        logits: Tensor = self.model(*inputs.args, **inputs.kwargs)
+        return logits
+
+    def attack(self, run: Run, y: Tensor, threat: ThreatModel, **options: Any) -> Attack:
+        """Run an attack."""
+        return run(self.model, self.inputs, y, threat, perturb=self.key, **options)
+
+
+Kind = Callable[[_Target, Tensor, ThreatModel, int], Iterator[Attack]]
 
 
 def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
@@ -183,31 +214,38 @@ def _each_class(run: Run, fits: Fits = lambda threat, x: True) -> Kind:
     """Minimise z_y − z_k over every member that fits, for one class k after the other."""
 
     def kind(
-        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
     ) -> Iterator[Attack]:
-        with torch.no_grad():
-            z = model(x)
+        z, y = target(target.x), labels.clamp(min=0)
         likely = z.scatter(1, y.unsqueeze(1), -torch.inf).argsort(1, descending=True)
         for other in likely[:, : min(classes, z.shape[1] - 1)].unbind(1):
-            two = partial(torch.gather, dim=1, index=torch.stack([y, other], dim=1))
+            towards: dict[str, Any] = {"targets": other, "loss": losses.margin}
             for member in threat.members:
-                if fits(member, x):
-                    yield run(model, x, torch.zeros_like(y), member, logits=two)
+                if fits(member, target.x):
+                    judged = {"logits": _same, "success": _never}  # the largest loss is the worst
+                    yield target.attack(run, labels, member, **towards, **judged)
 
     return kind
+
+
+def _same(z: Tensor) -> Tensor:
+    return z
+
+
+def _never(z: Tensor, y: Tensor) -> Tensor:
+    return torch.zeros(len(z), dtype=torch.bool, device=z.device)
 
 
 def _whole(run: Run, least: int = 2, fits: Fits = lambda threat, x: True) -> Kind:
     """Attack the model as it is over every member that fits, if it has ``least`` classes."""
 
     def kind(
-        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
     ) -> Iterator[Attack]:
-        with torch.no_grad():
-            enough = model(x).shape[1] >= least
+        enough = target(target.x).shape[1] >= least
         for member in threat.members:
-            if enough and fits(member, x):
-                yield run(model, x, y, member)
+            if enough and fits(member, target.x):
+                yield target.attack(run, labels, member)
 
     return kind
 
@@ -216,26 +254,25 @@ def _union(run: Run) -> Kind:
     """Attack a union as one set."""
 
     def kind(
-        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, classes: int
+        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
     ) -> Iterator[Attack]:
         if len(threat.members) > 1:
-            yield run(model, x, y, threat)
+            yield target.attack(run, labels, threat)
 
     return kind
 
 
-@torch.no_grad()
-def _gap(name: str, model: nn.Module, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
+def _gap(name: str, target: _Target, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
     """Compare the margins at all points found with the bound."""
-    y = labels.unsqueeze(1)
+    y, unlabelled = labels.clamp(min=0).unsqueeze(1), (labels == NONE).unsqueeze(1)
     least, slack = torch.full_like(bound, torch.inf), torch.zeros_like(bound)
     for point in found:
-        z = model(point)
+        z = target(point)
         margins = (z.gather(1, y) - z).nan_to_num(nan=-torch.inf)
         least = torch.minimum(least, margins)
         slack = torch.maximum(slack, 1 + z.abs().amax(1, keepdim=True) + bound.abs())
     gap = (least - bound).scatter(1, y, torch.inf)
-    gap = torch.where(bound.isfinite(), gap, torch.inf)
+    gap = torch.where(bound.isfinite() & ~unlabelled, gap, torch.inf)
     crossed = gap < -ROUNDING * torch.finfo(bound.dtype).eps * slack
-    worst = int(gap.argmin())
-    return Gap(name, float(gap.min()), *divmod(worst, gap.shape[1]), int(crossed.sum()))
+    example, other, *_ = map(int, torch.unravel_index(gap.argmin(), gap.shape))
+    return Gap(name, float(gap.min()), example, other, int(crossed.sum()))
