@@ -109,41 +109,6 @@ def test_a_cut_ball_is_sound_in_single_precision(kind, seed, eps, size, tied):
     assert bool(((found.double() - exact).abs() <= slack).all())
 
 
-def dense_only(kind):
-    """The ball with a deviation of its own, which is asked for whole rows."""
-
-    class Dense(BALLS[kind]):
-        def deviation(self, x, nu):
-            return super().deviation(x, nu)
-
-    return Dense
-
-
-@pytest.mark.parametrize("kind", ["l2", "l1"])
-@pytest.mark.parametrize("slopes", ["equal", "free"])
-def test_rows_of_a_convolution_need_their_window_alone(kind, slopes):
-    """Windows that leave the image, an ε and ends of the domain for each: as with whole rows."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(2, 3, 3, stride=2, padding=2), torch.nn.ReLU(),
-        torch.nn.Conv2d(3, 2, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(3),
-    ).double()  # fmt: skip
-    x = torch.rand(2, 2, 7, 6, dtype=torch.float64).requires_grad_()
-    model(x)
-    eps = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
-    high = 1 + torch.rand(2, 1, 6, dtype=torch.float64)
-    for domain in (None, (0.0, 1.0), (-0.1, high)):
-        found = []
-        for ball in (BALLS[kind], dense_only(kind)):
-            net = ad.certify(model, ball(eps, domain), slopes=slopes)
-            box = net.bounds(x)
-            inputs = (x, eps, *model.parameters())
-            slope = torch.autograd.grad((box.lower.square() - box.upper).sum(), inputs)
-            found.append((box.lower, box.upper, *slope))
-        for windows, whole in zip(*found, strict=True):
-            torch.testing.assert_close(windows, whole)
-
-
 def test_a_ball_with_a_deviation_of_its_own_is_asked_for_it():
     class Wider(ad.L2Ball):
         def deviation(self, x, nu):
@@ -271,6 +236,41 @@ def test_projection_against_a_quadratic_program():
 SETS = {
     "linf": ad.LinfBall, "l2": ad.L2Ball, "l1": ad.L1Ball, "wasserstein": ad.Wasserstein,
 }  # fmt: skip
+
+
+def dense_only(ball):
+    """The ball with a deviation of its own, which is asked for whole rows."""
+
+    class Dense(ball):
+        def deviation(self, x, nu):
+            return super().deviation(x, nu)
+
+    return Dense
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1", "wasserstein"])
+@pytest.mark.parametrize("slopes", ["equal", "free"])
+def test_rows_of_a_convolution_need_their_window_alone(kind, slopes):
+    """Windows that leave the image, an ε and ends of the domain for each: as with whole rows."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=2), torch.nn.ReLU(),
+        torch.nn.Conv2d(3, 2, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(3),
+    ).double()  # fmt: skip
+    x = torch.rand(3, 2, 7, 6, dtype=torch.float64).requires_grad_()
+    model(x)
+    eps = torch.tensor([0.2, 0.7, 0.4], dtype=torch.float64, requires_grad=True)
+    high = 1 + torch.rand(2, 1, 6, dtype=torch.float64)
+    for domain in (None, (0.0, 1.0), (-0.1, high)):
+        found = []
+        for ball in (SETS[kind], dense_only(SETS[kind])):
+            net = ad.certify(model, ball(eps, domain=domain), slopes=slopes)
+            box = net.bounds(x)
+            inputs = (x, eps, *model.parameters())
+            slope = torch.autograd.grad((box.lower.square() - box.upper).sum(), inputs)
+            found.append((box.lower, box.upper, *slope))
+        for windows, whole in zip(*found, strict=True):
+            torch.testing.assert_close(windows, whole)
 
 
 @pytest.mark.parametrize("kind", SETS)

@@ -132,6 +132,12 @@ def test_support_is_differentiable():
     inputs = [t.requires_grad_() for t in (x, nu, eps)]
     assert torch.autograd.gradcheck(support, inputs, rtol=1e-5, atol=1e-7)
 
+    def ends(x, eps):
+        box = ad.Wasserstein(eps).interval(x)
+        return box.lower, box.upper
+
+    assert torch.autograd.gradcheck(ends, (x, eps), rtol=1e-5, atol=1e-7)
+
 
 def test_a_domain_only_tightens_and_is_kept():
     x, nu, generator = draw(1, (1, 4, 3))
@@ -310,7 +316,7 @@ def test_certificates_are_sound_and_train():
             assert all(bool((z >= box.lower - 1e-9).all()) for z in outputs)
             assert all(bool((z <= box.upper + 1e-9).all()) for z in outputs)
     y = model(x).argmax(1)
-    net = ad.certify(model, ad.Wasserstein(torch.tensor([0.01, 0.05], dtype=torch.float64)))
+    net = ad.certify(model, ad.Wasserstein(torch.tensor([0.01, 0.05]).double().reshape(2, 1, 1, 1)))
     before = ad.robust_loss(net, x, y)
     before.backward()
     assert all(bool((p.grad != 0).any()) for p in model.parameters())

@@ -77,15 +77,16 @@ def _at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:
     """Return deviation_B(ν₁) and, if ``two`` and it differs, deviation_B(−ν₁), [E, R]."""
     if entry.weights is not None:
         return rows.weigh(entry.weights, memo).unsqueeze(0)
-    if entry.local is None:
+    local = entry.local
+    if local is None:
         rows = to_dense(rows)
-    owner, nu, see = rows.touched(memo)
+    owner, nu, see = rows.touched(memo, (0, 0) if local is None else local.halo)
     nu = torch.cat([nu, -nu], dim=1) if two else nu
-    if entry.local is None:
+    if local is None:
         nu = nu.reshape(*nu.shape[:2], *entry.x.shape[1:])
         far = entry.threat.select(entry.x, owner).deviation(entry.x[owner], nu)
     else:
-        far = entry.local.at(owner, see).deviation(nu)
+        far = local.at(owner, see).deviation(nu)
     return far.unflatten(1, (1 + two, -1)).transpose(0, 1).flatten(1)
 
 

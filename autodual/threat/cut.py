@@ -23,6 +23,11 @@ class Local(ABC):
     """
 
     @property
+    def halo(self) -> tuple[int, int]:
+        """How many pixels around those where a row is not 0 it must see, down and right."""
+        return 0, 0
+
+    @property
     @abstractmethod
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""

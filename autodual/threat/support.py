@@ -11,144 +11,137 @@ constant, prices and plans give the gradient (envelope theorem).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vecdot
 
 from autodual.threat.convex import Least, least
-from autodual.threat.transport import Moves
+from autodual.threat.lanes import Lanes
 
 MARGIN = 1e-6
 """How far above the largest gain per cost the search for the price begins: nothing moves there."""
 
 
 @dataclass(frozen=True, eq=False)
-class Best:
-    """What solves the problem for R rows, with K sources each.
+class Problem:
+    """What mass may gain: S rows for each of R examples, cell by cell.
 
     Attributes:
-        value: [R], the bound at ``price`` [R].
-        source, sent: [R, K], coordinates that may send mass, and their mass.
-        share: [R], the share of the mass that follows the dearer plan.
-        plans: finds the dearer and the cheaper plan: the move each source takes, [R, K] twice.
+        lanes: the moves between P cells.
+        nu: [R, S, P].
+        mass: [R, 1, P], 0 where there is no pixel.
+        alive: [R or 1, 1, P], whether there is one.
+        budget: [R, 1].
+        all_sources: whether pixels without mass count, as gradients for the mass want it.
     """
 
-    value: Tensor
-    price: Tensor
-    source: Tensor
-    sent: Tensor
-    share: Tensor
-    plans: Callable[[], tuple[Tensor, Tensor]]
+    lanes: Lanes
+    nu: Tensor
+    mass: Tensor
+    alive: Tensor
+    budget: Tensor
+    all_sources: bool = False
+
+    def detach(self) -> Problem:
+        """Return it without gradients."""
+        nu, mass, budget = (t.detach() for t in (self.nu, self.mass, self.budget))
+        return replace(self, nu=nu, mass=mass, budget=budget)
+
+    @cached_property
+    def picture(self) -> Tensor:
+        """ν as moves see it: −∞ where no mass may go."""
+        return self.lanes.lay(self.nu.masked_fill(~self.alive, -torch.inf), -torch.inf)
+
+    @cached_property
+    def tops(self) -> Sequence[Tensor]:
+        """The largest ν that the moves of each group lead to, [R, S, P]."""
+        found = []
+        for _, moves in self.lanes.groups:
+            top = self.lanes.see(self.picture, moves[0]).clone()
+            for move in moves[1:]:
+                top = torch.maximum(top, self.lanes.see(self.picture, move), out=top)
+            found.append(top)
+        return found
+
+    @cached_property
+    def gains(self) -> Sequence[Tensor]:
+        """What a unit of mass gains at best by the moves of each group; −∞ where there is none."""
+        idle = ~self.alive if self.all_sources else self.mass <= 0
+        own = self.nu.masked_fill(idle, torch.inf)
+        return [top - own for top in self.tops]
+
+    def best(self, price: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return max(0, gain − ψ·cost), and what is ``wanted`` of the group that reaches it."""
+        best, found = torch.zeros_like(self.nu), torch.zeros_like(self.nu)
+        price = price.unsqueeze(2)
+        for gain, (cost, _), want in zip(self.gains, self.lanes.groups, wanted, strict=True):
+            value = gain - price * cost
+            found.lerp_(want, value.clone().gt_(best))  # 1 or 0; masks of bool are slow
+            torch.maximum(best, value, out=best)
+        return best, found
+
+    def priced(self, price: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ψb + Σᵢ xᵢ maxⱼ(νⱼ − νᵢ − ψCᵢⱼ) and its slope in ψ, [R, S]."""
+        best, spent = self.best(price, [cost for cost, _ in self.lanes.groups])
+        value = price * self.budget + vecdot(self.mass, best)
+        return value, self.budget - vecdot(self.mass, spent)
+
+    @torch.no_grad()
+    def least(self) -> Least:
+        """Find the best price."""
+        right = torch.zeros_like(self.nu[..., 0])
+        for gain, (cost, _) in zip(self.gains, self.lanes.groups, strict=True):
+            right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(2))
+        return least(self.priced, right * (1 + MARGIN))
+
+    def sent(self, price: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield each move and the mass [R, S, P] that takes it at a price; last those that stay."""
+        left = self.mass.expand_as(self.nu).clone()
+        names = torch.arange(1, 1 + len(self.gains), dtype=left.dtype, device=left.device)
+        _, group = self.best(price, list(names))
+        for name, top, (_, moves) in zip(names, self.tops, self.lanes.groups, strict=True):
+            amount = group.clone().eq_(name).mul_(left)
+            for move in moves:
+                taken = self.lanes.see(self.picture, move).clone().eq_(top).mul_(amount)
+                amount.sub_(taken)
+                left.sub_(taken)
+                yield move, taken
+        yield 0, left
+
+    def arrivals(self, found: Least) -> Tensor:
+        """Return where the mass is after the best mixture of plans, [R, S, P]."""
+        images = []
+        for price in (found.right, found.left):
+            picture = torch.zeros_like(self.picture)
+            for move, mass in self.sent(price):
+                self.lanes.land(picture, move, mass)
+            images.append(self.lanes.cells(picture))
+        return images[0].lerp(images[1], found.share.unsqueeze(2))
 
 
-@torch.no_grad()
-def solve(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor, all_sources: bool) -> Best:
-    """Find price and plans for rows nu [R, D], masses [R, D] and budgets [R].
-
-    Coordinates without mass are left out unless ``all_sources``, and those in whose reach ν is 0.
-    """
-    active = moves.near(nu != 0)
-    if not all_sources:
-        active &= mass > 0
-    count = active.sum(1)
-    row, column = active.nonzero(as_tuple=True)
-    rank = torch.arange(len(row), device=nu.device) - (count.cumsum(0) - count)[row]
-    width = int(count.amax()) if len(nu) > 0 else 0
-    source = nu.new_zeros(len(nu), max(1, width), dtype=torch.long)
-    source[row, rank] = column
-    real = torch.arange(source.shape[1], device=nu.device) < count.unsqueeze(1)
-    sent = torch.where(real, mass.gather(1, source), 0)
-    classes = _classes(moves)
-    padded = F.pad(nu, (0, 1), value=-torch.inf)
-    own = torch.where(real, nu.gather(1, source), torch.inf)
-
-    def gain(j: int) -> Tensor:
-        return padded.gather(1, moves.target[j][source]) - own
-
-    gains = [reduce(torch.maximum, map(gain, group)) for group in classes]
-    costs = [_at(moves.cost[group[0]], source) for group in classes]
-    best = _refine(gains, costs, sent, budget)
-
-    def plans() -> tuple[Tensor, Tensor]:
-        moved = [
-            (gain(j), cost, j) for group, cost in zip(classes, costs, strict=True) for j in group
-        ]
-        return _plan(moved, best.left, source), _plan(moved, best.right, source)
-
-    return Best(best.value, best.price, source, sent, best.share, plans)
-
-
-def _plan(moved: list[tuple[Tensor, Tensor, int]], price: Tensor, source: Tensor) -> Tensor:
-    """Return the best move of each source at a price [R]; 0, to stay, if there is no better one."""
-    best, found = torch.zeros_like(source, dtype=price.dtype), torch.zeros_like(source)
-    for gain, cost, j in moved:
-        value = gain - price.unsqueeze(1) * cost
-        found = torch.where(value > best, j, found)
-        best = torch.maximum(value, best)
-    return found
-
-
-def rows_deviation(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
-    """Return the bound for R rows, [R], differentiable at the price and the plans found."""
-    best = solve(moves, nu.detach(), mass.detach(), budget.detach(), mass.requires_grad)
-    value = best.value + (0 * nu.detach()).sum(1)  # NaN where ν is not finite
+def differentiable(problem: Problem, found: Least) -> Tensor:
+    """Return the bound [R, S] with its gradient at the price and the plans found."""
+    value = found.value + (0 * problem.nu.detach()).sum(2)  # NaN where ν is not finite
     if not torch.is_grad_enabled():
         return value
-    sent = mass.gather(1, best.source)
-    padded = F.pad(nu, (0, 1))
-    own = nu.gather(1, best.source)
-    total = best.price * budget
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        cost = moves.cost[taken, best.source if moves.cost.shape[1] > 1 else 0]
-        gain = padded.gather(1, moves.target[taken, best.source]) - own - best.price[:, None] * cost
-        total = total + share * (sent * gain * (taken > 0)).sum(1)
+    with torch.no_grad():
+        image = problem.arrivals(found)
+        best, _ = problem.best(found.price, [cost for cost, _ in problem.lanes.groups])
+    total = vecdot(image - problem.mass.detach(), problem.nu)
+    total = total + vecdot(best, problem.mass) + found.price * problem.budget
     return total + (value - total).detach()
 
 
-def best_plan(moves: Moves, nu: Tensor, mass: Tensor, budget: Tensor) -> Tensor:
-    """Return the plan [N, J, D] that reaches the support of one row per example, nu [N, D]."""
-    best = solve(moves, nu, mass, budget, False)
-    plan = mass.new_zeros(len(mass), moves.target.numel())
-    for taken, share in zip(best.plans(), (best.share, 1 - best.share), strict=True):
-        place = taken * mass.shape[1] + best.source
-        plan.scatter_add_(1, place, best.sent * share[:, None] * (taken > 0))
-    plan = plan.unflatten(1, moves.target.shape)
-    plan[:, 0] = (mass - plan.sum(1)).clamp(min=0)
-    return plan
-
-
-def _classes(moves: Moves) -> list[list[int]]:
-    """Group the moves, but for that to stay, by their cost if all coordinates share it."""
-    if moves.cost.shape[1] > 1:
-        return [[j] for j in range(1, len(moves.cost))]
-    by_cost: dict[float, list[int]] = {}
-    for j, cost in enumerate(moves.cost.squeeze(1).tolist()):
-        if j > 0:
-            by_cost.setdefault(cost, []).append(j)
-    return list(by_cost.values())
-
-
-def _at(cost: Tensor, source: Tensor) -> Tensor:
-    """Return the cost [1 or D] of a move at its sources."""
-    return cost if len(cost) == 1 else cost[source]
-
-
-def _refine(gains: list[Tensor], costs: list[Tensor], mass: Tensor, budget: Tensor) -> Least:
-    """Minimise F(ψ) = ψb + Σᵢ xᵢ max(0, max_l gain − ψ·cost) for each row."""
-
-    def evaluate(price: Tensor) -> tuple[Tensor, Tensor]:
-        best, spent = torch.zeros_like(mass), torch.zeros_like(mass)
-        for gain, cost in zip(gains, costs, strict=True):
-            value = gain - price.unsqueeze(1) * cost
-            spent = torch.where(value > best, cost, spent)
-            best = torch.maximum(value, best)
-        return price * budget + (mass * best).sum(1), budget - (mass * spent).sum(1)
-
-    right = torch.zeros_like(budget)
-    for gain, cost in zip(gains, costs, strict=True):
-        right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(1))
-    return least(evaluate, right * (1 + MARGIN))
+@torch.no_grad()
+def best_plan(problem: Problem) -> Tensor:
+    """Return the plan [R, J, D] that reaches the support of one row per example."""
+    found, lanes = problem.least(), problem.lanes
+    plans = []
+    for price in (found.right, found.left):
+        by_move = {move: lanes.pixels(mass.clone()) for move, mass in problem.sent(price)}
+        plans.append(torch.cat([by_move[move] for move in sorted(by_move)], dim=1))
+    return plans[0].lerp(plans[1], found.share.unsqueeze(2))

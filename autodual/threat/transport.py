@@ -7,11 +7,14 @@ j-th move. Move 0 is to stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from autodual.threat.lanes import Lanes, lists, shifts
 
 ROUNDS = 20
 """How often mass that finds no room is sent back, at most."""
@@ -24,12 +27,12 @@ class Moves:
     Attributes:
         target: [J, D], the coordinate that move j leads to; D where there is no such move.
         cost: [J, D] or [J, 1] if it is the same for all; finite, 0 where there is no move.
-        shifts: how far moves lead in the list of coordinates; None if anywhere.
+        offsets: (down, right) of each move if all coordinates have the same ones.
     """
 
     target: Tensor
     cost: Tensor
-    shifts: tuple[int, ...] | None = None
+    offsets: Sequence[tuple[int, int]] | None = None
 
     @classmethod
     def windows(cls, shape: torch.Size, kernel: int, p: float, like: Tensor) -> Moves:
@@ -52,8 +55,8 @@ class Moves:
         there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         target = torch.where(there, row * width + column, -1).flatten(1)
         cost = size[order].to(like).pow(p / 2)
-        shifts = tuple((down * width + right).flatten()[1:].tolist())
-        return cls(_in_channels(target, channels), cost.unsqueeze(1), shifts)
+        offsets = list(zip(down.flatten().tolist(), right.flatten().tolist(), strict=True))
+        return cls(_in_channels(target, channels), cost.unsqueeze(1), offsets)
 
     @classmethod
     def matrix(cls, cost: Tensor, shape: torch.Size, like: Tensor) -> Moves:
@@ -74,17 +77,16 @@ class Moves:
         padded = F.pad(values, (0, 1), value=missing)
         return padded.index_select(1, self.target.flatten()).unflatten(1, self.target.shape)
 
-    def near(self, mask: Tensor) -> Tensor:
-        """Return where some move leads to a coordinate in the mask [N, D], or a little more."""
-        if self.shifts is None:
-            return torch.ones_like(mask)
-        near = mask.clone()
-        for shift in self.shifts:
-            if 0 < shift < mask.shape[1]:
-                near[:, :-shift] |= mask[:, shift:]
-            elif 0 < -shift < mask.shape[1]:
-                near[:, -shift:] |= mask[:, :shift]
-        return near
+    def lanes(self, shape: torch.Size, pads: bool = True) -> Lanes:
+        """Return how these moves look on an example of this shape, or on a window of one.
+
+        Args:
+            shape: as for ``windows``.
+            pads: False for a window whose border no mass crosses.
+        """
+        if self.offsets is None:
+            return lists(self.target, self.cost.expand_as(self.target))
+        return shifts(self.offsets, self.cost.squeeze(1), _image(shape), pads)
 
     def land(self, plan: Tensor) -> Tensor:
         """Return the image that a plan [N, J, D] ends in, [N, D]."""

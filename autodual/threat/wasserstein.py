@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,14 +12,12 @@ from autodual.interval import Interval
 from autodual.threat.ball import Ball
 from autodual.threat.base import ROUNDING, Domain
 from autodual.threat.cheapest import least_cost
+from autodual.threat.cut import Local
+from autodual.threat.freight import Freight
 from autodual.threat.nearest import nearest
-from autodual.threat.prices import priced_deviation
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
-from autodual.threat.support import best_plan, rows_deviation
+from autodual.threat.support import Problem, best_plan
 from autodual.threat.transport import Moves
-
-ROWS_BYTES = 2**26
-"""How many bytes one table of a chunk's rows may take."""
 
 NEAREST = 30
 """Atoms of a projection."""
@@ -135,27 +132,28 @@ class Wasserstein(Ball):
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return sup νᵀ(x′ − x), or with a domain a bound on it (``threat.support``)."""
-        moves = self.moves(x)
-        mass, budget = self.center(x).flatten(1), self.budget(x, moves)
-        rows = nu.shape[1]
-        flat = nu.flatten(2).expand(len(x), -1, -1).flatten(0, 1)
-        owner = torch.arange(len(x), device=x.device).repeat_interleave(rows)
-        layers = len(moves.cost.unique()) if moves.cost.shape[1] == 1 else len(moves.cost)
-        size = max(1, ROWS_BYTES // (layers * mass.shape[1] * x.element_size()))
-        budget = budget.expand(len(x))
-        bound = partial(rows_deviation, moves)
-        inputs = [flat, mass[owner], budget[owner]]
-        if self.domain is not None:
-            bound = partial(priced_deviation, moves)
-            inputs.append(self.domain_of(x)[1].expand_as(x).flatten(1)[owner])
-        parts = [bound(*part) for part in zip(*(t.split(size) for t in inputs), strict=True)]
-        total = torch.cat(parts).reshape(len(x), rows) if parts else mass.new_zeros(len(x), rows)
-        return total if self.domain is None else torch.minimum(total, self._by_domain(x, nu))
+        return self._freight(x).deviation(nu)
 
-    def _by_domain(self, x: Tensor, nu: Tensor) -> Tensor:
-        """Return sup νᵀ(x′ − x) over the box around the set."""
-        room = self.room(x, nu)
-        return (nu.abs() * room).flatten(2).sum(2)
+    def local(self, x: Tensor) -> Local | None:
+        """Return the ball as rows see it, if mass moves within windows."""
+        return self._freight(x) if self.cost is None else None
+
+    def _freight(self, x: Tensor) -> Freight:
+        moves, mass = self.moves(x), self.center(x)
+        alive, budget = torch.ones_like(x[:1]), self.budget(x, moves).expand(len(x))
+        if self.domain is None:
+            return Freight(moves, x.shape[1:], mass, alive, budget)
+        box, high = self.interval(x), self.domain_of(x)[1].expand_as(x)
+        down, up = mass - box.lower, box.upper - mass
+        return Freight(moves, x.shape[1:], mass, alive, budget, high, down, up)
+
+    def _best_plan(self, x: Tensor, moves: Moves, nu: Tensor) -> Tensor:
+        """Return the plan [N, J, D] that is best for nu [N, D] where no domain is."""
+        lanes = moves.lanes(x.shape[1:])
+        images = nu.reshape(x.shape), self.center(x), torch.ones_like(x)
+        cells, mass, alive = (lanes.flat(t.unsqueeze(1), 0.0) for t in images)
+        budget = self.budget(x, moves).expand(len(x)).unsqueeze(1)
+        return best_plan(Problem(lanes, cells, mass, alive > 0, budget))
 
     def interval(self, x: Tensor) -> Interval:
         """Return the smallest box around the set: each pixel drained, or filled from around it."""
@@ -166,12 +164,15 @@ class Wasserstein(Ball):
         around = around.gather(1, order.expand_as(around))
         left, upper = budget[:, None].expand_as(mass), torch.zeros_like(mass)
         for amount, cost in zip(around.unbind(1), price.unbind(0), strict=True):
-            got = torch.where(cost > 0, torch.minimum(amount, left / cost), amount)
+            paid = left / torch.where(cost > 0, cost, 1)
+            got = torch.where(cost > 0, torch.minimum(amount, paid), amount)
             left, upper = left - got * cost, upper + got
         there = moves.target[1:] < mass.shape[1]
         exits = moves.cost[1:].expand_as(there).masked_fill(~there, torch.inf)
         least = exits.amin(0) if len(exits) else torch.full_like(mass[0], torch.inf)
-        lower = (mass - torch.where(least > 0, budget[:, None] / least, torch.inf)).clamp(min=0)
+        free = least <= 0
+        gone = (budget[:, None] / torch.where(free, 1, least)).masked_fill(free, torch.inf)
+        lower = (mass - gone).clamp(min=0)
         return Interval(lower, upper).map(lambda end: self.clamp(end.reshape(x.shape)))
 
     def maximizer(self, x: Tensor, direction: Tensor, prices: int = PRICES) -> Tensor:
@@ -183,14 +184,13 @@ class Wasserstein(Ball):
         """
         moves = self.moves(x)
         nu, mass = direction.flatten(1), self.center(x).flatten(1)
-        budget = self.budget(x, moves).expand(len(x))
         if self.domain is None:
-            return self._land(x, moves, best_plan(moves, nu, mass, budget))
+            return self._land(x, moves, self._best_plan(x, moves, nu))
         high = self.domain_of(x)[1].expand_as(x).flatten(1)
         price, mean = torch.zeros_like(nu), torch.zeros_like(mass[:, None])
         unit = nu.amax(1, keepdim=True) - nu.amin(1, keepdim=True)
         for t in range(prices):
-            plan = best_plan(moves, nu - price, mass, budget)
+            plan = self._best_plan(x, moves, nu - price)
             over = (moves.land(plan) - high) / mass.amax(1, keepdim=True).clamp(min=TINY)
             price = (price + RATE / (t + 1) ** 0.5 * unit * over.clamp(-1, 1)).clamp(min=0)
             mean = mean + (plan - mean) * (2 / (t + 2))

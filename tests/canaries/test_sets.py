@@ -45,11 +45,12 @@ def rows_that_are_zero_almost_everywhere_have_the_programs_support():
     """Mass comes from everywhere, also to one pixel only."""
     x, _, moves = drawn()
     unit = torch.eye(9, dtype=x.dtype).reshape(1, 9, 1, 3, 3).expand(2, 9, 1, 3, 3)
-    support = ball().support(x, unit)
     flat = x[0].flatten().numpy()
-    for k in (0, 4):
-        value = best(moves, flat, np.eye(9)[k], EPS * flat.sum())
-        close(support[0, k], value, "the support of a unit row")
+    for eps in (EPS, 3 * EPS):  # more than the nearest pixels have
+        support = ad.Wasserstein(eps).support(x, unit)
+        for k in range(9):
+            value = best(moves, flat, np.eye(9)[k], eps * flat.sum())
+            close(support[0, k], value, "the support of a unit row")
 
 
 def the_interval_is_the_programs():
@@ -103,6 +104,17 @@ def nearest_point(kind):
     return check
 
 
+def full_pixels_leave_the_support_above_the_programs():
+    x, nu, moves = drawn()
+    support = ad.Wasserstein(EPS, domain=(0.0, 1.0)).support(x, nu)
+    for i in range(2):
+        flat = x[i].flatten().numpy()
+        for s in range(2):
+            value = best(moves, flat, nu[i, s].flatten().numpy(), EPS * flat.sum(), high=1.0)
+            found = float(support[i, s])
+            assert found >= value - 1e-8, f"the support of a row is {found}, less than {value}"
+
+
 def cut_balls_have_the_solvers_support():
     x, nu, _ = drawn()
     x, nu = x.flatten(1), nu.flatten(2)
@@ -113,22 +125,22 @@ def cut_balls_have_the_solvers_support():
         assert abs(float(found) - value) < 1e-5, f"{kind}: the support is {found}, not {value}"
 
 
-def no_point_of_a_cut_ball_beats_a_convolutions_bound():
+def no_point_of_a_ball_beats_a_convolutions_bound():
     x = drawn()[0]
     torch.manual_seed(0)
     model = torch.nn.Conv2d(1, 2, 2, padding=1).double()
-    for ball in (ad.L1Ball(0.5, (0.0, 1.0)), ad.L2Ball(0.3, (0.0, 1.0))):
-        box = ad.certify(model, ball).bounds(x)
+    for threat in (ad.L1Ball(0.5, (0.0, 1.0)), ad.L2Ball(0.3, (0.0, 1.0)), ball()):
+        box = ad.certify(model, threat).bounds(x)
         with torch.no_grad():
             unit = torch.eye(32, dtype=x.dtype).reshape(32, 2, 4, 4)
             rows = torch.nn.functional.conv_transpose2d(unit, model.weight, padding=1)
             for row, k in zip(rows, range(32), strict=True):
-                z = model(ball.maximizer(x, row.expand(2, -1, -1, -1))).flatten(1)[:, k]
+                z = model(threat.maximizer(x, row.expand(2, -1, -1, -1))).flatten(1)[:, k]
                 gap = (z - box.upper.flatten(1)[:, k]).max()
-                assert bool(gap < 1e-9), f"{ball}: an output lies {gap} above"
-                z = model(ball.maximizer(x, -row.expand(2, -1, -1, -1))).flatten(1)[:, k]
+                assert bool(gap < 1e-9), f"{threat}: an output lies {gap} above"
+                z = model(threat.maximizer(x, -row.expand(2, -1, -1, -1))).flatten(1)[:, k]
                 gap = (box.lower.flatten(1)[:, k] - z).max()
-                assert bool(gap < 1e-9), f"{ball}: an output lies {gap} below"
+                assert bool(gap < 1e-9), f"{threat}: an output lies {gap} below"
 
 
 def a_union_is_its_worst_member():
@@ -152,16 +164,34 @@ CANARIES = {
         "the support of a row is",
     ),
     "rows with the wrong sign": Canary(
-        f"{WASSERSTEIN}.rows_deviation",
-        lambda f: lambda moves, nu, mass, budget: f(moves, -nu, mass, budget),
+        "autodual.threat.freight.Freight.deviation",
+        lambda f: lambda self, nu: f(self, -nu),
         the_support_is_the_programs,
         "the support of a row is",
     ),
     "mass only from where ν is not 0": Canary(
-        f"{MOVES}.near",
-        lambda f: lambda self, mask: mask,
+        "autodual.threat.support.Problem.gains",
+        lambda f: property(lambda self: [g - torch.inf * (self.nu == 0) for g in f.func(self)]),
         rows_that_are_zero_almost_everywhere_have_the_programs_support,
         "the support of a unit row is",
+    ),
+    "mass that leaves a row at its end for the next": Canary(
+        "autodual.threat.transport.shifts",
+        lambda f: lambda offsets, cost, shape, pads: f(offsets, cost, shape, False),
+        rows_that_are_zero_almost_everywhere_have_the_programs_support,
+        "the support of a unit row is",
+    ),
+    "mass only from where a window is": Canary(
+        "autodual.threat.freight.Freight.halo",
+        lambda f: property(lambda self: (0, 0)),
+        no_point_of_a_ball_beats_a_convolutions_bound,
+        "an output lies",
+    ),
+    "pixels that hold less than they can": Canary(
+        "autodual.threat.freight.find_prices",
+        lambda f: lambda problem, high: f(problem, high.mul_(0.7)),
+        full_pixels_leave_the_support_above_the_programs,
+        "the support of a row is .* less",
     ),
     "mass that lands a pixel off": Canary(
         f"{MOVES}.land",
@@ -220,13 +250,13 @@ CANARIES = {
     "windows that see another example": Canary(
         "autodual.bound.rows.patches.Patches._pair",
         lambda f: lambda self, tensor: f(self, tensor).roll(1),
-        no_point_of_a_cut_ball_beats_a_convolutions_bound,
+        no_point_of_a_ball_beats_a_convolutions_bound,
         "an output lies",
     ),
     "the rise read as the fall": Canary(
         "autodual.bound.travel._at_entry",
         lambda f: lambda *given: f(*given)[:1],
-        no_point_of_a_cut_ball_beats_a_convolutions_bound,
+        no_point_of_a_ball_beats_a_convolutions_bound,
         "an output lies",
     ),
     "union of its first member": Canary(

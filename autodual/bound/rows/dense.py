@@ -52,14 +52,18 @@ class Dense(Listed):
         grouped, own = self._grouped(flat), self._own(weights.flatten(1))
         return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
 
-    def touched(self, memo: Memo) -> Touched:
+    def touched(self, memo: Memo, halo: tuple[int, int]) -> Touched:
         """Return the rows with all of their examples."""
         owner = self.owner
         if self.span is not None:
             owner = torch.arange(self.span.start, self.span.stop, device=owner.device)
         rows = self._grouped(self.full())
         rows = rows if self.span is not None else rows.unsqueeze(1)
-        return owner, rows, lambda tensor: tensor.index_select(0, owner)
+
+        def see(tensor: Tensor) -> Tensor:
+            return tensor if len(tensor) == 1 else tensor.index_select(0, owner)
+
+        return owner, rows, see
 
     def pull_affine(self, side: Side) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""

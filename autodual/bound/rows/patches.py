@@ -123,10 +123,13 @@ class Patches(Listed):
             flat = flat.index_select(0, self.pick)
         return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
 
-    def touched(self, memo: Memo) -> Touched:
-        """Return the rows' windows, zero outside the image."""
-        rows = self.cleaned(memo).full().unsqueeze(1)
-        return self.owner, rows, lambda tensor: self._own(tensor, memo)
+    def touched(self, memo: Memo, halo: tuple[int, int]) -> Touched:
+        """Return the rows' windows and what is around them, zero outside the image."""
+        (top, left), (down, right) = self.frame.offset, halo
+        rows = F.pad(self.cleaned(memo).full(), (right, right, down, down))
+        frame = replace(self.frame, offset=(top + down, left + right))
+        wide = replace(self, data=rows, pick=None, frame=frame)
+        return self.owner, rows.unsqueeze(1), lambda tensor: wide._own(tensor, memo)
 
     def pull_affine(self, side: Side, memo: Memo) -> Sequence[Patches] | None:
         """Pull back through an op that reads windows; None if it does not or they cover all."""

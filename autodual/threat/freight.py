@@ -1,0 +1,105 @@
+"""A Wasserstein ball as its rows see it: masses, and where they may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from autodual.threat.cut import Local, See, corner
+from autodual.threat.prices import find_prices
+from autodual.threat.support import Problem, differentiable
+from autodual.threat.transport import Moves
+
+TABLE_BYTES = 2**19
+"""How many bytes one table of a chunk's rows may take: what stays in a cache is fast."""
+
+
+@dataclass(frozen=True, eq=False)
+class Freight(Local):
+    """Masses x and moves; with a domain what each pixel holds, and its room within the set.
+
+    Attributes:
+        moves: where mass may move.
+        shape: of a whole example.
+        mass: [N, *].
+        alive: [1 or N, *], 1 where there is a pixel, 0 outside the image.
+        budget: [N].
+        high, down, up: [N, *]; None without a domain.
+    """
+
+    moves: Moves
+    shape: torch.Size
+    mass: Tensor
+    alive: Tensor
+    budget: Tensor
+    high: Tensor | None = None
+    down: Tensor | None = None
+    up: Tensor | None = None
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """How far mass may come from, down and right."""
+        offsets = self.moves.offsets or [(0, 0)]
+        down, right = (max(abs(offset[d]) for offset in offsets) for d in range(2))
+        return down, right
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return masses, budgets and rooms."""
+        return [t for t in vars(self).values() if isinstance(t, Tensor)]
+
+    def replace(self, others: Mapping[int, Tensor]) -> Freight:
+        """Return it with tensors replaced."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: others.get(id(t), t) for name, t in parts.items()})
+
+    def at(self, owner: Tensor, see: See) -> Freight:
+        """Return what each row sees of it."""
+        high, down, up = (None if t is None else see(t) for t in (self.high, self.down, self.up))
+        return replace(
+            self,
+            mass=see(self.mass),
+            alive=see(self.alive),
+            budget=self.budget[owner],
+            high=high,
+            down=down,
+            up=up,
+        )
+
+    def deviation(self, nu: Tensor) -> Tensor:
+        """Return sup νᵀ(x′ − x), or with a domain a bound on it."""
+        count = max(1, TABLE_BYTES // (nu.shape[1] * self.mass[0].numel() * nu.element_size()))
+        count = max(1, len(self.mass)) if nu.device.type != "cpu" else count
+        nu = nu.expand(len(self.mass), *nu.shape[1:])
+        parts = [self._some(rows)._deviation(nu[rows]) for rows in _chunks(len(nu), count)]
+        return torch.cat(parts) if parts else nu.new_zeros(nu.shape[:2])
+
+    def _some(self, rows: slice) -> Freight:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        own = {n: t[rows] for n, t in parts.items() if isinstance(t, Tensor) and len(t) > 1}
+        return Freight(**{**parts, **own})
+
+    def _deviation(self, nu: Tensor) -> Tensor:
+        shape = self.mass.shape[1:]
+        lanes = self.moves.lanes(shape, pads=shape == self.shape)
+        mass, alive = (lanes.flat(t.unsqueeze(1), 0.0) for t in (self.mass, self.alive))
+        cells, budget = lanes.flat(nu, 0.0), self.budget.unsqueeze(1)
+        problem = Problem(lanes, cells, mass, alive > 0, budget, self.mass.requires_grad)
+        if self.high is None or self.down is None or self.up is None:
+            return differentiable(problem, problem.detach().least())
+        high = lanes.flat(self.high.unsqueeze(1), 0.0)
+        price = find_prices(problem.detach(), high.detach())
+        problem = replace(problem, nu=cells - price)
+        room = torch.where(price > 0, high - mass, 0)
+        total = differentiable(problem, problem.detach().least()) + vecdot(price, room)
+        rows, down, up = nu.flatten(2), self.down.flatten(1), self.up.flatten(1)
+        box = vecdot(corner(rows, down.unsqueeze(1), up.unsqueeze(1)), rows)
+        return torch.minimum(total, box)
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
