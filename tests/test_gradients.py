@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
 from tests.test_capture import Assigned, Dense, Functional, Residual, Stem, Twice, make, picture
+from tests.zoo import Net
 
 Y = torch.tensor([0, 1, 2])
 
@@ -112,3 +114,28 @@ def test_radius_is_certified_and_close_to_the_limit():
     assert not bool(net.at(radius * 1.001 + 1e-6)(x, y).verified.any())
     assert torch.equal(net.detect(x), net(x).verified)
     assert float(net.radius(x, (y + 1) % 3).max()) == 0.0
+
+
+STEEP = {
+    "norm": lambda z: z.norm(dim=1, keepdim=True),
+    "normalize": F.normalize,
+    "root of a sum of squares": lambda z: z.pow(2).sum(1, keepdim=True).sqrt(),
+    "distances": lambda z: torch.cdist(z, torch.eye(3)),
+    "standard deviation": lambda z: z.std(1, keepdim=True),
+    "a root of a ReLU": lambda z: z.relu().sqrt(),
+    "powers": lambda z: z.abs() ** torch.tensor([0.5, 1.5, 2.0]),
+    "cosine": lambda z: F.cosine_similarity(z, z.roll(1, 1))[:, None],
+}
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+@pytest.mark.parametrize("name", STEEP)
+def test_where_a_root_is_vertical_gradients_stay_finite(name, bounds):
+    """At 0 √ has slope ∞ and a square before it has slope 0."""
+    layer = nn.Linear(3, 3, bias=False)
+    model = Net(lambda net, x: torch.cat([y := STEEP[name](net.fc(x)), -y], 1), fc=layer)
+    x, y = torch.tensor([[0.0, 0.0, 0.0], [0.5, -1.0, 2.0]]), torch.tensor([0, 1])
+    for eps, slopes in ((0.0, "equal"), (1.0, "equal"), (0.0, "free"), (1.0, "free")):
+        net = ad.certify(model, eps, bounds=bounds, slopes=slopes)
+        (gradient,) = torch.autograd.grad(ad.robust_loss(net, x, y), [layer.weight])
+        assert bool(gradient.isfinite().all()), (eps, slopes)

@@ -97,11 +97,12 @@ def by_curve(
     forward is given, its parameters and buffers, and its attributes that are numbers, texts,
     flags or tuples. The other arguments are those of ``smooth``.
     """
+    read = functools.partial(_read, curve, partial)
     return Elementwise(
-        functools.partial(_read, curve, curve_lines),
-        interval=functools.partial(_read, curve, curve_interval),
+        functools.partial(read, curve_lines),
+        interval=functools.partial(read, curve_interval),
         arguments=(argument,),
-        slopes=functools.partial(_read, curve, curve_slopes),
+        slopes=functools.partial(read, curve_slopes),
         partial=partial,
     )
 
@@ -111,9 +112,30 @@ def _alike(curve: Curve, call: Call) -> Curve:
     return curve
 
 
-def _read(curve: Callable[[Call], Curve], f: Callable[..., Any], call: Call, *args: Any) -> Any:
-    """Apply ``f`` to a call and its curve."""
-    return f(call, curve(call), *args)
+def _read(
+    curve: Callable[[Call], Curve],
+    partial: bool,
+    f: Callable[..., Any],
+    call: Call,
+    box: Interval,
+    *slope: Any,
+) -> Any:
+    """Apply ``f`` to a call, its curve and a box."""
+    shape = curve(call)
+    return f(call, shape, hold_steep(shape, box) if partial else box, *slope)
+
+
+def hold_steep(curve: Curve, box: Interval) -> Interval:
+    """Return the box with gradients of 0 in place of ∞: at an end where f is vertical, as √ at 0.
+
+    ∞ there would make NaN of whatever has slope 0 before it, as a square at 0.
+    """
+
+    def hold(end: Tensor) -> Tensor:
+        fixed = end.detach()
+        return torch.where(curve.derivative(fixed).isfinite(), end, fixed)
+
+    return box.map(hold)
 
 
 def curve_interval(f: Function, curve: Curve, box: Interval) -> Interval:
@@ -154,7 +176,13 @@ def chord(f: Function, derivative: Function, box: Interval) -> Tensor:
     size = torch.maximum(box.lower.abs(), box.upper.abs()).clamp(min=1e-3)
     narrow = width <= size * math.sqrt(torch.finfo(width.dtype).eps)
     wide = (f(box.upper) - f(box.lower)) / torch.where(narrow, torch.ones_like(width), width)
-    return torch.where(narrow, derivative(box.center), wide)
+    return torch.where(narrow, _in_the_middle(derivative, box), wide)
+
+
+def _in_the_middle(derivative: Function, box: Interval) -> Tensor:
+    """Return f′ in the middle; at a point no bound moves with the slope, and f″ may be ∞."""
+    moves = box.lower != box.upper
+    return derivative(torch.where(moves, box.center, box.center.detach()))
 
 
 def curve_slopes(f: Function, curve: Curve, box: Interval) -> list[Tensor]:
@@ -164,7 +192,7 @@ def curve_slopes(f: Function, curve: Curve, box: Interval) -> list[Tensor]:
     """
     known = _known(f, curve, box)
     finite = box.map(lambda end: torch.where(known, end, curve.inside))
-    found = [curve.derivative(finite.center)]
+    found = [_in_the_middle(curve.derivative, finite)]
     ends = finite.lower, finite.upper
     for near, far in (ends, ends[::-1]) if curve.inflections else ():
         z = touching(f, curve.derivative, near, far)
