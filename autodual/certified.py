@@ -31,7 +31,7 @@ from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.properties import Property
-from autodual.threat import Ball, ThreatModel, as_threat
+from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
@@ -66,11 +66,22 @@ class Certified(Wrapper):
         """Describe the set and the method."""
         return f"{self.threat}, bounds={self.options.method.name!r}"
 
-    def at(self, eps: float | Tensor | ThreatModel) -> Certified:
-        """Return the same bound over another set; a number keeps the kind of ball and domain."""
-        if not isinstance(eps, ThreatModel):
-            eps = self.threat.with_eps(eps) if isinstance(self.threat, Ball) else as_threat(eps)
-        other = Certified(self.model, eps, self.options)
+    def at(self, eps: Eps) -> Certified:
+        """Return the same bound over another set; a number keeps the kind of ball and domain.
+
+        Raises:
+            InputError: the set is one for other arguments.
+        """
+        if isinstance(self.threat, Ball) and not isinstance(eps, ThreatModel | Mapping):
+            threat: ThreatModel = self.threat.with_eps(eps)
+        else:
+            threat = as_threat(eps)
+        if keys(threat) != keys(self.threat):
+            raise InputError(
+                f"{threat} is no set for what {self.threat} is one for: certify the model anew, or "
+                "give a mapping with the same arguments"
+            )
+        other = Certified(self.model, threat, self.options)
         other._last = self._last
         return other
 
@@ -91,7 +102,7 @@ class Certified(Wrapper):
         found = self._admit(x)
         labels = self._labels(found, y)
         with taking_notes() as notes:
-            margins = self._margins(found, labels, self.threat)
+            margins = self._margins(found, labels, self._around(found))
         return self._answer(found, margins, labels, notes)
 
     @torch.no_grad()
@@ -117,7 +128,7 @@ class Certified(Wrapper):
         tolerance = check_tolerance(tolerance, y, nominal)
         margins = []
         with taking_notes() as notes:
-            for member in self.threat.members:
+            for member in self._around(found).members:
                 box = found.program(found.env, member).interval(output)
                 farthest = torch.maximum(box.upper - y, y - box.lower)
                 margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
@@ -152,7 +163,7 @@ class Certified(Wrapper):
                 rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
                 bounds = [
                     found.program.at_least_one(found.env, member, rows, steps)
-                    for member in self.threat.members
+                    for member in self._around(found).members
                 ]
                 margins.append(reduce(torch.minimum, bounds))
         return self._answer(found, torch.stack(margins, 1), None, notes, looks=len(margins))
@@ -192,7 +203,7 @@ class Certified(Wrapper):
         """
         found = self._admit(x, confirm=False)
         labels = self._labels(found, y)
-        return -self._margins(found, labels, self.threat), labels
+        return -self._margins(found, labels, self._around(found)), labels
 
     def _labels(self, found: Compiled, y: Labels | None) -> Tensor:
         """Return labels as a tensor that fits, or the model's own predictions."""
@@ -223,8 +234,9 @@ class Certified(Wrapper):
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
         """
         found = self._admit(x, sound=True)
+        spec = check_spec(C, found.x, found.graph.output)
         with taking_notes() as notes:
-            bound = self._lower(found, check_spec(C, found.x, found.graph.output), self.threat)
+            bound = self._lower(found, spec, self._around(found))
         _warn(notes)
         lost = found.undefined()
         return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
@@ -234,7 +246,8 @@ class Certified(Wrapper):
         found = self._admit(x, sound=True)
         output, lost = found.graph.output, found.undefined()
         with taking_notes() as notes:
-            boxes = [found.program(found.env, m).interval(output) for m in self.threat.members]
+            members = self._around(found).members
+            boxes = [found.program(found.env, m).interval(output) for m in members]
         box = reduce(Interval.hull, boxes)
         _warn(notes)
         if lost is None:
@@ -265,9 +278,8 @@ class Certified(Wrapper):
             InputError: the set is a union; relax the network over each of its members. Slopes or
                 intervals for a value that has no use for them.
         """
-        threat = self._convex()
         found = self._admit(x)
-        return found.program(found.env, threat, slopes, given)
+        return found.program(found.env, self._convex(found), slopes, given)
 
     @torch.no_grad()
     def emit(self, x: Tensor | Inputs, C: Tensor | None = None) -> fx.GraphModule:
@@ -292,7 +304,7 @@ class Certified(Wrapper):
             eye = torch.eye(output.numel, dtype=found.x.dtype, device=found.x.device)
             C = eye.reshape(-1, *(output.size(1)[1:] if output.batch_dim == 0 else output.size(1)))
         spec = check_spec(C, found.x, output)
-        return emit(found.program, found.model, found.env, self._convex(), spec)
+        return emit(found.program, found.model, found.env, self._convex(found), spec)
 
     @torch.no_grad()
     def radius(self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20) -> Tensor:
@@ -350,8 +362,8 @@ class Certified(Wrapper):
             x: the inputs.
             measure: add the time each node took in a second run, as measured.
         """
-        threat = self._convex()
         found = self._admit(x)
+        threat = self._convex(found)
         record = found.program.run(found.env, threat)
         if measure:
             record = found.program.run(found.env, threat)
@@ -382,14 +394,18 @@ class Certified(Wrapper):
         """Return whether the host may look at values: not where a GPU should train unhindered."""
         return not x.is_cuda or not torch.is_grad_enabled()
 
-    def _convex(self) -> ThreatModel:
+    def _around(self, found: Compiled) -> ThreatModel:
+        """Return the set around the arguments at hand."""
+        return self.threat.around(found.shapes)
+
+    def _convex(self, found: Compiled) -> ThreatModel:
         """Return the set, if it is one and not a union."""
         if len(self.threat.members) > 1:
             raise InputError(
                 f"{self.threat} is bounded member by member: take one at a time, "
                 "net.at(net.threat.members[0])"
             )
-        return self.threat.members[0]
+        return self._around(found)
 
     def _lower(self, found: Compiled, spec: Tensor, threat: ThreatModel) -> Tensor:
         """Return lower bounds on C z over every member of the set."""
@@ -418,9 +434,10 @@ class Certified(Wrapper):
         found = admit(
             self.model, x, question, make, options.key, confirm=confirm, looks=self._looks
         )
-        self.threat.check_shape(found.x)
+        threat = self._around(found)
+        threat.check_shape(found.x)
         if self._looks(found.x):
-            self.threat.check(found.x)
+            threat.check(found.x)
         self._last = found.program
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from autodual.bound.budget import BUDGET, parse_budget
 from autodual.bound.estimators import Estimator, Exact
@@ -15,7 +15,8 @@ from autodual.certified import Certified
 from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError, ModelError
 from autodual.front.capture import Output, unwrap
-from autodual.threat import ThreatModel, as_threat
+from autodual.inputs import Key, Keys
+from autodual.threat import Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
 SLOPES = "equal", "free"
@@ -24,10 +25,10 @@ SLOPES = "equal", "free"
 
 def certify(
     model: nn.Module,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     bounds: str = "ibp&dual",
-    perturb: int | str = 0,
+    perturb: Key | None = None,
     output: Output = None,
     rules: UserRules | None = None,
     intervals: bool = False,
@@ -47,11 +48,13 @@ def certify(
 
     Args:
         model: any module. torch.compile, DDP and DataParallel wrappers are seen through.
-        eps: a number or [N] tensor, read as ``LinfBall(eps)``, or a threat model.
+        eps: a number or [N] tensor, read as ``LinfBall(eps)``, or a threat model. A mapping gives
+            each of several perturbed arguments a set of its own, by position or name.
         bounds: the method for intermediate bounds, one of ``"ibp"``, ``"dual"``, ``"ibp+dual"``
             (interval arithmetic inside, one dual pass at the end) and ``"ibp&dual"`` (both,
             intersected).
-        perturb: which argument of the model is perturbed, by position or keyword.
+        perturb: which argument of the model is perturbed, by position or name; the first if not
+            given.
         output: which of several outputs is bounded, by position or key, ``"logits"``, or by a
             tuple that leads to it, ``("heads", 1)``; None for a model that returns one tensor.
         rules: further dual layers, or others than the registry's, by the name of an ATen op
@@ -117,9 +120,10 @@ def certify(
             f'slopes="free" makes dual layers that are not linear, which only Exact() takes, not '
             f'{estimator}. Use estimator=Exact() or slopes="equal".'
         )
+    threat = as_threat(eps)
     options = Options(
         method=METHODS[bounds],
-        perturb=perturb,
+        perturb=_perturbed(threat, perturb),
         output=output,
         rules=read_rules(rules),
         intervals=intervals,
@@ -131,4 +135,14 @@ def certify(
         free=slopes == "free",
         budget=parse_budget(budget),
     )
-    return Certified(model, as_threat(eps), options)
+    return Certified(model, threat, options)
+
+
+def _perturbed(threat: ThreatModel, perturb: Key | None) -> Keys:
+    """Return which arguments are perturbed: those that the set names, if it does."""
+    named = keys(threat)
+    if named is None:
+        return 0 if perturb is None else perturb
+    if perturb is not None:
+        raise InputError(f"the sets say what is perturbed, {threat}: leave perturb= out")
+    return named

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -13,6 +14,9 @@ from autodual.errors import InputError
 
 Key = int | str
 """The position or the keyword of an argument."""
+
+Keys = Key | tuple[Key, ...]
+"""One argument, or several that lie side by side, each written out as a row [N, D]."""
 
 
 class Inputs:
@@ -29,15 +33,20 @@ class Inputs:
         parts = [repr(type(a).__name__) for a in self.args] + [f"{k}=…" for k in self.kwargs]
         return f"Inputs({', '.join(parts)})"
 
-    def key(self, which: Key, model: Callable[..., Any]) -> Key:
+    def key(self, which: Keys, model: Callable[..., Any]) -> Keys:
         """Return how an argument was passed that is called by its position or its name.
 
         A name that was passed by position, and the other way round, is looked up in the signature
         of the model's forward.
 
         Raises:
-            InputError: it was not passed at all.
+            InputError: it was not passed at all, or is called twice.
         """
+        if isinstance(which, tuple):
+            found = tuple(self.key(each, model) for each in which)
+            if len(set(found)) < len(found):
+                raise InputError(f"{list(which)} name an argument twice")
+            return found  # type: ignore[return-value]
         names = _positional(model)
         if isinstance(which, str):
             if which not in self.kwargs and which in names[: len(self.args)]:
@@ -47,8 +56,10 @@ class Inputs:
         self.get(which)
         return which
 
-    def get(self, which: Key) -> Any:
-        """Return the argument at a position or under a keyword."""
+    def get(self, which: Keys) -> Any:
+        """Return the argument at a position or under a keyword, or several side by side."""
+        if isinstance(which, tuple):
+            return torch.cat([part.flatten(1) for part in self._parts(which)], 1)
         try:
             return self.args[which] if isinstance(which, int) else self.kwargs[which]
         except (IndexError, KeyError):
@@ -66,6 +77,29 @@ class Inputs:
         """Return a copy with tensors of its own, for a model that may write to its input."""
         return self.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
+    def shapes(self, which: Keys) -> tuple[torch.Size, ...]:
+        """Return the shape of one example's arguments."""
+        return tuple(part.shape[1:] for part in self._parts(which))
+
+    def _parts(self, which: Keys) -> list[Tensor]:
+        """Return the arguments.
+
+        Raises:
+            InputError: they are not batches of the same number of examples.
+        """
+        parts = [self.get(each) for each in (which if isinstance(which, tuple) else (which,))]
+        batches = all(isinstance(part, Tensor) and part.dim() > 1 for part in parts)
+        if batches and len({(len(part), part.dtype, part.device) for part in parts}) == 1:
+            return parts
+        told = (
+            f"{part.dtype} {list(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            for part in parts
+        )
+        raise InputError(
+            "perturbed arguments must be tensors [N, *] of one dtype and device, with a row for "
+            f"each example, not {', '.join(told)}"
+        )
+
     def position(self, which: Key) -> int:
         """Return which of the leaves is the argument at a position or under a keyword."""
         marked = self.replace(which, marker := object())
@@ -75,11 +109,20 @@ class Inputs:
         """Return every leaf, in the order in which the graph takes them."""
         return pytree.tree_leaves((self.args, self.kwargs))
 
-    def replace(self, which: Key, value: Any) -> Inputs:
-        """Return a copy with one argument replaced."""
+    def replace(self, which: Keys, value: Any) -> Inputs:
+        """Return a copy with one argument replaced, or several that lie side by side in one."""
+        if isinstance(which, tuple):
+            return self._replace_several(which, value)
         args, kwargs = list(self.args), dict(self.kwargs)
         (args if isinstance(which, int) else kwargs)[which] = value  # type: ignore[index]
         return Inputs(*args, **kwargs)
+
+    def _replace_several(self, which: tuple[Key, ...], rows: Tensor) -> Inputs:
+        shapes, replaced = self.shapes(which), self
+        pieces = rows.split([shape.numel() for shape in shapes], dim=1)
+        for key, piece, shape in zip(which, pieces, shapes, strict=True):
+            replaced = replaced.replace(key, piece.unflatten(1, shape))
+        return replaced
 
 
 def as_inputs(x: object) -> Inputs:

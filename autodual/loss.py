@@ -15,7 +15,7 @@ from autodual.front.arguments import check_classes
 from autodual.front.capture import check_seen, unwrap
 from autodual.inputs import Inputs
 from autodual.labels import NONE, Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps
 from autodual.wrapper import Wrapper
 
 
@@ -23,7 +23,7 @@ def robust_loss(
     net: nn.Module,
     x: Tensor | Inputs,
     y: Labels,
-    eps: float | Tensor | ThreatModel | None = None,
+    eps: Eps | None = None,
     *,
     bounds: str | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -87,7 +87,7 @@ class RobustLoss(Wrapper):
     def __init__(
         self,
         net: nn.Module,
-        eps: float | Tensor | ThreatModel | None = None,
+        eps: Eps | None = None,
         *,
         bounds: str | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -102,9 +102,7 @@ class RobustLoss(Wrapper):
         said = {"eps": self.eps, "bounds": self.bounds}
         return ", ".join(f"{k}={v!r}" for k, v in said.items() if v is not None)
 
-    def forward(
-        self, x: Tensor | Inputs, y: Labels, eps: float | Tensor | ThreatModel | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor | Inputs, y: Labels, eps: Eps | None = None) -> Tensor:
         """Return the robust loss; see ``robust_loss``."""
         eps = self.eps if eps is None else eps
         return robust_loss(self.net, x, y, eps, bounds=self.bounds, loss=self.loss)

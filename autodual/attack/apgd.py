@@ -19,7 +19,7 @@ from autodual.attack.strategies import ahead
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -95,7 +95,7 @@ def apgd(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 100,
     **options: Unpack[Options],
@@ -112,7 +112,7 @@ def multi_targeted(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 100,
     classes: int | None = None,

@@ -18,7 +18,7 @@ from autodual.attack.warn import warn
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps, ThreatModel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -92,7 +92,7 @@ def run(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 100,
     **options: Unpack[Options],
@@ -226,4 +226,4 @@ def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
         )
         rows = inside.nonzero().squeeze(1)
         found = problem.read(origin, gradient=False).put(rows, found.select(rows))
-    return Attack(*found.parts, rejected)
+    return Attack(*found.parts, rejected, inputs=problem.inputs(found.x))

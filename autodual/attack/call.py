@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from autodual.inputs import Inputs, Key
+from autodual.inputs import Inputs, Keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,17 +17,17 @@ class Call:
     """A model, and all other arguments than the one that it is called with.
 
     Attributes:
-        inputs: the arguments; that under ``key`` is replaced.
+        inputs: the arguments; that under ``key`` is replaced, or several that lie side by side.
         batched: for each of their leaves, whether it has a row for each example.
     """
 
     model: Callable[..., Any]
     inputs: Inputs
-    key: Key
+    key: Keys
     batched: tuple[bool, ...]
 
     @classmethod
-    def of(cls, model: Callable[..., Any], inputs: Inputs, key: Key) -> Call:
+    def of(cls, model: Callable[..., Any], inputs: Inputs, key: Keys) -> Call:
         """Return the call; tensors as long as the attacked one have a row for each example."""
         count = len(inputs.get(key))
         batched = (
@@ -38,8 +38,12 @@ class Call:
 
     def __call__(self, point: Tensor) -> Any:
         """Return what the model says at points [N, *], which lie where the examples do."""
-        given = self.inputs.replace(self.key, point).clone()
+        given = self.at(point).clone()
         return self.model(*given.args, **given.kwargs)
+
+    def at(self, point: Tensor) -> Inputs:
+        """Return the arguments at points [N, *]."""
+        return self.inputs.replace(self.key, point)
 
     def select(self, index: Tensor) -> Call:
         """Return the call for the examples at ``index``."""
@@ -58,6 +62,4 @@ def select(model: Callable[..., Any], index: Tensor) -> Callable[..., Any]:
 
 def at(model: Callable[..., Any], x: Tensor, index: Tensor) -> Tensor | Inputs:
     """Return the arguments of the examples at ``index``, as an attack is given them."""
-    if not isinstance(model, Call):
-        return x[index]
-    return model.select(index).inputs.replace(model.key, x[index])
+    return model.select(index).at(x[index]) if isinstance(model, Call) else x[index]

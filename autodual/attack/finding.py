@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from autodual.errors import InputError
+from autodual.inputs import Inputs
 from autodual.labels import Classes
 
 
@@ -86,9 +87,12 @@ class Attack(Finding):
 
     Attributes:
         rejected: how many points found lay outside their set; x stands in their place.
+        inputs: all arguments of the model there, where it was attacked with ``Inputs``. Several
+            that were attacked at once lie side by side in x [N, D].
     """
 
     rejected: int
+    inputs: Inputs | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         what = "attacks succeed" if self.success.dim() == 1 else "labels fall"

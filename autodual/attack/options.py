@@ -18,7 +18,7 @@ from autodual.attack.steady import refuse_training
 from autodual.errors import InputError
 from autodual.inputs import Inputs, Key, as_inputs
 from autodual.labels import Labels, as_tensor
-from autodual.threat import ThreatModel, as_threat
+from autodual.threat import Eps, as_threat, keys
 
 
 class Options(TypedDict, total=False):
@@ -64,7 +64,7 @@ def pose(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     options: Options,
     without: tuple[str, ...] = (),
 ) -> Problem:
@@ -82,9 +82,12 @@ def pose(
     """
     _check_names(attack, options, without)
     given = {"loss": losses.log_odds, **options}
-    inputs = as_inputs(x)
-    key = inputs.key(given.pop("perturb", 0), model)  # type: ignore[arg-type]
-    alone, x = isinstance(x, Tensor), inputs.get(key)
+    inputs, threat = as_inputs(x), as_threat(eps)
+    named = keys(threat)
+    if named is not None and "perturb" in options:
+        raise InputError(f"the sets say what is attacked, {threat}: leave perturb= out")
+    key = inputs.key(given.pop("perturb", 0) if named is None else named, model)  # type: ignore[arg-type]
+    alone, x = isinstance(x, Tensor) and named is None, inputs.get(key)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"an attack needs a non-empty batch of numbers [N, *], not {kind}")
@@ -102,7 +105,8 @@ def pose(
         raise InputError(f"a random model is averaged over one draw or more, not eot={eot}")
     refuse_training(model, averaged=eot is not None)
     whole, aimed = model if alone else Call.of(model, inputs, key), targets is not None
-    problem = Problem(whole, as_threat(eps), x, labels, targeted=aimed, **given)  # type: ignore[arg-type]
+    around = threat.around(inputs.shapes(key))
+    problem = Problem(whole, around, x, labels, targeted=aimed, **given)  # type: ignore[arg-type]
     return problem if y is not None or problem.success is not None else problem.predicted()
 
 

@@ -16,7 +16,7 @@ from autodual.attack.strategies import Momentum, Plain, Steepest
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,7 @@ def pgd(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 40,
     step_size: float | None = None,
@@ -84,7 +84,7 @@ def fgsm(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     **options: Unpack[Options],
 ) -> Attack:
     """Go to the point of the set where the linearised loss is largest (Goodfellow et al. 2015).

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.attack.call import select
+from autodual.attack.call import Call, select
 from autodual.attack.finding import Reading
 from autodual.attack.losses import Loss, best_other, margin, of_logits, pick
 from autodual.attack.softmax import Softmax
 from autodual.errors import InputError
+from autodual.inputs import Inputs
 from autodual.labels import NONE, Classes, classes_of
 from autodual.threat import ThreatModel
 
@@ -148,6 +149,10 @@ class Problem:
             steeper = some.read(here.x[rows], gradient=True).gradient
             gradient = gradient.index_copy(0, rows, steeper)
         return replace(here, gradient=gradient.nan_to_num(nan=0.0))
+
+    def inputs(self, point: Tensor) -> Inputs | None:
+        """Return all arguments of the model at points [N, *], if it takes several."""
+        return self.model.at(point) if isinstance(self.model, Call) else None
 
     @property
     def labelled(self) -> Tensor:

@@ -16,7 +16,7 @@ from autodual.attack.problem import Model
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,7 +55,7 @@ def search(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 100,
     corners: bool = False,

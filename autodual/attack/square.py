@@ -16,7 +16,7 @@ from autodual.attack.problem import Model, Problem, wide
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import L2Ball, ThreatModel
+from autodual.threat import Eps, L2Ball
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,7 +172,7 @@ def square(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 1000,
     share: float = 0.8,

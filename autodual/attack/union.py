@@ -18,7 +18,7 @@ from autodual.attack.pgd import pgd
 from autodual.attack.problem import Model, unit
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import ThreatModel
+from autodual.threat import Eps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +52,7 @@ def msd(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     steps: int = 40,
     step_size: float | None = None,
@@ -80,7 +80,7 @@ def worst_of(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | ThreatModel,
+    eps: Eps,
     *,
     attacks: Sequence[Callable[..., Attack]] = (pgd,),
     targets: Tensor | None = None,
@@ -115,4 +115,4 @@ def worst_of(
         rejected += found.rejected
         worst = found if worst is None else worst.put(index, worst.select(index).worse_of(found))
     assert worst is not None
-    return Attack(*worst.parts, rejected)
+    return Attack(*worst.parts, rejected, inputs=problem.inputs(worst.x))

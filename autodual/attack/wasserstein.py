@@ -109,4 +109,5 @@ def wasserstein(
     found: Finding = problem.read(torch.where(wide(inside, best), best, x), gradient=False)
     found = settled(problem, try_elsewhere(problem, found, flat))
     rejected = int((~inside).sum())
-    return WassersteinAttack(*found.parts, rejected, sought)
+    inputs = problem.inputs(found.x)
+    return WassersteinAttack(*found.parts, rejected, sought, inputs=inputs)

@@ -10,6 +10,7 @@ from autodual.bound.estimators import Estimator, Exact
 from autodual.bound.plan import METHODS, Method
 from autodual.duals.given import Rules, read_rules
 from autodual.front.capture import Output
+from autodual.inputs import Keys
 
 Serving = str | Estimator
 """How a node is bounded: "ibp", "backward", "forward", or an estimator."""
@@ -20,7 +21,7 @@ class Options:
     """How a model is bounded; see ``certify`` for what each says."""
 
     method: Method = METHODS["ibp&dual"]
-    perturb: int | str = 0
+    perturb: Keys = 0
     output: Output = None
     rules: Rules = field(default_factory=lambda: read_rules(None))
     intervals: bool = False

@@ -31,7 +31,7 @@ from autodual.front.fidelity import check_apart, check_batch, check_ranges
 from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
 from autodual.front.ir import Graph, Value, alike
 from autodual.front.passes import simplify
-from autodual.inputs import Inputs, Key, as_inputs
+from autodual.inputs import Inputs, Keys, as_inputs
 
 Program = TypeVar("Program")
 
@@ -47,12 +47,12 @@ class Question:
     """Which graph of a model is wanted.
 
     Attributes:
-        perturb: the position or name of the perturbed argument.
+        perturb: the position or name of the perturbed argument, or of several.
         output: the way to the output that is bounded, if there are several.
         kinds: classes of modules, autograd Functions and ops, each call of which is one node.
     """
 
-    perturb: Key = 0
+    perturb: Keys = 0
     output: Output = None
     kinds: frozenset[Kind] = frozenset()
 
@@ -88,7 +88,8 @@ class Admitted(Generic[Program]):
 
     Attributes:
         model: the module itself, without wrappers.
-        inputs, x: all arguments, and the perturbed one.
+        inputs, x: all arguments, and the perturbed one, or several side by side, [N, D].
+        shapes: of one example's perturbed arguments.
         captured: its graph.
         program: what was made of the graph.
         env: all that the graph is given: inputs and live parameters.
@@ -101,6 +102,7 @@ class Admitted(Generic[Program]):
     captured: Captured
     program: Program
     env: Mapping[Value, Tensor]
+    shapes: tuple[torch.Size, ...]
     nominal: Tensor | None = None
 
     @property
@@ -146,7 +148,10 @@ def admit(
     """
     module, inputs = unwrap(model), as_inputs(x)
     question = replace(question, perturb=inputs.key(question.perturb, module))
-    tensor = check_x(inputs.get(question.perturb), module, looks)
+    keys = question.perturb if isinstance(question.perturb, tuple) else (question.perturb,)
+    for key_ in keys:
+        check_x(inputs.get(key_), module, looks)
+    tensor = inputs.get(question.perturb)
     captures = _MEMORY.setdefault(module, _Captures())
     print_, kind = fingerprint(module), _kind(inputs, question)
     for last in (False, True):
@@ -155,7 +160,8 @@ def admit(
             if key not in held.programs:
                 held.programs[key] = make(held.captured.graph)
             env = entries(held.captured.graph, module, held.captured.bind(inputs))
-            found = Admitted(module, inputs, tensor, held.captured, held.programs[key], env)
+            program, shapes = held.programs[key], inputs.shapes(question.perturb)
+            found = Admitted(module, inputs, tensor, held.captured, program, env, shapes)
             held.uses += 1
             if held.checked and not (confirm or (_is_due(held) and looks(tensor))):
                 return found

@@ -19,7 +19,7 @@ from autodual.front.arguments import check_classes
 from autodual.front.capture import unwrap
 from autodual.inputs import Inputs, as_inputs
 from autodual.labels import NONE, Labels
-from autodual.threat import L2Ball, ThreatModel, Wasserstein
+from autodual.threat import L2Ball, Product, ThreatModel, Wasserstein
 from autodual.working import track
 
 ROUNDING = 1000
@@ -124,7 +124,7 @@ def self_check(
     kinds = _kinds(steps, generator)
     gaps = []
     for name in track(list(kinds)):
-        attacks = (each for y in aims for each in kinds[name](target, y, net.threat, classes))
+        attacks = (each for y in aims for each in kinds[name](target, y, target.threat, classes))
         found = [each.x for each in attacks]
         if found:
             gaps.append(_gap(name, target, certificate.margins, labels, found))
@@ -164,6 +164,9 @@ class _Target:
         self.model, self.inputs = _Logits(net, inputs), inputs
         self.key = inputs.key(net.options.perturb, unwrap(net.model))
         self.x: Tensor = inputs.get(self.key)
+        self.threat = net.threat.around(inputs.shapes(self.key))
+        if isinstance(self.threat, Product) and isinstance(self.key, tuple):
+            self.threat = self.threat.named(self.key)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -174,7 +177,8 @@ class _Target:
 
     def attack(self, run: Run, y: Tensor, threat: ThreatModel, **options: Any) -> Attack:
         """Run an attack."""
-        return run(self.model, self.inputs, y, threat, perturb=self.key, **options)
+        named = {} if isinstance(self.key, tuple) else {"perturb": self.key}
+        return run(self.model, self.inputs, y, threat, **named, **options)
 
 
 Kind = Callable[[_Target, Tensor, ThreatModel, int], Iterator[Attack]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -193,6 +193,10 @@ class ThreatModel(ABC):
             if isinstance(part, Tensor):
                 setattr(twin, name, others.get(id(part), part))
         return twin
+
+    def around(self, shapes: Sequence[torch.Size]) -> ThreatModel:
+        """Return the set for perturbed arguments of these shapes, one of them unless a product."""
+        return self
 
     @property
     def members(self) -> tuple[ThreatModel, ...]:

@@ -117,7 +117,7 @@ class Union(ThreatModel):
 
         At most 1 inside. A member without ε (``Box``) counts 0 inside and infinity outside.
         """
-        return torch.stack([_relative(m, x, point) for m in self.members]).amin(0)
+        return torch.stack([relative(m, x, point) for m in self.members]).amin(0)
 
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Return [N] bool: whether each point lies in some member."""
@@ -129,7 +129,8 @@ def _pick(options: Tensor, which: Tensor) -> Tensor:
     return options[which, torch.arange(options.shape[1], device=options.device)]
 
 
-def _relative(member: ThreatModel, x: Tensor, point: Tensor) -> Tensor:
+def relative(member: ThreatModel, x: Tensor, point: Tensor) -> Tensor:
+    """Return how far points lie from x [N], in units of ε; infinitely far outside a set without."""
     far = member.distance(x, point)
     eps = member.radius(x).flatten() if isinstance(member, Ball) else torch.zeros_like(far)
     return torch.where(far > 0, far / eps, 0)

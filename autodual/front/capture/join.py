@@ -23,17 +23,25 @@ aten = torch.ops.aten
 class Captured:
     """A graph, the order in which it takes the tensors of an ``Inputs``, and what it returns.
 
-    ``leaf`` is the position of the graph's output among all that the model returns.
+    ``leaf`` is the position of the graph's output among all that the model returns. An input with
+    several slots holds these tensors side by side.
     """
 
     graph: Graph
-    slots: tuple[int, ...]
+    slots: tuple[int | tuple[int, ...], ...]
     leaf: int
 
     def bind(self, inputs: Inputs) -> dict[Value, Tensor]:
         """Map the graph's inputs to the tensors of a call."""
         leaves = inputs.leaves()
-        return {v: leaves[i] for v, i in zip(self.graph.inputs, self.slots, strict=True)}
+
+        def at(slot: int | tuple[int, ...]) -> Tensor:
+            if isinstance(slot, int):
+                tensor: Tensor = leaves[slot]
+                return tensor
+            return torch.cat([leaves[i].flatten(1) for i in slot], 1)
+
+        return {v: at(i) for v, i in zip(self.graph.inputs, self.slots, strict=True)}
 
     def pick(self, returned: Any) -> Tensor:
         """Pick the graph's output from what the model returned."""

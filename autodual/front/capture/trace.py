@@ -26,12 +26,13 @@ from autodual.front.capture.decompositions import Table
 from autodual.front.capture.diagnose import explain_failure
 from autodual.front.capture.functional import Program, functional
 from autodual.front.capture.join import Captured, join
+from autodual.front.capture.merge import merge
 from autodual.front.capture.outputs import Output
 from autodual.front.capture.record import Names, record
 from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
-from autodual.inputs import Inputs
+from autodual.inputs import Inputs, Keys
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while a model is captured: the output streams and torch's settings are everybody's."""
@@ -43,7 +44,7 @@ TRACED = 2, 3
 def capture(
     model: nn.Module,
     inputs: Inputs,
-    perturb: int | str = 0,
+    perturb: Keys = 0,
     output: Output = None,
     kinds: Iterable[Kind] = (),
 ) -> Captured:
@@ -53,7 +54,7 @@ def capture(
         model: the module, already unwrapped.
         inputs: example arguments; tensors whose size along dimension 0 is the batch size of
             the perturbed one are taken to be batched.
-        perturb: the position or keyword of the perturbed argument.
+        perturb: the position or keyword of the perturbed argument, or of several.
         output: the way to the output that is bounded, if there are several.
         kinds: classes of modules, autograd Functions and ops, each call of which is one node.
 
@@ -62,6 +63,8 @@ def capture(
         CaptureError: what in the model prevents one graph, where, and what to write instead.
     """
     perturbed = inputs.get(perturb)
+    keys = perturb if isinstance(perturb, tuple) else (perturb,)
+    positions = [inputs.position(key) for key in keys]
     names = _leaf_names(model, inputs)
     two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
     table = Table(kind for kind in kinds if isinstance(kind, OpOverload))
@@ -75,11 +78,12 @@ def capture(
         raise
     except Exception as error:
         failures = [_run_alone(model, given) for given in (inputs, two, three)]
-        name = names[inputs.position(perturb)]
+        name = names[positions[0]]
         raise explain_failure(error, failures[0], failures[1] or failures[2], name) from error
     same_sites(sites, others)
-    captured = join(a, b, names, inputs.position(perturb), perturbed.device, output)
-    return replace(captured, graph=fold(captured.graph, sites))
+    captured = join(a, b, names, positions[0], perturbed.device, output)
+    captured = replace(captured, graph=fold(captured.graph, sites))
+    return merge(captured, positions) if isinstance(perturb, tuple) else captured
 
 
 def _program(
