@@ -129,7 +129,7 @@ def test_the_state_is_the_models(wrap):
         assert torch.equal(tensor, other.state_dict()[name])
     other.load_state_dict(before)
     wrap(other).load_state_dict(before)
-    with pytest.raises(RuntimeError, match="size mismatch for model.weight"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for model.weight"):
         net.load_state_dict(before | {"model.weight": torch.zeros(1, 1)})
 
 
