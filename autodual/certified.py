@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
@@ -22,6 +21,7 @@ from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
+from autodual.eager import eager
 from autodual.errors import BudgetWarning, InputError, ModelError, NotTracedError, UnsoundError
 from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
@@ -32,6 +32,7 @@ from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.properties import Property
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
+from autodual.warn import warn
 from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
@@ -85,6 +86,7 @@ class Certified(Wrapper):
         other._last = self._last
         return other
 
+    @eager
     @torch.no_grad()
     def forward(self, x: Tensor | Inputs, y: Labels | None = None) -> Certificate | Estimate:
         """Certify each example for its label y [N], or for the model's own prediction.
@@ -105,6 +107,7 @@ class Certified(Wrapper):
             margins = self._margins(found, labels, self._around(found))
         return self._answer(found, margins, labels, notes)
 
+    @eager
     @torch.no_grad()
     def within(
         self, x: Tensor | Inputs, tolerance: float | Tensor, y: Tensor | None = None
@@ -134,6 +137,7 @@ class Certified(Wrapper):
                 margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
         return self._answer(found, reduce(torch.minimum, margins), None, notes)
 
+    @eager
     @torch.no_grad()
     def holds(
         self, x: Tensor | Inputs, property: Property, steps: int = 20
@@ -196,6 +200,7 @@ class Certified(Wrapper):
         """
         return -self.worst(x, y)[0]
 
+    @eager
     def worst(self, x: Tensor | Inputs, y: Labels) -> tuple[Tensor, Tensor]:
         """Return the worst logits [N, K, *] that the bound leaves, less z_y, and the labels [N, *].
 
@@ -226,6 +231,7 @@ class Certified(Wrapper):
         margins = margins.new_zeros(len(y), classes.count).scatter(1, others, margins)
         return margins.masked_fill(unlabelled, 0)
 
+    @eager
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z over the set, for the model's output z.
 
@@ -241,6 +247,7 @@ class Certified(Wrapper):
         lost = found.undefined()
         return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
 
+    @eager
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output."""
         found = self._admit(x, sound=True)
@@ -257,6 +264,7 @@ class Certified(Wrapper):
         lower = box.lower.masked_fill(mask, -torch.inf)
         return Interval(lower, box.upper.masked_fill(mask, torch.inf))
 
+    @eager
     def relax(
         self,
         x: Tensor | Inputs,
@@ -281,6 +289,7 @@ class Certified(Wrapper):
         found = self._admit(x)
         return found.program(found.env, self._convex(found), slopes, given)
 
+    @eager
     @torch.no_grad()
     def emit(self, x: Tensor | Inputs, C: Tensor | None = None) -> fx.GraphModule:
         """Return the bound for inputs of this shape as one straight line of tensor operations.
@@ -306,6 +315,7 @@ class Certified(Wrapper):
         spec = check_spec(C, found.x, output)
         return emit(found.program, found.model, found.env, self._convex(found), spec)
 
+    @eager
     @torch.no_grad()
     def radius(self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20) -> Tensor:
         """Return the largest ε [N] that this bound certifies, by bisection; 0 where none.
@@ -337,6 +347,7 @@ class Certified(Wrapper):
         _warn(notes)
         return radius
 
+    @eager
     def detect(self, x: Tensor | Inputs) -> Tensor:
         """Return [N, *] bool: the whole set around x has one class (thesis, Corollary 2).
 
@@ -352,6 +363,7 @@ class Certified(Wrapper):
             raise _unsound(result.caveats)
         return result.verified
 
+    @eager
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
         """Bound every output once and return what was done, node by node.
 
@@ -452,7 +464,7 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
 def _warn(notes: Notes) -> None:
     """Say what must be told beside a bound that has no place for it."""
     for remark in notes.remarks():
-        warnings.warn(remark, BudgetWarning, stacklevel=3)
+        warn(remark, BudgetWarning)
 
 
 def _unsound(caveats: tuple[str, ...]) -> UnsoundError:

@@ -133,8 +133,9 @@ def test_where_there_is_no_certificate_a_warning_tells():
     net, y = ad.certify(model, 0.05, budget=0), model(x).argmax(1)
     rows = torch.eye(3, dtype=torch.float64)
     for ask in (lambda: net.lower_bound(x, rows), lambda: net.bounds(x), lambda: net.radius(x, y)):
-        with pytest.warns(BudgetWarning, match="interval arithmetic alone at 3 nodes"):
+        with pytest.warns(BudgetWarning, match="interval arithmetic alone at 3 nodes") as said:
             ask()
+        assert said[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net(x)

@@ -14,11 +14,11 @@ from autodual.attack.finding import Attack, Finding, Reading
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
-from autodual.attack.warn import warn
-from autodual.errors import InputError
+from autodual.errors import AttackWarning, InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Eps, ThreatModel
+from autodual.warn import warn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -210,7 +210,8 @@ def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
             f"no gradient for {stuck} of {len(best)} examples: it is 0 or NaN at x and at a random "
             "point, so this attack could not work there. Outputs that saturate (softmax of large "
             "logits), overflow, go by steps or come from dead units have none. Attack what comes "
-            "before them (logits=, losses.margin), or search with ad.attack.square."
+            "before them (logits=, losses.margin), or search with ad.attack.square.",
+            AttackWarning,
         )
     return best.put(index, best.select(index).worse_of(there))
 
@@ -222,7 +223,8 @@ def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
     if rejected > 0:
         warn(
             f"{rejected} of {len(inside)} points found lie outside {problem.threat}: thrown away. "
-            "Its project() is at fault, or numbers overflow."
+            "Its project() is at fault, or numbers overflow.",
+            AttackWarning,
         )
         rows = inside.nonzero().squeeze(1)
         found = problem.read(origin, gradient=False).put(rows, found.select(rows))
