@@ -15,6 +15,7 @@ from torch import nn
 import autodual as ad
 from autodual.errors import BatchError, InputError, UnsoundError
 from autodual.front import door
+from tests.zoo import Net
 
 X = torch.linspace(-1, 1, 12).view(3, 4)
 Y = torch.tensor([0, 1, 2])
@@ -439,3 +440,40 @@ def test_the_perturbed_argument_goes_by_its_name_or_its_position():
     for wrong in ("scale", "z", 2):
         with pytest.raises(InputError, match="names no argument"):
             ad.certify(model, 0.1, perturb=wrong)(positions, y)
+
+
+SHARED = {
+    "a scale": (lambda x, a: x * a, (3,)),
+    "a matrix from the left": (lambda x, a: x @ a, (3, 3)),
+    "a matrix from the right": (lambda x, a: F.linear(x, a), (3, 3)),
+    "keys and values": (lambda x, a: F.softmax(x @ a.T, 1) @ a, (3, 3)),
+    "centers": (lambda x, a: torch.cdist(x, a), (3, 3)),
+    "a mean": (lambda x, a: x + a.mean(0), (3, 3)),
+    "beside one of each example": (lambda x, a, b: x @ a + b, (3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_shared_argument_may_be_as_long_as_the_batch(name, monkeypatch):
+    """Whatever the batch, in parts as well: of 3 examples, 5 of them, and 3 again."""
+    at_once = "autodual.bound.module.BoundModule._examples_at_once"
+    function, shape = SHARED[name]
+    model = Net(lambda net, x, *others: function(net.fc(x), *others), fc=nn.Linear(3, 3))
+    shared = torch.randn(shape)
+    for count in (3, 5, 3):
+        x = torch.randn(count, 3)
+        others = (shared, torch.randn(count, 3)) if name.startswith("beside") else (shared,)
+        z = torch.stack([model(x + 0.2 * torch.rand_like(x) - 0.1, *others) for _ in range(50)])
+        net, inputs = ad.certify(model, 0.1), ad.Inputs(x, *others)
+        box, eye = net.bounds(inputs), torch.eye(3)
+        assert bool(((box.lower <= z + 1e-5) & (z <= box.upper + 1e-5)).all()), count
+        with monkeypatch.context() as patch:
+            patch.setattr(at_once, lambda *_: 1)
+            parts = net.lower_bound(inputs, eye)
+        torch.testing.assert_close(parts, net.lower_bound(inputs, eye))
+
+
+def test_examples_that_mix_are_refused_however_arguments_are_read():
+    model = Net(lambda net, x, a: x - x.mean(0) + a)
+    with pytest.raises(BatchError, match="mixed"):
+        ad.certify(model, 0.1).bounds(ad.Inputs(torch.rand(3, 3), torch.rand(3, 3)))

@@ -7,7 +7,8 @@ remembered holds no tensor of the model's and is compared with the model before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from autodual.errors import CaptureError, ModelError
+from autodual.errors import CaptureError, GraphError, ModelError
 from autodual.front.arguments import check_x
 from autodual.front.capture import (
     Captured,
@@ -24,6 +25,7 @@ from autodual.front.capture import (
     call_untouched,
     capture,
     close,
+    is_batched,
     unwrap,
 )
 from autodual.front.evaluate import entries, run
@@ -50,11 +52,14 @@ class Question:
         perturb: the position or name of the perturbed argument, or of several.
         output: the way to the output that is bounded, if there are several.
         kinds: classes of modules, autograd Functions and ops, each call of which is one node.
+        shared: the positions of arguments that all examples share although they are as long as
+            the batch.
     """
 
     perturb: Keys = 0
     output: Output = None
     kinds: frozenset[Kind] = frozenset()
+    shared: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)
@@ -73,10 +78,12 @@ class _Captures:
     """What is remembered of one model: captures by kind of input, the latest last.
 
     ``idle`` are attributes whose change has changed no graph, such as a counter of steps.
+    ``shared`` says for a kind of input which arguments were found to be shared.
     """
 
     held: dict[Hashable, _Held] = field(default_factory=dict)
     idle: set[Attribute] = field(default_factory=set)
+    shared: dict[Hashable, frozenset[int]] = field(default_factory=dict)
 
 
 _MEMORY: WeakKeyDictionary[nn.Module, _Captures] = WeakKeyDictionary()
@@ -153,17 +160,68 @@ def admit(
         check_x(inputs.get(key_), module, looks)
     tensor = inputs.get(question.perturb)
     captures = _MEMORY.setdefault(module, _Captures())
-    print_, kind = fingerprint(module), _kind(inputs, question)
+    arrival = _Arrival(module, inputs, tensor, fingerprint(module), captures)
+    usual, refused = _kind(inputs, question), None
+    known = captures.shared.get(usual)
+    perturbed = {inputs.position(key_) for key_ in keys}
+    readings = sorted(_readings(inputs, perturbed, len(tensor)), key=lambda read: read != known)
+    for shared in readings:
+        try:
+            asked = replace(question, shared=shared)
+            found = _admit(arrival, asked, make, key, confirm, looks)
+        except (CaptureError, ModelError, GraphError) as error:
+            refused = refused or error
+            continue
+        captures.shared[usual] = shared
+        return found
+    assert refused is not None
+    raise refused
+
+
+def _readings(inputs: Inputs, perturbed: set[int], batch: int) -> Iterator[frozenset[int]]:
+    """Yield which arguments to take for shared: none as long as the batch, then some, then all.
+
+    What is longer or shorter is shared anyhow.
+    """
+    leaves = enumerate(inputs.leaves())
+    alike = [i for i, leaf in leaves if i not in perturbed and is_batched(leaf, batch)]
+    for count in range(len(alike) + 1):
+        if count <= 1 or count == len(alike):
+            yield from map(frozenset, itertools.combinations(alike, count))
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrival:
+    """Who asks to be let in."""
+
+    model: nn.Module
+    inputs: Inputs
+    x: Tensor
+    print: Fingerprint
+    captures: _Captures
+
+
+def _admit(
+    arrival: _Arrival,
+    question: Question,
+    make: Callable[[Graph], Program],
+    key: Hashable,
+    confirm: bool,
+    looks: Callable[[Tensor], bool],
+) -> Admitted[Program]:
+    """Let a model and its inputs in, with these of them shared by all examples."""
+    module, inputs, captures = arrival.model, arrival.inputs, arrival.captures
+    kind = _kind(inputs, question)
     for last in (False, True):
-        held, name = _find(captures, module, inputs, question, print_, kind)
+        held, name = _find(captures, module, inputs, question, arrival.print, kind)
         try:
             if key not in held.programs:
                 held.programs[key] = make(held.captured.graph)
             env = entries(held.captured.graph, module, held.captured.bind(inputs))
             program, shapes = held.programs[key], inputs.shapes(question.perturb)
-            found = Admitted(module, inputs, tensor, held.captured, program, env, shapes)
+            found = Admitted(module, inputs, arrival.x, held.captured, program, env, shapes)
             held.uses += 1
-            if held.checked and not (confirm or (_is_due(held) and looks(tensor))):
+            if held.checked and not (confirm or (_is_due(held) and looks(arrival.x))):
                 return found
             nominal = _compare(found)
             if not held.checked:
@@ -225,7 +283,8 @@ def _find(
     name = *base, frozenset(watched.items())
     held = captures.held.pop(name, None)
     if held is None:
-        made = capture(model, inputs, question.perturb, question.output, question.kinds)
+        asked = question.perturb, question.output, question.kinds, question.shared
+        made = capture(model, inputs, *asked)
         held = _Held(replace(made, graph=simplify(made.graph)), print_)
         for other in [n for n in captures.held if n[:2] == base]:  # type: ignore[index]
             before = captures.held[other]
@@ -246,12 +305,12 @@ def _kind(inputs: Inputs, question: Question) -> Hashable:
     """Return what of the inputs and their surroundings can change the graph."""
     batch = len(inputs.get(question.perturb))
 
-    def kind(leaf: Any) -> Hashable:
+    def kind(i: int, leaf: Any) -> Hashable:
         if not isinstance(leaf, Tensor):
             return freeze(leaf)
-        batched = leaf.dim() > 0 and leaf.shape[0] == batch
+        batched = is_batched(leaf, batch) and i not in question.shared
         return (batched, leaf.shape[1:] if batched else leaf.shape, leaf.dtype, leaf.device)
 
-    leaves = tuple(kind(leaf) for leaf in inputs.leaves())
+    leaves = tuple(kind(i, leaf) for i, leaf in enumerate(inputs.leaves()))
     autocast = torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
     return leaves, tuple(inputs.kwargs), question, autocast

@@ -117,7 +117,7 @@ def check_batch(captured: Captured, model: nn.Module, inputs: Inputs) -> None:
     if batch in TRACED:
         return
     for count in TRACED:
-        few = some(inputs, batch, count)
+        few = some(inputs, batch, count, captured.shared)
         env = entries(captured.graph, model, captured.bind(few))
         returned = captured.pick(call_untouched(model, few))
         if not close(returned, run(captured.graph, env)):

@@ -24,12 +24,14 @@ class Captured:
     """A graph, the order in which it takes the tensors of an ``Inputs``, and what it returns.
 
     ``leaf`` is the position of the graph's output among all that the model returns. An input with
-    several slots holds these tensors side by side.
+    several slots holds these tensors side by side. ``shared`` are the positions of arguments that
+    are as long as the batch and yet shared by its examples.
     """
 
     graph: Graph
     slots: tuple[int | tuple[int, ...], ...]
     leaf: int
+    shared: frozenset[int] = frozenset()
 
     def bind(self, inputs: Inputs) -> dict[Value, Tensor]:
         """Map the graph's inputs to the tensors of a call."""

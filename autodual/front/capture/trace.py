@@ -7,6 +7,7 @@ writes out of each record, and join both: an integer that differs stands for the
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import threading
 import warnings
@@ -47,16 +48,18 @@ def capture(
     perturb: Keys = 0,
     output: Output = None,
     kinds: Iterable[Kind] = (),
+    shared: frozenset[int] = frozenset(),
 ) -> Captured:
     """Capture ``model`` as a graph that holds for any batch size.
 
     Args:
         model: the module, already unwrapped.
         inputs: example arguments; tensors whose size along dimension 0 is the batch size of
-            the perturbed one are taken to be batched.
+            the perturbed one are taken to be batched, but for those that are ``shared``.
         perturb: the position or keyword of the perturbed argument, or of several.
         output: the way to the output that is bounded, if there are several.
         kinds: classes of modules, autograd Functions and ops, each call of which is one node.
+        shared: the positions of arguments that all examples share.
 
     Raises:
         ModelError: which outputs there are, if that does not name one.
@@ -66,7 +69,7 @@ def capture(
     keys = perturb if isinstance(perturb, tuple) else (perturb,)
     positions = [inputs.position(key) for key in keys]
     names = _leaf_names(model, inputs)
-    two, three = (some(inputs, perturbed.shape[0], n) for n in TRACED)
+    two, three = (some(inputs, perturbed.shape[0], n, shared) for n in TRACED)
     table = Table(kind for kind in kinds if isinstance(kind, OpOverload))
     try:
         with ONE_AT_A_TIME, _quietly(model):
@@ -82,7 +85,7 @@ def capture(
         raise explain_failure(error, failures[0], failures[1] or failures[2], name) from error
     same_sites(sites, others)
     captured = join(a, b, names, positions[0], perturbed.device, output)
-    captured = replace(captured, graph=fold(captured.graph, sites))
+    captured = replace(captured, graph=fold(captured.graph, sites), shared=shared)
     return merge(captured, positions) if isinstance(perturb, tuple) else captured
 
 
@@ -104,11 +107,20 @@ def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
     return None
 
 
-def some(inputs: Inputs, batch: int, count: int) -> Inputs:
-    """Return a few examples of the batch, repeated in turn where there are too few."""
+def is_batched(leaf: Any, batch: int) -> bool:
+    """Return whether an argument looks as if it held one thing for each example of a batch."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def some(inputs: Inputs, batch: int, count: int, shared: frozenset[int]) -> Inputs:
+    """Return a few examples of the batch, repeated in turn where there are too few.
+
+    Arguments at the positions in ``shared`` stay as they are.
+    """
+    position = itertools.count()
 
     def some(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != batch:
+        if next(position) in shared or not is_batched(leaf, batch):
             return leaf
         index = torch.arange(count, device=leaf.device) % batch
         return leaf.detach().index_select(0, index)
