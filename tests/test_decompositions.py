@@ -100,6 +100,12 @@ MODELS = {
     "group norm": (own, (4, 2, 2), nn.GroupNorm(2, 4)),
     "instance norm": (own, (2, 2, 2), nn.InstanceNorm2d(2, affine=True)),
     "instance norm, running": (own, (2, 3), nn.InstanceNorm1d(2, track_running_stats=True)),
+    "Jacobian": (lambda z: torch.vmap(torch.func.jacrev(lambda v: v.tanh() * v[0]))(z), (3,)),
+    "derivative along x": (
+        lambda z: torch.func.jvp(lambda v: v.sin() * v.roll(1, 1), (z,), (torch.ones_like(z),))[1],
+        (3,),
+    ),
+    "gradient": (lambda z: torch.func.grad(lambda v: F.softplus(v).square().sum())(z), (3,)),
     "RMS norm": (own, (3, 4), nn.RMSNorm(4)),
     "variance and norms": (
         lambda z: torch.cat(

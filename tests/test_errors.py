@@ -168,6 +168,12 @@ def branch(self, x):
     return -self.fc(x)
 
 
+@torch.enable_grad()
+def gradient(s, x):
+    x = x.requires_grad_()
+    return torch.autograd.grad(s.fc(x).tanh().sum(), x, create_graph=True)[0]
+
+
 BAD_MODELS = {
     "branch": (branch, errors.ControlFlowError, r"test_errors.py:\d+ `if x.sum\(\) > 0:`.*where"),
     "item": (lambda s, x: s.fc(x) * float(x.mean()), errors.ControlFlowError, "keep numbers"),
@@ -210,6 +216,26 @@ BAD_MODELS = {
         lambda s, x: torch.nn.functional.conv1d(x.unsqueeze(1), s.fc(x).unsqueeze(1)).sum(1),
         errors.BatchError,
         "mixed at.*convolution",
+    ),
+    "gradients by autograd": (
+        lambda s, x: torch.autograd.grad(s.fc(x).tanh().sum(), x)[0],
+        errors.CaptureError,
+        r"takes gradients, at .*test_errors.py:\d+.*torch\.func\.grad, jacrev",
+    ),
+    "gradients by autograd, turned on": (
+        lambda s, x: gradient(s, x),
+        errors.CaptureError,
+        r"test_errors.py:\d+.*autograd\.grad.*torch\.func\.grad, jacrev",
+    ),
+    "backward": (
+        lambda s, x: (s.fc(x).sum().backward(), s.fc(x))[1],
+        errors.CaptureError,
+        r"takes gradients, at .*test_errors.py:\d+.*torch\.func\.grad, jacrev",
+    ),
+    "a pullback": (
+        lambda s, x: torch.func.vjp(s.fc, x)[1](torch.ones(x.size(0), 2))[0],
+        errors.CaptureError,
+        r"test_errors.py:\d+.*torch\.func\.vjp.*torch\.func\.grad, jacrev",
     ),
     "rounded division": (
         lambda s, x: s.fc(torch.div(x, 2, rounding_mode="floor")),

@@ -26,6 +26,13 @@ WEIGHTS = (
 """How weights are perturbed."""
 
 
+GRADIENTS = (
+    "Inside a captured forward autograd does not run: take them with torch.func.grad, jacrev, "
+    "jacfwd or jvp of a function, under torch.vmap, or write out what they are."
+)
+"""What to write where a model computes its own gradients."""
+
+
 def explain_failure(
     error: Exception, alone: Exception | None, pair: Exception | None, perturbed: str
 ) -> AutodualError:
@@ -37,6 +44,8 @@ def explain_failure(
         pair: what it raises on a batch of two or three of them.
         perturbed: what forward calls the argument whose first dimension counts examples.
     """
+    if alone is not None and "does not require grad" in str(alone):
+        return CaptureError(f"forward takes gradients, {_where(alone)}. {GRADIENTS}")
     if alone is not None:
         return ModelError(
             f"the model itself fails on this input, {_where(alone)}: {type(alone).__name__}: "

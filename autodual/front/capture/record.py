@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import PARTS
-from autodual.front.capture.diagnose import depends_on_values, is_foreign
+from autodual.front.capture.diagnose import GRADIENTS, depends_on_values, is_foreign
 from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Literal, Parameter, Source
 from autodual.inputs import Inputs
@@ -179,7 +179,8 @@ class Recorder(ProxyTorchDispatchMode):
         grad = self.grad and not torch.is_inference_mode_enabled()
         sizes = tuple(tensor.shape for tensor in made)
         call = Call(func, args, kwargs, result, sizes, grad, self._source())
-        if torch.is_autocast_enabled(made[0].device.type if made else "cpu"):
+        device = made[0].device.type if made else "cpu"
+        if device != "meta" and torch.is_autocast_enabled(device):
             raise CaptureError(
                 f"autocast{_at(call.source)}: it rounds what depends on x to another dtype. A "
                 "bound is computed in the dtype of x: leave autocast out, or pass enabled=False."
@@ -202,8 +203,8 @@ class Recorder(ProxyTorchDispatchMode):
         if self.unheard_of(tensor):
             raise CaptureError(
                 f"a {type(tensor).__name__} comes from where no graph can follow"
-                f"{_at(self._source())}: torch.func transforms, gradients taken inside forward and "
-                "tensor subclasses are not captured. Write what they compute with plain ops."
+                f"{_at(self._source())}: autograd.grad, backward, torch.func.vjp and subclasses of "
+                f"tensors are not captured. {GRADIENTS}"
             )
         if id(tensor) not in self.twins:
             name = self.names.tensors.get(id(tensor))
