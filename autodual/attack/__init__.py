@@ -5,6 +5,7 @@ from __future__ import annotations
 from autodual.attack import losses
 from autodual.attack.apgd import apgd, multi_targeted
 from autodual.attack.ascent import Path, Strategy, run
+from autodual.attack.closest import MinimumNorm, minimum_norm
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options
 from autodual.attack.pgd import fgsm, pgd
@@ -15,6 +16,7 @@ from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
 __all__ = [
     "Attack",
+    "MinimumNorm",
     "Options",
     "Path",
     "Strategy",
@@ -22,6 +24,7 @@ __all__ = [
     "apgd",
     "fgsm",
     "losses",
+    "minimum_norm",
     "msd",
     "multi_targeted",
     "pgd",

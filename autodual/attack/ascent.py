@@ -112,13 +112,18 @@ def run(
 
 
 def ascend(
-    problem: Problem, strategy: Strategy, steps: int, aims: Sequence[Tensor | None] = (None,)
+    problem: Problem,
+    strategy: Strategy,
+    steps: int,
+    aims: Sequence[Tensor | None] = (None,),
+    begin: Tensor | None = None,
 ) -> Attack:
     """Follow ``problem.restarts`` paths and keep the worst point on any of them.
 
     The first path starts at x. With gradients it first tries the point where the linearised loss
     is largest over the set, FGSM's: on a linear model that is the answer. The other paths start
-    at random. With ``aims``, classes [N] to climb towards, all of this happens for each.
+    at random. With ``aims``, classes [N] to climb towards, all of this happens for each. With
+    ``begin``, points of the sets, the first path starts there.
 
     Every result is checked to lie in its set. One that does not is thrown away, with a warning.
     So are examples warned of whose gradient vanishes, at x and at a random point.
@@ -129,23 +134,23 @@ def ascend(
     if steps < 0:
         raise InputError(f"an attack takes steps, not steps={steps}")
     with torch.inference_mode(False), torch.no_grad():
-        y = None if problem.y is None else problem.y.clone()
-        problem = replace(problem, x=problem.x.detach().clone(), y=y)
+        problem = problem.detached()
         problem.threat.check(problem.x)
         fixed = replace(problem, threat=problem.threat.fixed(problem.x), x=problem.x.clone())
         origin = fixed.threat.project(problem.x, problem.x)
-        fixed, first = examined(_aimed(fixed, aims[0]), origin, strategy.gradients)
+        start = origin if begin is None else begin
+        fixed, first = examined(_aimed(fixed, aims[0]), start, strategy.gradients)
         best: Finding = first
         for number, aim in enumerate(aims):
             aimed = _aimed(fixed, aim)
-            for start in range(problem.restarts):
-                begin = first if number == 0 else origin
-                if start > 0:
-                    begin = aimed.threat.random_start(aimed.x, aimed.generator)
-                best = _climb(aimed, strategy, begin, best, steps, leaps=start == 0)
+            for path in range(problem.restarts):
+                at = first if number == 0 else start
+                if path > 0:
+                    at = aimed.threat.random_start(aimed.x, aimed.generator)
+                best = _climb(aimed, strategy, at, best, steps, leaps=path == 0)
         if strategy.gradients:
             best = try_elsewhere(fixed, best, first.flat)
-        return _checked(problem, origin, settled(fixed, best))
+        return checked(problem, origin, settled(fixed, best))
 
 
 def _aimed(problem: Problem, aim: Tensor | None) -> Problem:
@@ -216,7 +221,7 @@ def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
     return best.put(index, best.select(index).worse_of(there))
 
 
-def _checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
+def checked(problem: Problem, origin: Tensor, found: Finding) -> Attack:
     """Put x in place of every point outside its set, and say so."""
     inside = problem.threat.contains(problem.x, found.x)
     rejected = int((~inside).sum())

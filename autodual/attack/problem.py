@@ -77,6 +77,11 @@ class Problem:
             labels=some(self.labels),
         )
 
+    def detached(self) -> Problem:
+        """Return the problem with x and y of its own, which nobody else changes."""
+        y = None if self.y is None else self.y.clone()
+        return replace(self, x=self.x.detach().clone(), y=y)
+
     def knowing(self, classes: Classes | None) -> Problem:
         """Return the problem with labels and targets that fit logits of this layout.
 
