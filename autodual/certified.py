@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autodual.bound.bisect import largest
+from autodual.bound.bisect import Search
 from autodual.bound.budget import Notes, taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
@@ -22,7 +22,14 @@ from autodual.bound.reading import Bound
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
 from autodual.eager import eager
-from autodual.errors import BudgetWarning, InputError, ModelError, NotTracedError, UnsoundError
+from autodual.errors import (
+    BudgetWarning,
+    InputError,
+    Interrupted,
+    ModelError,
+    NotTracedError,
+    UnsoundError,
+)
 from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
@@ -33,6 +40,7 @@ from autodual.labels import NONE, Labels
 from autodual.properties import Property
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
 from autodual.warn import warn
+from autodual.working import working
 from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
@@ -318,34 +326,53 @@ class Certified(Wrapper):
     @eager
     @torch.no_grad()
     def radius(self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20) -> Tensor:
-        """Return the largest ε [N] that this bound certifies, by bisection; 0 where none.
+        """Return the largest ε [N] that this bound certifies; 0 where none.
 
-        Of an example with many labels it certifies all there are.
+        Of an example with many labels it certifies all there are. Every ε returned was itself
+        certified, so the result is sound whatever ``steps``.
 
-        Every ε returned was itself certified, so the result is sound whatever ``steps``.
+        Args:
+            x, y: as for the net itself.
+            steps: ε is found to 2^-steps of its size; see ``bound/bisect.py``.
 
         Raises:
             InputError: the set has no radius (``Box``).
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
+            Interrupted: Ctrl-C; ``partial`` [N] holds the largest ε certified until then.
         """
         if self.options.estimator.delta:
             raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
         ball, found = self.threat, self._admit(x, sound=True)
-        labels, tensor = self._labels(found, y), found.x
+        labels = self._labels(found, y)
+        every, lost = torch.arange(len(labels), device=found.x.device), found.undefined()
 
-        def verified(eps: Tensor) -> Tensor:
-            margins = self._margins(found, labels, ball.with_eps(eps))
-            certificate = self._answer(found, margins, labels, notes)
-            assert isinstance(certificate, Certificate)
-            return (certificate.verified | (labels == NONE)).reshape(len(labels), -1).all(1)
+        def least(eps: Tensor, index: Tensor) -> Tensor:
+            some, around = found.program.select(found.env, index), ball.with_eps(eps)
+            part = replace(found, x=found.x[index], env=some, nominal=None)
+            margins = self._margins(part, labels[index], around.select(found.x, index))
+            own = labels[index].unsqueeze(1)
+            unasked = torch.zeros_like(margins, dtype=torch.bool)
+            unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
+            return margins.masked_fill(unasked, 1e30).flatten(1).amin(1)
 
-        start = torch.as_tensor(self.threat.eps).max() or 1e-3
-        with taking_notes() as notes:
-            radius = largest(verified, torch.full((len(tensor),), float(start)).to(tensor), steps)
+        nominal = least(found.x.new_zeros(len(labels)), every)
+        if lost is not None:
+            nominal = nominal.masked_fill(lost, -torch.inf)
+        start = float(torch.as_tensor(ball.eps).max()) or 1e-3
+        search = Search(nominal, start, steps)
+        with taking_notes() as notes, working("radius", len(labels), each=0) as bar:
+            try:
+                while bool(search.open.any()):
+                    index = search.open.nonzero().squeeze(1)
+                    search.tell(index, least(search.radius, index))
+                    bar.reach(search.done)
+            except KeyboardInterrupt:
+                said = f"{search.done:.0f} of {len(labels)} radii are found"
+                raise Interrupted(search.found, said) from None
         _warn(notes)
-        return radius
+        return search.found
 
     @eager
     def detect(self, x: Tensor | Inputs) -> Tensor:

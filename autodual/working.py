@@ -107,6 +107,11 @@ class Bar:
         self.done, self._inside = self.done + amount, 0.0
         self.tell()
 
+    def reach(self, done: float) -> None:
+        """Hear that so much is done altogether."""
+        self.done, self._inside = max(self.done, done), 0.0
+        self.tell()
+
     def fill(self, share: float) -> None:
         """Hear from work inside that so much of it is done."""
         self._inside = share

@@ -1,8 +1,8 @@
-"""The largest radius at which something holds, for each example."""
+"""The largest radius at which a margin is positive, for each example."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
@@ -10,27 +10,97 @@ from torch import Tensor
 FAR = 1e6
 """Where the search for a radius that is too large ends."""
 
+STEP = 1.1, 2.0, 16.0
+"""By which factor the radius changes until it has a bracket: at least; at most up, and down."""
 
-def largest(holds: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """Return the largest radius [N] found at which ``holds``; 0 where none is.
+TRIES = 4
+"""How many radii are tried at most for each halving that is asked for."""
 
-    The radius is doubled from ``start`` until it is too large, then bisected. Each that is
-    returned was tried, so the result is right whatever ``steps``.
+
+class Search:
+    """Brackets that narrow around the radii where margins vanish.
+
+    A margin falls from what it is at radius 0 by about a power of the radius, so the search is for
+    log fall = log margin, nearly straight in log radius. Until there is a bracket, the power is
+    taken for 1, which goes a little too far each way. Then Chandrupatla's method (1997) narrows
+    the bracket: it interpolates three points by an inverse parabola where that is safe, and
+    halves elsewhere. An example is not asked about again when its bracket is narrow enough.
 
     Args:
-        holds: radii [N] → [N] bool.
-        start: the first radii [N], positive.
-        steps: how often to double, and how often to halve.
+        nominal: the margins [N] at radius 0.
+        start: the first radius.
+        steps: a bracket is narrow enough at 2^-steps of its upper end; the least radius sought
+            is that part of ``start``.
+
+    Attributes:
+        radius: the next to be tried, [N].
+        found: the largest that held so far, [N].
+        open: which examples are still sought, [N].
     """
-    least, most = torch.zeros_like(start), start
-    for _ in range(steps):
-        grew = holds(most)
-        least = torch.where(grew, most, least)
-        if not bool(grew.any()) or float(most.max()) > FAR:
-            break
-        most = torch.where(grew, 2 * most, most)
-    for _ in range(steps):
-        middle = (least + most) / 2
-        inside = holds(middle)
-        least, most = torch.where(inside, middle, least), torch.where(inside, most, middle)
-    return least
+
+    def __init__(self, nominal: Tensor, start: float, steps: int) -> None:
+        self.nominal, self.tolerance, self.tries = nominal.double(), 2.0**-steps, TRIES * steps
+        self.least = start * self.tolerance
+        self.radius, self.found = torch.full_like(nominal, start), torch.zeros_like(nominal)
+        self.open = nominal > 0
+        self.bracketed = torch.zeros_like(self.open)
+        empty = torch.full_like(self.nominal, torch.nan)
+        self.a, self.b, self.c = empty, empty, empty  # log radius: the last tried, the other end
+        self.fa, self.fb, self.fc = empty, empty, empty  # log (fall / nominal)
+
+    def tell(self, index: Tensor, margins: Tensor) -> None:
+        """Hear the margins [R] of the open examples ``index`` at ``radius``."""
+        asked = torch.zeros_like(self.open).index_fill(0, index, True)
+        margin = self.nominal.index_copy(0, index, margins.double()).nan_to_num(nan=-torch.inf)
+        holds, first = margin > 0, self.fa.isnan()
+        self.found = torch.where(asked & holds, self.found.maximum(self.radius), self.found)
+        other = ~first & (holds != (self.fa < 0))  # a bracket, of the last two
+        a, b, c = self.radius.double().log(), *_swapped(other | ~self.bracketed, self.b, self.a)
+        fa, fb, fc = self._fall(margin), *_swapped(other | ~self.bracketed, self.fb, self.fa)
+        for name, new in {"a": a, "b": b, "c": c, "fa": fa, "fb": fb, "fc": fc}.items():
+            setattr(self, name, torch.where(asked, new, getattr(self, name)))
+        self.bracketed = self.bracketed | (asked & other)
+        self.tries -= 1
+        sought = torch.where(
+            self.bracketed,
+            (self.a - self.b).abs() > self.tolerance,
+            torch.where(holds, self.radius <= FAR, self.radius > self.least),
+        )
+        self.open = self.open & (sought | ~asked) & (self.tries > 0)
+        following = torch.where(self.bracketed, self._within(), self._beyond()).exp()
+        self.radius = torch.where(self.open, following.to(self.radius), self.radius)
+
+    @property
+    def done(self) -> float:
+        """How many examples are done, parts of them counted."""
+        share = (self.a - self.b).abs().log() / math.log(self.tolerance)
+        share = share.nan_to_num(0.0).clamp(0, 1).masked_fill(~self.bracketed, 0.0)
+        return float(share.masked_fill(~self.open, 1.0).sum())
+
+    def _fall(self, margin: Tensor) -> Tensor:
+        """Return log (fall / nominal), within what can be calculated with."""
+        return ((self.nominal - margin) / self.nominal).clamp(1e-6, 1e30).log()
+
+    def _beyond(self) -> Tensor:
+        """Return a log radius at which the margin should have the other sign."""
+        least, up, down = map(math.log, STEP)
+        return self.a + torch.where(
+            self.fa < 0, (-self.fa).clamp(least, up), -self.fa.clamp(least, down)
+        )
+
+    def _within(self) -> Tensor:
+        """Return a log radius within the bracket."""
+        a, b, c, fa, fb, fc = self.a, self.b, self.c, self.fa, self.fb, self.fc
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+        parabola = fa / (fb - fa) * fc / (fb - fc)
+        parabola = parabola + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        line = fa / (fa - fb)
+        share = torch.where(safe, parabola, torch.where(c.isnan(), line, 0.5))
+        least = 0.5 * self.tolerance / (b - a).abs()
+        return a + share.maximum(least).minimum(1 - least) * (b - a)
+
+
+def _swapped(swap: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x and y, and y and x where they are to be swapped."""
+    return torch.where(swap, y, x), torch.where(swap, x, y)

@@ -98,7 +98,7 @@ class BoundModule:
         x, seed = env[self.plan.graph.perturbed], self.options.estimator.seed()
         record = Record()
         for part in self._parts(x):
-            some, around = self._select(env, part), threat.select(x, part)
+            some, around = self.select(env, part), threat.select(x, part)
             bound = self.relax(some, around, seed, record)
             bound.interval(output)
             if isinstance(bound.sums[0], ExactSums):
@@ -152,7 +152,7 @@ class BoundModule:
             swapped = {v: others.get(id(t), t) for v, t in env.items()}
             around = threat.replace(others).select(swapped[self.plan.graph.perturbed], index)
             some = others.get(id(question), question)[index]
-            bound = self.relax(self._select(swapped, index), around, seed, shared=noise)
+            bound = self.relax(self.select(swapped, index), around, seed, shared=noise)
             return ask(bound, output, some)
 
         def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
@@ -209,7 +209,7 @@ class BoundModule:
         run_nodes(self.plan.graph.prelude, whole, len(env[self.plan.graph.perturbed]))
         return whole
 
-    def _select(self, env: Env, index: Tensor) -> Env:
+    def select(self, env: Env, index: Tensor) -> Env:
         """Return the tensors of the examples at ``index``."""
         pick = example_layout(len(env[self.plan.graph.perturbed]), index)
         return {v: pick(v, t) for v, t in env.items()}
