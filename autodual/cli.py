@@ -2,10 +2,22 @@
 
 import importlib
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 OUT = Path("out/demo.png")
+
+CROSSED, USAGE, REFUSED, RAISED = 1, 2, 3, 4
+
+HELP = (
+    "Certified robustness for PyTorch models.\n\nExit codes: 0 yes; 1 an attack crosses a bound; "
+    "2 usage: an argument, or what a function returns; 3 the model cannot be bounded, as where ops "
+    "have no dual layer; 4 your own code raised something."
+)
 
 
 def main() -> None:
@@ -13,12 +25,22 @@ def main() -> None:
     try:
         import typer
     except ImportError:
-        sys.exit("the command line needs typer and rich: pip install 'autodual[cli]'")
-    app = typer.Typer(help="Certified robustness for PyTorch models.", no_args_is_help=True)
+        _stop("the command line needs typer and rich: pip install 'autodual[cli]'", USAGE)
+    app = typer.Typer(help=HELP, no_args_is_help=True)
 
-    @app.callback()
-    def root() -> None:
-        """Certified robustness for PyTorch models."""
+    def version(wanted: bool) -> None:
+        if wanted:
+            from autodual import __version__
+
+            print(f"autodual {__version__}")
+            raise typer.Exit
+
+    @app.callback(help=HELP)
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=version, is_eager=True, help="Say which.")
+        ] = False,
+    ) -> None: ...
 
     @app.command()
     def demo(
@@ -31,7 +53,7 @@ def main() -> None:
         try:
             from autodual.report.demo import run
         except ImportError as error:
-            sys.exit(f"the demo needs {error.name}: pip install 'autodual[demo]'")
+            _stop(f"the demo needs {error.name}: pip install 'autodual[demo]'", USAGE)
         run(out, epochs=epochs, eps=eps, seed=seed)
 
     @app.command()
@@ -52,17 +74,14 @@ def main() -> None:
         import torch
         from rich.progress import track
 
-        from autodual.errors import AutodualError
         from autodual.report.selfcheck import self_check
 
         bar = partial(track, description="attacking")
-        try:
+        with _told():
             net, x, y = _certified(factory)
             generator = torch.Generator(getattr(x, "device", "cpu")).manual_seed(seed)
             how = partial(self_check, steps=steps, classes=classes, generator=generator, track=bar)
             print(how(net, x, y))
-        except AutodualError as error:
-            sys.exit(str(error))
 
     @app.command()
     def coverage(
@@ -78,36 +97,100 @@ def main() -> None:
     ) -> None:
         """List every op of a model: source line, dual layer, how tight; and what is missing."""
         from autodual import coverage as report
-        from autodual.errors import AutodualError
 
-        try:
+        with _told():
             found = report(*_model(factory, shape))
-        except AutodualError as error:
-            sys.exit(str(error))
         print(found)
-        sys.exit(0 if found.complete else 1)
+        sys.exit(0 if found.complete else REFUSED)
 
     app()
 
 
+def _stop(said: object, code: int) -> NoReturn:
+    """Say something on stderr and exit."""
+    print(said, file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Exit with an error's message and its code, and no way through our own code."""
+    from autodual.errors import AutodualError, CrossingError, InputError, ModelError
+
+    try:
+        yield
+    except CrossingError as error:
+        _stop(error, CROSSED)
+    except InputError as error:
+        _stop(error, USAGE)
+    except ModelError as error:
+        _stop(error, USAGE if error.__cause__ is None else RAISED)
+    except AutodualError as error:
+        _stop(error, REFUSED)
+
+
+def _run(factory: str, own: Callable[[], Any]) -> Any:
+    """Run the user's own code; exit with their part of the traceback if it raises."""
+    from autodual.errors import AutodualError, InputError
+    from autodual.front.capture.diagnose import is_foreign
+
+    try:
+        return own()
+    except AutodualError:
+        raise
+    except Exception as error:
+        frames, ways = (
+            traceback.extract_tb(error.__traceback__),
+            str(Path(importlib.__file__).parent),
+        )
+        theirs = [f for f in frames if not (is_foreign(f.filename) or f.filename.startswith(ways))]
+        what = "".join(traceback.format_exception_only(error)).rstrip()
+        if not theirs and not isinstance(error, SyntaxError):
+            raise InputError(f"{factory}: {what}") from error
+        lines = "".join(traceback.format_list(theirs)).rstrip()
+        _stop("\n".join(part for part in (f"{factory} raised:", lines, what) if part), RAISED)
+
+
 def _named(factory: str) -> Any:
     """Return what ``module:name`` stands for, in the working directory or installed."""
+    from difflib import get_close_matches
+
     from autodual.errors import InputError
 
     module, _, name = factory.partition(":")
+    if not module or not name:
+        raise InputError(f"{factory!r} is no module:name, such as mypackage.models:make_net")
     sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{factory!r} is no module:name that can be imported: {error}") from error
+    if PathFinder.find_spec(module.partition(".")[0]) is None and module not in sys.modules:
+        raise InputError(f"there is no module {module!r}, neither in {Path.cwd()} nor installed")
+    found = _run(factory, lambda: importlib.import_module(module))
+    if not hasattr(found, name):
+        public = [n for n in vars(found) if not n.startswith("_")]
+        near = get_close_matches(name, public) or public[:8]
+        raise InputError(
+            f"module {module!r} has no {name!r}; it has {', '.join(near) or 'nothing'}"
+        )
+    return getattr(found, name)
+
+
+def _called(factory: str) -> Any:
+    """Return what the function returns that ``module:name`` stands for."""
+    from autodual.errors import InputError
+
+    named = _named(factory)
+    if not callable(named) or (hasattr(named, "forward") and not isinstance(named, type)):
+        raise InputError(f"{factory} is a {type(named).__name__}, not a function")
+    return _run(factory, named)
 
 
 def _certified(factory: str) -> tuple[Any, Any, Any]:
     """Return a certified model, inputs and labels."""
+    from autodual import Certified
     from autodual.errors import InputError
 
-    made = _named(factory if ":" in factory else f"{factory}:make")()
-    if not isinstance(made, tuple) or len(made) != 3:
+    made = _called(factory if ":" in factory else f"{factory}:make")
+    fits = isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], Certified)
+    if not fits:
         raise InputError(f"{factory} must return (net, x, y), with net = autodual.certify(...)")
     return made
 
@@ -119,16 +202,19 @@ def _model(factory: str, shape: str) -> tuple[Any, Any]:
     from autodual.errors import InputError
 
     made = _named(factory)
-    made = made if isinstance(made, torch.nn.Module) else made()
-    if isinstance(made, tuple):
+    made = made if isinstance(made, torch.nn.Module) else _called(factory)
+    if isinstance(made, tuple) and len(made) == 2:
         return made
+    if not isinstance(made, torch.nn.Module):
+        told = f"{factory} must be a model, or return one or (model, example input)"
+        raise InputError(f"{told}; it returns {type(made).__name__}")
     if not shape:
         raise InputError(f"{factory} gives no example input; say --shape, for example 1,28,28")
     try:
-        sizes = [int(size) for size in shape.split(",") if size]
-    except ValueError as error:
+        example = torch.zeros(2, *(int(size) for size in shape.split(",") if size))
+    except (ValueError, RuntimeError) as error:
         raise InputError(f"--shape {shape} is no list of sizes like 1,28,28") from error
-    return made, torch.zeros(2, *sizes)
+    return made, example
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What can be bounded is told before any bound is computed."""
 
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -79,51 +77,3 @@ def test_what_is_no_missing_op_is_an_error():
         ad.coverage(model(), torch.rand(4))
     with pytest.raises(errors.ModelError, match="output='a'"):
         ad.coverage(Net(lambda net, x: {"a": x, "b": x}), torch.rand(2, 4))
-
-
-FACTORY = """
-import torch
-from torch import nn
-
-net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-
-def both():
-    return net, torch.rand(2, 4)
-
-class Odd(nn.Module):
-    def forward(self, x):
-        return x.lgamma()
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "shown"),
-    [
-        (["mine:both"], 0, "2 ops: 1 exact, 1 free-slope"),
-        (["mine:net", "--shape", "4"], 0, "aten.relu.default"),
-        (["mine:Odd", "--shape", "2,3"], 1, "missing: aten.lgamma.default"),
-        (["mine:net"], 1, "say --shape"),
-        (["mine:net", "--shape", "x"], 1, "no list of sizes"),
-        (["mine:none"], 1, "no module:name"),
-    ],
-    ids=str,
-)
-def test_the_command_line(tmp_path, arguments, code, shown, monkeypatch, capsys):
-    from autodual import cli
-
-    (tmp_path / "mine.py").write_text(FACTORY)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["autodual", "coverage", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    shown_at = f"{capsys.readouterr().out}{stop.value.code}"
-    assert (stop.value.code == 0) == (code == 0)
-    assert shown in shown_at, shown_at
-
-
-def test_the_command_runs_in_the_users_folder(tmp_path):
-    (tmp_path / "mine.py").write_text(FACTORY)
-    command = [sys.executable, "-m", "autodual.cli", "coverage", "mine:both"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "affine" in result.stdout

@@ -1,0 +1,131 @@
+"""The command line: what it answers, what it says of mistakes, and with which exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from autodual import __version__, cli
+
+MINE = """
+import torch
+from torch import nn
+import autodual as ad
+
+net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+
+def both():
+    return net, torch.rand(2, 4)
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return x.lgamma()
+
+def good():
+    torch.manual_seed(0)
+    return ad.certify(nn.Linear(3, 2), 0.1), torch.rand(2, 3), None
+
+def bad():
+    net, x, y = good()
+    lower = net._lower
+    net._lower = lambda *args: lower(*args) + 1e-2
+    return net, x, y
+
+def number():
+    return 3
+
+def raises():
+    return inner()
+
+def inner():
+    raise KeyError("no weights here")
+
+def sized(size):
+    return net
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command in a folder with a few modules; return its exit code, stdout, stderr."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
+    (tmp_path / "unfinished.py").write_text("def f(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def command(*arguments):
+        sys.modules.pop("mine", None)
+        monkeypatch.setattr(sys, "argv", ["autodual", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        ("coverage mine:both", 0, "2 ops: 1 exact, 1 free-slope"),
+        ("coverage mine:net --shape 4", 0, "aten.relu.default"),
+        ("coverage mine:Odd --shape 2,3", cli.REFUSED, "missing: aten.lgamma.default"),
+        ("check mine:good --steps 2", 0, "no attack crosses"),
+        ("--version", 0, __version__),
+        ("--help", 0, "Exit codes"),
+    ],
+)
+def test_answers(run, arguments, code, shown):
+    found, out, _ = run(*arguments.split())
+    assert (found, shown in out) == (code, True), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        ("coverage mine", cli.USAGE, "no module:name"),
+        ("coverage yours:net", cli.USAGE, "no module 'yours'"),
+        ("coverage mine.models:net", cli.USAGE, "'mine' is not a package"),
+        ("coverage mine:nets", cli.USAGE, "has no 'nets'; it has net"),
+        ("coverage mine:net", cli.USAGE, "say --shape"),
+        ("coverage mine:net --shape x", cli.USAGE, "no list of sizes"),
+        ("coverage mine:net --shape 4,-1", cli.USAGE, "no list of sizes"),
+        ("coverage mine:number", cli.USAGE, "it returns int"),
+        ("coverage mine:sized", cli.USAGE, "missing 1 required positional argument"),
+        ("coverage mine:net --shape 5", cli.RAISED, "the model itself fails on this input"),
+        ("check mine:net", cli.USAGE, "mine:net is a Sequential, not a function"),
+        ("check mine:both", cli.USAGE, "must return (net, x, y)"),
+    ],
+)
+def test_a_mistake_gets_one_line(run, arguments, code, shown):
+    found, _, said = run(*arguments.split())
+    assert (found, shown in said, said.count("\n")) == (code, True, 1), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ("coverage mine:raises", ["in raises", "in inner", "KeyError: 'no weights here'"]),
+        ("check mine:raises", ["in raises", "in inner", "KeyError: 'no weights here'"]),
+        ("coverage broken:net", ["import no_such_module_anywhere", "ModuleNotFoundError"]),
+        ("coverage unfinished:f", ["unfinished.py", "SyntaxError"]),
+    ],
+)
+def test_what_the_users_code_raises_is_shown_from_there_on(run, arguments, shown):
+    code, _, said = run(*arguments.split())
+    assert code == cli.RAISED
+    assert all(part in said for part in shown), said
+    assert "cli.py" not in said
+
+
+def test_a_crossed_bound_fails(run):
+    code, _, said = run("check", "mine:bad", "--steps", "2")
+    assert (code, "IS WRONG" in said) == (cli.CROSSED, True), said
+
+
+def test_it_runs_in_the_users_folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    command = [sys.executable, "-m", "autodual.cli", "coverage", "mine:both"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "affine" in result.stdout
