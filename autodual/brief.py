@@ -23,7 +23,11 @@ def brief(value: object) -> str:
     if type(value) in (tuple, list):
         inside = ", ".join(map(brief, value))  # type: ignore[call-overload]
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
-    said = repr(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k!r}: {brief(v)}' for k, v in value.items())}}}"
+    if type(value).__repr__ is object.__repr__:
+        return type(value).__name__
+    said = getattr(value, "__qualname__", None) or repr(value)
     return said if len(said) <= MOST else f"{type(value).__name__}(…)"
 
 

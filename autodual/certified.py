@@ -14,6 +14,7 @@ from autodual.bound.bisect import Search
 from autodual.bound.budget import Notes, taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
+from autodual.bound.estimators import Exact
 from autodual.bound.module import BoundModule
 from autodual.bound.once import once
 from autodual.bound.options import Options
@@ -72,8 +73,10 @@ class Certified(Wrapper):
         )
 
     def extra_repr(self) -> str:
-        """Describe the set and the method."""
-        return f"{self.threat}, bounds={self.options.method.name!r}"
+        """Describe the set, the method and how sums are found."""
+        estimator = self.options.estimator
+        how = "" if type(estimator) is Exact else f", estimator={estimator}"
+        return f"{self.threat!r}, bounds={self.options.method.name!r}{how}"
 
     def at(self, eps: Eps) -> Certified:
         """Return the same bound over another set; a number keeps the kind of ball and domain.

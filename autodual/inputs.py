@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autodual.brief import brief
 from autodual.errors import InputError
 
 Key = int | str
@@ -30,7 +31,7 @@ class Inputs:
         self.kwargs = kwargs
 
     def __repr__(self) -> str:
-        parts = [repr(type(a).__name__) for a in self.args] + [f"{k}=…" for k in self.kwargs]
+        parts = [brief(a) for a in self.args] + [f"{k}={brief(v)}" for k, v in self.kwargs.items()]
         return f"Inputs({', '.join(parts)})"
 
     def key(self, which: Keys, model: Callable[..., Any]) -> Keys:

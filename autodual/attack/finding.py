@@ -98,6 +98,9 @@ class Attack(Finding):
         what = "attacks succeed" if self.success.dim() == 1 else "labels fall"
         return f"{int(self.success.sum())} of {self.success.numel()} {what}"
 
+    def __repr__(self) -> str:
+        return f"<Attack: {self}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Reading(Finding):

@@ -117,6 +117,8 @@ class Explanation:
     def __str__(self) -> str:
         return f"{self.title}\n{tabulate([self.header, *self.rows])}"
 
+    __repr__ = __str__
+
 
 def tabulate(table: Sequence[Sequence[str]]) -> str:
     """Return rows of strings in columns."""

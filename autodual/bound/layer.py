@@ -147,6 +147,14 @@ class Layer:
     relaxed: Relaxed
     grad: bool = field(default_factory=torch.is_grad_enabled)
 
+    def __str__(self) -> str:
+        boxes = zip(self.step.variables, self.origins, strict=bool(self.origins))
+        on = ", ".join(f"{v.name} ({origin})" for v, origin in boxes)
+        kind = self.step.rule.kind
+        return f"{self.value.name}: {self.step.node.label}, {kind}{on and f' on {on}'}"
+
+    __repr__ = __str__
+
     @property
     def value(self) -> Value:
         """The value it computes."""

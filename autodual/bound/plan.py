@@ -205,6 +205,9 @@ class Plan:
     row_costs: dict[Hashable, RowCost] = field(default_factory=dict)
     paths: dict[frozenset[Value], tuple[Step, ...]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Plan: {len(self.steps)} steps, intervals by {self.method}>"
+
     @cached_property
     def upstream(self) -> Mapping[Value, tuple[Step, ...]]:
         """For each value, the steps it depends on, last first: the order in which rows travel."""
@@ -305,6 +308,8 @@ class Program:
             lines.append(f"  {text}    # {step.node.label}{place(step.node)}")
         lines.append(f"  min C·{graph.output} ≥ J = −σ_B(ν[{graph.perturbed}]) − Σ h")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def make_plan(graph: Graph, registry: Registry, method: Method, intervals: bool = False) -> Plan:

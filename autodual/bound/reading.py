@@ -82,6 +82,11 @@ class Bound:
     boxes: Mapping[Value, Interval]
     sums: tuple[Sums, ...]
 
+    def __repr__(self) -> str:
+        networks = f"{len(self.sums)} relaxed network{'s' * (len(self.sums) != 1)}"
+        read = ", ".join(v.name for v in self.boxes) or "none"
+        return f"<Bound: {networks}, intervals of {read}>"
+
     @property
     def networks(self) -> tuple[Relaxation, ...]:
         """The relaxed networks."""

@@ -136,12 +136,9 @@ class Relaxation:
 
     def __str__(self) -> str:
         lines = [f"{self.entry.value.name}: {self.entry.threat}"]
-        for layer in self.layers.values():
-            boxes = zip(layer.step.variables, layer.origins, strict=bool(layer.origins))
-            on = ", ".join(f"{v.name} ({origin})" for v, origin in boxes)
-            kind = layer.step.rule.kind
-            lines.append(f"{layer.value.name}: {layer.step.node.label}, {kind}{on and f' on {on}'}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(str, self.layers.values())])
+
+    __repr__ = __str__
 
 
 def check_slopes(plan: Plan, slopes: Mapping[Value, Choice]) -> None:

@@ -89,6 +89,9 @@ class Value:
     def __str__(self) -> str:
         return self.name
 
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.type}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -164,6 +167,8 @@ class Node:
         place = "" if self.source is None else f"    # {self.source.place}"
         return f"{self.out.name} = {self.label}({args}){index} : {self.out.type}{place}"
 
+    __repr__ = __str__
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -225,6 +230,8 @@ class Graph:
         lines += [f"  {node}" for node in self.body]
         lines += [f"  caveat: {caveat}" for caveat in self.caveats]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def alike(a: Graph, b: Graph) -> bool:

@@ -66,6 +66,8 @@ class Coverage:
         notes += [f"caveat: {caveat}" for caveat in self.caveats]
         return "\n".join([tabulate([header, *table]), f"{len(table)} ops: {shares}", *notes])
 
+    __repr__ = __str__
+
     @property
     def _reasons(self) -> Iterable[tuple[str, str]]:
         return dict.fromkeys((row.op, row.note) for row in self.missing)

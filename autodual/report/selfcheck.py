@@ -79,6 +79,8 @@ class SelfCheck:
         said = "no attack crosses the bound" if self.passed else "THE BOUND IS WRONG"
         return "\n".join([*lines, f"{self.examples} examples within {self.threat}: {said}"])
 
+    __repr__ = __str__
+
 
 def self_check(
     net: Certified,

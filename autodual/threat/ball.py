@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.base import Domain, ThreatModel, checked_domain
@@ -40,7 +41,7 @@ class Ball(ThreatModel):
 
     def said(self, word: Callable[[object], str]) -> str:
         """Return the ball's name with ε and the domain."""
-        domain = "" if self.domain is None else f", domain={word(self.domain)}"
+        domain = "" if self.domain is None else f", domain={brief(self.domain)}"
         return f"{type(self).__name__}({word(self.eps)}{domain})"
 
     def with_eps(self, eps: float | Tensor) -> Ball:

@@ -60,9 +60,10 @@ class ThreatModel(ABC):
         return repr(self) if own else self.said(_without_values)
 
     def said(self, word: Callable[[object], str]) -> str:
-        """Return the set's name with what it holds, each part as ``word`` tells it."""
-        parts = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "symmetric"}
-        told = (f"{name}={word(part)}" for name, part in parts.items() if part is not None)
+        """Return the set's name with what it holds; ``word`` tells what holds for each example."""
+        parts = {k: v for k, v in vars(self).items() if v is not None and k != "symmetric"}
+        own = self.per_example
+        told = (f"{k}={word(v) if k in own else brief(v)}" for k, v in parts.items())
         return f"{type(self).__name__}({', '.join(told)})"
 
     @abstractmethod
@@ -272,9 +273,7 @@ class ThreatModel(ABC):
 
 
 def _without_values(value: object) -> str:
-    """Tell a value in a few words, and tensors by none of theirs."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_without_values, value))})"
+    """Tell a value in a few words, and a tensor by none of its own."""
     return "tensor" if isinstance(value, Tensor) and value.dim() > 0 else brief(value)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.ball import Ball
@@ -109,6 +112,11 @@ class Box(_Boxlike):
             raise InputError("a Box needs lower ≤ upper everywhere")
         self.lower, self.upper = lower, upper
         self.domain = checked_domain(domain)
+
+    def said(self, word: Callable[[object], str]) -> str:
+        """Return the box with its ends, which may be those of each example."""
+        domain = "" if self.domain is None else f", domain={brief(self.domain)}"
+        return f"Box({word(self.lower)}, {word(self.upper)}{domain})"
 
     def check_shape(self, x: Tensor) -> None:
         """Raise unless the box and the domain broadcast to x [N, *]; looks at no values."""

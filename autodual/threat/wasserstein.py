@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.ball import Ball
@@ -82,7 +83,7 @@ class Wasserstein(Ball):
     def said(self, word: Callable[[object], str]) -> str:
         """Return the ball's name with ε, the domain and the cost."""
         costs = f"kernel={self.kernel}, p={self.p:g}"
-        how = costs if self.cost is None else f"cost={word(self.cost)}"
+        how = costs if self.cost is None else f"cost={brief(self.cost)}"
         return f"{super().said(word)[:-1]}, {how})"
 
     def with_eps(self, eps: float | Tensor) -> Wasserstein:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class Estimator(ABC):
     delta: float = 0.0
     caveat: str | None = None
     kept: int = 0
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = field(default=None, repr=False)
 
     @abstractmethod
     def start(self, network: Relaxation, setting: Setting) -> Sums:

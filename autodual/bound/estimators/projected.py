@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Median(Estimator, ABC):
     """
 
     r: int
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_count("r", self.r)
@@ -144,7 +144,7 @@ class Geometric(Estimator):
     r: int = 200
     repeats: int = 10
     delta: float = 0.01
-    generator: torch.Generator | None = None
+    generator: torch.Generator | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_count("r", self.r)
