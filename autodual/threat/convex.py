@@ -37,11 +37,22 @@ class Least:
 
 
 @torch.no_grad()
-def least(evaluate: Priced, right: Tensor) -> Least:
+def least(
+    evaluate: Priced,
+    right: Tensor,
+    guess: Tensor | None = None,
+    steps: int = STEPS,
+) -> Least:
     """Minimise a convex, piecewise linear F on [0, right], where F is rising at ``right``.
 
     The next price is where the tangents at the ends of the bracket meet; where they meet on F
     itself, F is least.
+
+    Args:
+        evaluate: F and its slope.
+        right: the end of the search.
+        guess: the price to look at first, if one is known to be close.
+        steps: how often to refine at most.
     """
     left = torch.zeros_like(right)
     (f_left, s_left), (f_right, s_right) = evaluate(left), evaluate(right)
@@ -51,11 +62,12 @@ def least(evaluate: Priced, right: Tensor) -> Least:
         for low, high in ((left, right), (f_left, f_right), (s_left, s_right))
     )
     best, at = torch.minimum(f_left, f_right), torch.where(f_left < f_right, left, right)
-    for step in range(STEPS):
+    for step in range(steps):
         if bool(done.all()):
             break
         meet = left + (f_right - f_left + s_right * (left - right)) / (s_left - s_right)
-        price = (meet if step % 4 < 3 else (left + right) / 2).clamp(left, right)
+        price = meet if step % 4 < 3 else (left + right) / 2
+        price = (price if step > 0 or guess is None else guess).clamp(left, right)
         price = torch.where(done, at, price)
         value, slope = evaluate(price)
         at, best = torch.where(value < best, price, at), torch.minimum(value, best)

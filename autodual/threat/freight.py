@@ -88,14 +88,16 @@ class Freight(Local):
         lanes = self.moves.lanes(shape, pads=shape == self.shape)
         mass, alive = (lanes.flat(t.unsqueeze(1), 0.0) for t in (self.mass, self.alive))
         cells, budget = lanes.flat(nu, 0.0), self.budget.unsqueeze(1)
-        problem = Problem(lanes, cells, mass, alive > 0, budget, self.mass.requires_grad)
+        problem = Problem.of(lanes, cells, mass, alive, budget, self.mass.requires_grad)
         if self.high is None or self.down is None or self.up is None:
             return differentiable(problem, problem.detach().least())
-        high = lanes.flat(self.high.unsqueeze(1), 0.0)
-        price = find_prices(problem.detach(), high.detach())
-        problem = replace(problem, nu=cells - price)
-        room = torch.where(price > 0, high - mass, 0)
-        total = differentiable(problem, problem.detach().least()) + vecdot(price, room)
+        most = torch.finfo(nu.dtype).max
+        high = lanes.flat(self.high.unsqueeze(1), 0.0).clamp(max=most)
+        price, total = find_prices(problem.detach(), high.detach())
+        if torch.is_grad_enabled():
+            problem = replace(problem, nu=cells - price)
+            total = differentiable(problem, problem.detach().least())
+            total = total + vecdot(price, high - mass)
         rows, down, up = nu.flatten(2), self.down.flatten(1), self.up.flatten(1)
         box = vecdot(corner(rows, down.unsqueeze(1), up.unsqueeze(1)), rows)
         return torch.minimum(total, box)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from autodual.threat.convex import TINY
 from autodual.threat.support import Problem
 
 STEPS = 3
@@ -24,32 +25,33 @@ STEPS = 3
 RATE = 0.3
 """How far the price of the most overfull pixel rises at first, in units of the row's range."""
 
+REFINED = 6
+"""How often the price of cost is refined when those of pixels have changed."""
+
 
 @torch.no_grad()
-def find_prices(problem: Problem, high: Tensor) -> Tensor:
-    """Return p [R, S, P], the best of a few steps of dual ascent from 0.
+def find_prices(problem: Problem, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return p [R, S, P], the best of a few steps of dual ascent from 0, and the bound [R, S].
 
     Args:
         problem: that without a domain.
         high: the most that each cell holds, [R, 1, P].
     """
-    high = high.clamp(max=torch.finfo(high.dtype).max)
     nu, room = problem.nu, high - problem.mass
     unit = nu.amax(2, keepdim=True) - nu.amin(2, keepdim=True)
     price = found = torch.zeros_like(nu)
-    least = torch.full_like(nu[..., 0], torch.inf)
-    for step in range(STEPS + 1):
-        at = problem if step == 0 else replace(problem, nu=nu - price)
-        best = at.least()
-        value = best.value + vecdot(price, room)
-        better = (value < least).unsqueeze(2)
-        found, least = torch.where(better, price, found), torch.minimum(value, least)
-        if step == STEPS:
-            break
+    at, best = problem, problem.least()
+    least = best.value
+    for step in range(STEPS):
         over = at.arrivals(best) - high
         most = over.amax(2, keepdim=True)
         if not bool((most > 0).any()):
             break
-        rise = (over / most.clamp(min=1e-30)).clamp(min=-1) * (RATE / (step + 1) * unit)
-        price = torch.where(most > 0, (price + rise).clamp(min=0), price)
-    return found
+        rise = (over / most.clamp(min=TINY)).clamp(min=-1) * (RATE / (step + 1) * unit)
+        price = (price + rise * (most > 0)).clamp(min=0)
+        at = replace(problem, nu=nu - price)
+        best = at.least(best.price, REFINED)
+        value = best.value + vecdot(price, room)
+        found = torch.where((value < least).unsqueeze(2), price, found)
+        least = torch.minimum(value, least)
+    return found, least

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from autodual.threat.convex import Least, least
+from autodual.threat.convex import STEPS, Least, least
 from autodual.threat.lanes import Lanes
 
 MARGIN = 1e-6
@@ -34,17 +34,29 @@ class Problem:
         lanes: the moves between P cells.
         nu: [R, S, P].
         mass: [R, 1, P], 0 where there is no pixel.
-        alive: [R or 1, 1, P], whether there is one.
+        dead: [R or 1, 1, P], −∞ where there is none and 0 where there is.
+        idle: [R, 1, P], −∞ where gains do not matter and else 0.
         budget: [R, 1].
-        all_sources: whether pixels without mass count, as gradients for the mass want it.
     """
 
     lanes: Lanes
     nu: Tensor
     mass: Tensor
-    alive: Tensor
+    dead: Tensor
+    idle: Tensor
     budget: Tensor
-    all_sources: bool = False
+
+    @staticmethod
+    def of(
+        lanes: Lanes, nu: Tensor, mass: Tensor, alive: Tensor, budget: Tensor, all_sources: bool
+    ) -> Problem:
+        """Return the problem where ``alive`` is 1 at pixels and 0 elsewhere.
+
+        Only sources with mass count, unless a gradient for the mass wants ``all_sources``.
+        """
+        dead = alive.log()
+        idle = dead if all_sources else mass.detach().sign().log()
+        return Problem(lanes, nu, mass, dead, idle, budget)
 
     def detach(self) -> Problem:
         """Return it without gradients."""
@@ -54,7 +66,7 @@ class Problem:
     @cached_property
     def picture(self) -> Tensor:
         """ν as moves see it: −∞ where no mass may go."""
-        return self.lanes.lay(self.nu.masked_fill(~self.alive, -torch.inf), -torch.inf)
+        return self.lanes.lay(self.nu + self.dead, -torch.inf)
 
     @cached_property
     def tops(self) -> Sequence[Tensor]:
@@ -70,8 +82,7 @@ class Problem:
     @cached_property
     def gains(self) -> Sequence[Tensor]:
         """What a unit of mass gains at best by the moves of each group; −∞ where there is none."""
-        idle = ~self.alive if self.all_sources else self.mass <= 0
-        own = self.nu.masked_fill(idle, torch.inf)
+        own = self.nu - self.idle
         return [top - own for top in self.tops]
 
     def best(self, price: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -91,20 +102,26 @@ class Problem:
         return value, self.budget - vecdot(self.mass, spent)
 
     @torch.no_grad()
-    def least(self) -> Least:
-        """Find the best price."""
+    def least(self, guess: Tensor | None = None, steps: int = STEPS) -> Least:
+        """Find the best price, or a good one after few steps from a guess."""
         right = torch.zeros_like(self.nu[..., 0])
         for gain, (cost, _) in zip(self.gains, self.lanes.groups, strict=True):
+            gain, cost = (gain, cost) if cost.dim() else (gain.amax(2, keepdim=True), cost)
             right = torch.maximum(right, torch.where(cost > 0, gain / cost, 0).amax(2))
-        return least(self.priced, right * (1 + MARGIN))
+        return least(self.priced, right * (1 + MARGIN), guess, steps)
 
-    def sent(self, price: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield each move and the mass [R, S, P] that takes it at a price; last those that stay."""
+    def sent(self, found: Least) -> Iterator[tuple[int, Tensor]]:
+        """Yield each move and the mass [R, S, P] that takes it in the best mixture of plans.
+
+        The last is to stay. Within a group the best move is the same for any price.
+        """
         left = self.mass.expand_as(self.nu).clone()
         names = torch.arange(1, 1 + len(self.gains), dtype=left.dtype, device=left.device)
-        _, group = self.best(price, list(names))
+        ends = [self.best(price, list(names))[1] for price in (found.right, found.left)]
+        share = found.share.unsqueeze(2)
         for name, top, (_, moves) in zip(names, self.tops, self.lanes.groups, strict=True):
-            amount = group.clone().eq_(name).mul_(left)
+            high, low = (end.clone().eq_(name) for end in ends)
+            amount = high.lerp_(low, share).mul_(self.mass)
             for move in moves:
                 taken = self.lanes.see(self.picture, move).clone().eq_(top).mul_(amount)
                 amount.sub_(taken)
@@ -113,14 +130,11 @@ class Problem:
         yield 0, left
 
     def arrivals(self, found: Least) -> Tensor:
-        """Return where the mass is after the best mixture of plans, [R, S, P]."""
-        images = []
-        for price in (found.right, found.left):
-            picture = torch.zeros_like(self.picture)
-            for move, mass in self.sent(price):
-                self.lanes.land(picture, move, mass)
-            images.append(self.lanes.cells(picture))
-        return images[0].lerp(images[1], found.share.unsqueeze(2))
+        """Return where the mass is after that, [R, S, P]."""
+        picture = torch.zeros_like(self.picture)
+        for move, mass in self.sent(found):
+            self.lanes.land(picture, move, mass)
+        return self.lanes.cells(picture)
 
 
 def differentiable(problem: Problem, found: Least) -> Tensor:
@@ -139,9 +153,5 @@ def differentiable(problem: Problem, found: Least) -> Tensor:
 @torch.no_grad()
 def best_plan(problem: Problem) -> Tensor:
     """Return the plan [R, J, D] that reaches the support of one row per example."""
-    found, lanes = problem.least(), problem.lanes
-    plans = []
-    for price in (found.right, found.left):
-        by_move = {move: lanes.pixels(mass.clone()) for move, mass in problem.sent(price)}
-        plans.append(torch.cat([by_move[move] for move in sorted(by_move)], dim=1))
-    return plans[0].lerp(plans[1], found.share.unsqueeze(2))
+    sent = {m: problem.lanes.pixels(mass.clone()) for m, mass in problem.sent(problem.least())}
+    return torch.cat([sent[move] for move in sorted(sent)], dim=1)

@@ -154,7 +154,7 @@ class Wasserstein(Ball):
         images = nu.reshape(x.shape), self.center(x), torch.ones_like(x)
         cells, mass, alive = (lanes.flat(t.unsqueeze(1), 0.0) for t in images)
         budget = self.budget(x, moves).expand(len(x)).unsqueeze(1)
-        return best_plan(Problem(lanes, cells, mass, alive > 0, budget))
+        return best_plan(Problem.of(lanes, cells, mass, alive, budget, False))
 
     def interval(self, x: Tensor) -> Interval:
         """Return the smallest box around the set: each pixel drained, or filled from around it."""
