@@ -46,6 +46,7 @@ def write(z):
 
 
 POINTS = torch.tensor([[0.5, -1.0, 2.0], [-2.0, 0.3, 0.1]])
+M = torch.tensor([[2.0, 0.3, 0.0], [-0.5, 1.0, 0.2], [0.1, 0.4, -1.5]])
 GRID = torch.tensor([[[0.1, -0.4], [0.9, 0.2]], [[-0.7, 1.3], [0.0, 0.0]]])
 
 
@@ -100,6 +101,30 @@ MODELS = {
     "group norm": (own, (4, 2, 2), nn.GroupNorm(2, 4)),
     "instance norm": (own, (2, 2, 2), nn.InstanceNorm2d(2, affine=True)),
     "instance norm, running": (own, (2, 3), nn.InstanceNorm1d(2, track_running_stats=True)),
+    "sums of exponentials": (
+        lambda z: (
+            torch.logaddexp(z, z.roll(1, 1))
+            + torch.logaddexp(torch.arange(3.0).to(z), z)
+            + torch.logaddexp2(z, z.mean(1, keepdim=True))
+        ),
+        (3,),
+    ),
+    "running": (
+        lambda z: torch.logcumsumexp(z, 1) + z.cummax(1)[0] - z.cummin(1)[0] + z.cumprod(1),
+        (5,),
+    ),
+    "sum of a product": (lambda z: torch.addmm(z, z, M.to(z), beta=2, alpha=-3), (3,)),
+    "linear equations": (lambda z: torch.linalg.solve(M.to(z), z), (3, 2)),
+    "grouped queries": (lambda z: attend(z, z[:, :1], z[:, :1], enable_gqa=True), (2, 2, 2)),
+    "power-average pool": (lambda z: F.lp_pool1d(z.exp(), 3, 2), (2, 4)),
+    "rotations": (
+        lambda z: torch.view_as_real(torch.view_as_complex(z) * torch.tensor([1j, 0.6 - 0.8j])),
+        (2, 2),
+    ),
+    "NaN asked for": (
+        lambda z: z.nansum(1, keepdim=True) + z.masked_fill(z.isnan(), 0.0) + z.exp().nan_to_num(),
+        (3,),
+    ),
     "Jacobian": (lambda z: torch.vmap(torch.func.jacrev(lambda v: v.tanh() * v[0]))(z), (3,)),
     "derivative along x": (
         lambda z: torch.func.jvp(lambda v: v.sin() * v.roll(1, 1), (z,), (torch.ones_like(z),))[1],

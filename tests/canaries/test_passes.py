@@ -1,5 +1,6 @@
 """The passes, broken on purpose, one by one: a graph no longer computes its model, or its bound."""
 
+import contextlib
 import copy
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import nn
 import autodual as ad
 from autodual.bound.plan import METHODS, make_plan
 from autodual.duals import REGISTRY
+from autodual.errors import UnsupportedOpError
 from autodual.front.capture import capture
 from autodual.front.evaluate import entries, run
 from autodual.front.fidelity import check_ranges
@@ -23,6 +25,7 @@ from autodual.inputs import Inputs
 from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.test_capture import Frozen, Residual, make, picture
 from tests.test_decompositions import MODELS, Around
+from tests.zoo import Net
 
 aten = torch.ops.aten
 
@@ -175,6 +178,20 @@ def a_square_is_not_negative():
     net = ad.certify(Square(), 1.0, bounds="dual")
     assert bool((net.lower_bound(x, -ask) <= -1).all()), "a square lies above its bound"
     assert bool((net.lower_bound(x, ask) > -1e-9).all()), "a square may be negative"
+
+
+def a_choice_by_nan_hides_nothing():
+    """√x is no number below 0, where the model gives 5."""
+    net = ad.certify(Net(lambda net, x: torch.where(x.sqrt().isnan(), 5.0, x)), 1.0)
+    with contextlib.suppress(UnsupportedOpError):
+        upper = net.bounds(torch.full((1, 2), 0.5, dtype=torch.float64)).upper
+        assert bool((upper >= 5).all()), "the model's output lies above its bound"
+
+
+def is_nan(emit, condition, q):
+    """Forget that q must read what may be NaN."""
+    made = emit.producer(condition)
+    return made is not None and made.op == "aten.isnan.default"
 
 
 def with_last(**args):
@@ -412,6 +429,12 @@ CANARIES = {
         "minimum",
         "products.TABLE",
         lambda table: {**table, "aten.minimum.default": table["aten.maximum.default"]},
+    ),
+    "choices: what may be NaN is dropped": Canary(
+        f"{PASSES}.conditions._never_nan",
+        lambda f: is_nan,
+        a_choice_by_nan_hides_nothing,
+        "above its bound",
     ),
     "ranges: a function of any sign taken for positive": Canary(
         f"{PASSES}.ranges.IMAGES",

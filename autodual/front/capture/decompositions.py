@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ KEEP = (
     aten.relu6.default,
     aten.scaled_dot_product_attention.default,
     aten.instance_norm.default,
+    aten.logaddexp.default,
     aten.logsumexp.default,
     aten._prelu_kernel.default,
     aten.celu.default,
@@ -32,6 +34,7 @@ KEEP = (
     aten.log_sigmoid_forward.default,
     aten.logit.default,
     aten.mish.default,
+    aten.nan_to_num.default,
     aten.silu.default,
     aten.softplus.default,
     aten.softshrink.default,
@@ -130,6 +133,12 @@ def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: int | None 
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
 
 
+def _log_of_powers_of_two(z: Tensor, other: Tensor) -> Tensor:
+    """log₂(2ᵃ + 2ᵇ)."""
+    scale = math.log(2)
+    return torch.logaddexp(z * scale, other * scale) / scale
+
+
 PARTS: dict[OpOverload, Parts] = {
     aten.adaptive_avg_pool2d.default: _adaptive_mean,
     aten.cdist.default: _distances,
@@ -142,4 +151,5 @@ REWRITTEN: dict[OpOverload, Parts] = {
     aten._trilinear.default: _trilinear,
     aten.unfold.default: _unfold,
     aten.index_put.default: _put,
+    aten.logaddexp2.default: _log_of_powers_of_two,
 }

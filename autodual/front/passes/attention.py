@@ -7,7 +7,7 @@ import math
 import torch
 
 from autodual.front.ir import Graph, Node, Value
-from autodual.front.passes.rewrite import Emit, rewrite
+from autodual.front.passes.rewrite import Emit, fixed, rewrite
 from autodual.front.passes.softmax import counting, silenced, softmax
 
 aten = torch.ops.aten
@@ -15,8 +15,10 @@ aten = torch.ops.aten
 
 def _attention(emit: Emit, node: Node) -> Value | None:
     query, key, value = (node.args[name] for name in ("query", "key", "value"))
-    if node.args["dropout_p"] > 0 or node.args["enable_gqa"]:
+    if node.args["dropout_p"] > 0:
         return None
+    if node.args["enable_gqa"]:
+        key, value = (_repeated(emit, v, fixed(query.shape[-3])) for v in (key, value))
     scale = node.args["scale"] or 1 / math.sqrt(query.shape[-1])
     turned = emit(aten.transpose.int, key, -2, -1)
     scores = emit(aten.mul.Scalar, emit(aten.matmul.default, query, turned), scale)
@@ -36,6 +38,13 @@ def _attention(emit: Emit, node: Node) -> Value | None:
     elif given is not None:
         scores = emit(aten.add.Tensor, scores, given)
     return emit(aten.matmul.default, softmax(emit, scores, -1, mask), value)
+
+
+def _repeated(emit: Emit, value: Value, heads: int) -> Value:
+    """Repeat each head of keys or values for the group of queries that share it."""
+    own = fixed(value.shape[-3])
+    index = emit.literal(torch.arange(own).repeat_interleave(heads // own))
+    return emit(aten.index_select.default, value, len(value.shape) - 3, index)
 
 
 def attend(graph: Graph) -> Graph:

@@ -235,8 +235,31 @@ PUT: dict[str, tuple[str, ...]] = {
 """Ops that take over what is in these arguments."""
 
 
+def _never_nan(emit: Emit, condition: Value, q: Value) -> bool:
+    """Return whether where(c, p, q) is q because c asks whether something that q reads is NaN.
+
+    Where that is not defined neither is q, and nothing is known of the example. If q did not read
+    it, nothing would show that.
+    """
+    made = emit.producer(condition)
+    if made is None or made.op != "aten.isnan.default":
+        return False
+    z, seen, open_values = made.args["self"], set[Value](), [q]
+    while open_values:
+        value = open_values.pop()
+        node = emit.producer(value)
+        if value == z:
+            return True
+        if value not in seen and node is not None:
+            seen.add(value)
+            open_values += node.inputs
+    return False
+
+
 def _where(emit: Emit, node: Node) -> Value | None:
     condition, p, q = (node.args[name] for name in ("condition", "self", "other"))
+    if q.shape == node.out.shape and _never_nan(emit, condition, q):
+        return q
     return choose(emit, condition, p, q, node.out) if emit.moves(condition) else None
 
 
@@ -271,6 +294,8 @@ def _number(emit: Emit, node: Node) -> Value | None:
 def _fill(emit: Emit, node: Node) -> Value | None:
     """Put a number where a mask holds."""
     z, mask, number = (node.args[name] for name in ("self", "mask", "value"))
+    if z.shape == node.out.shape and _never_nan(emit, mask, z):
+        return z
     if not emit.moves(mask):
         return None
     if not isinstance(number, Value):

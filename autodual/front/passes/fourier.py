@@ -167,6 +167,9 @@ def _complex(emit: Emit, node: Node, parts: Parts) -> Pair | None:
     if node.op in ("aten._conj.default", "aten.conj_physical.default"):
         re, im = parts(args["self"])
         return re, None if im is None else emit(aten.neg.default, im)
+    if node.op == "aten.view_as_complex.default":
+        re, im = (emit(aten.select.int, args["self"], -1, k) for k in range(2))
+        return re, im
     if node.op == "aten.complex.default":
         return args["real"], args["imag"]
     if node.op not in ENTRYWISE:

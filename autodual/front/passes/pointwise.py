@@ -58,12 +58,34 @@ def _softsign(emit: Emit, node: Node) -> Value | None:
     return out
 
 
+def _finite(emit: Emit, node: Node) -> Value | None:
+    """Of what has a bound nothing is NaN, and ∞ is the largest number that there is."""
+    if node.args["posinf"] is not None or node.args["neginf"] is not None:
+        return None
+    numbers = torch.finfo(node.out.dtype)
+    return emit(aten.clamp.default, node.args["self"], numbers.min, numbers.max)
+
+
+def _with_sign(emit: Emit, node: Node) -> Value | None:
+    """sign(z)·|z| = z, as in power-average pools."""
+    sign, size = (emit.producer(node.args[name]) for name in ("self", "other"))
+    if size is not None and size.op == "aten.relu.default":
+        size = emit.producer(size.args["self"])
+    signed = sign is not None and sign.op == "aten.sign.default"
+    if not signed or size is None or size.op != "aten.abs.default":
+        return None
+    z: Value = size.args["self"]
+    return z if sign is not None and sign.args["self"] == z else None
+
+
 TABLE: dict[str, Decomposition] = {
     "aten.rrelu_with_noise_functional.default": _rrelu,
     "aten.clamp.Tensor": _clamp,
     "aten.hypot.default": _hypot,
     "aten.logit.default": _logit,
+    "aten.nan_to_num.default": _finite,
     "aten.div.Tensor": _softsign,
+    "aten.mul.Tensor": _with_sign,
 }
 
 

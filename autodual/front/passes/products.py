@@ -6,6 +6,7 @@ import torch
 
 from autodual.front.ir import Graph, Node, Value
 from autodual.front.passes.rewrite import Decomposition, Emit, rewrite
+from autodual.front.passes.softmax import LINEAR
 
 aten = torch.ops.aten
 
@@ -72,12 +73,44 @@ def _extreme(sign: int) -> Decomposition:
     return decompose
 
 
+def _log_sum(emit: Emit, node: Node) -> Value | None:
+    """Bring both to one shape; log(exp z + exp c) = c + softplus(z − c) for a constant c."""
+    a, b = node.args["self"], node.args["other"]
+    if emit.moves(a) and emit.moves(b):
+        wide = [_widened(emit, v, node.out) for v in (a, b)]
+        return None if a.shape == b.shape else emit(aten.logaddexp.default, *wide)
+    z, c = (a, b) if emit.moves(a) else (b, a)
+    over = emit(aten.softplus.default, emit(aten.sub.Tensor, z, c), 1.0, LINEAR)
+    return emit(aten.add.Tensor, over, c)
+
+
+def _sum_of_product(emit: Emit, node: Node) -> Value | None:
+    """β a + α (x @ y), where more than x is perturbed."""
+    a, x, y = (node.args[name] for name in ("self", "mat1", "mat2"))
+    if not (emit.moves(a) or emit.moves(y)):
+        return None
+    product = emit(aten.mul.Scalar, emit(aten.mm.default, x, y), node.args["alpha"])
+    return emit(aten.add.Tensor, product, a, node.args["beta"])
+
+
+def _solution(emit: Emit, node: Node) -> Value | None:
+    """A⁻¹B for a constant A."""
+    a, b = node.args["A"], node.args["B"]
+    matrix = len(b.shape) > 1 and b.shape[-2] == a.shape[-1] and len(b.shape) == len(node.out.shape)
+    if emit.moves(a) or not matrix or not node.args["left"] or node.index != 0:
+        return None
+    return emit(aten.matmul.default, emit(aten.linalg_inv_ex.default, a, False, index=0), b)
+
+
 TABLE: dict[str, Decomposition] = {
     "aten.div.Tensor": _quotient,
     "aten.mul.Tensor": _square,
     "aten.pow.Tensor_Tensor": _power,
     "aten.maximum.default": _extreme(1),
     "aten.minimum.default": _extreme(-1),
+    "aten.logaddexp.default": _log_sum,
+    "aten.addmm.default": _sum_of_product,
+    "aten._linalg_solve_ex.default": _solution,
 }
 
 

@@ -90,6 +90,8 @@ def _range(node: Node, known: Callable[[Any], Range]) -> Range:
         parts = [known(v) for name in ("self", "tensors") for v in leaves(args.get(name))]
         return min(low for low, _ in parts), max(high for _, high in parts)
     z, other = known(args.get("self")), known(args.get("other"))
+    if kind.startswith("avg_pool") and args.get("divisor_override") is None:
+        return min(z[0], 0.0), max(z[1], 0.0)
     if kind in EXPONENTS or (kind == "pow" and isinstance(args["exponent"], int | float)):
         return _power(z, float(EXPONENTS.get(kind, args.get("exponent", 0))))
     if kind in ("clamp", "clamp_min", "clamp_max"):

@@ -45,7 +45,30 @@ def _over_dims(op: torch._ops.OpOverload) -> Decomposition:
     return decompose
 
 
+def _running(op: torch._ops.OpOverload) -> Decomposition:
+    """Combine each entry along a dimension with all before it: those 1, 2, 4, … back in turn."""
+
+    def decompose(emit: Emit, node: Node) -> Value | None:
+        x, dim = node.args["self"], node.args["dim"]
+        if not isinstance(x.shape[dim], int) or node.index not in (None, 0):
+            return None
+        size, back = fixed(x.shape[dim]), 1
+        while back < size:
+            first = emit(aten.slice.Tensor, x, dim, 0, back)
+            rest = emit(aten.slice.Tensor, x, dim, back, size)
+            before = emit(aten.slice.Tensor, x, dim, 0, size - back)
+            x = emit(aten.cat.default, [first, emit(op, rest, before)], dim)
+            back *= 2
+        return x
+
+    return decompose
+
+
 TABLE = {
+    "aten.cummax.default": _running(aten.maximum.default),
+    "aten.cummin.default": _running(aten.minimum.default),
+    "aten.cumprod.default": _running(aten.mul.Tensor),
+    "aten.logcumsumexp.default": _running(aten.logaddexp.default),
     "aten.amax.default": _over_dims(aten.maximum.default),
     "aten.amin.default": _over_dims(aten.minimum.default),
     "aten.max.dim": _over_dims(aten.maximum.default),
