@@ -233,7 +233,7 @@ class Certified(Wrapper):
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
         if classes.cells:
             bounds = [found.program.margins(found.env, m, y) for m in threat.members]
-            return reduce(torch.minimum, bounds).masked_fill(unlabelled, 0)
+            return once(reduce(torch.minimum, bounds)).masked_fill(unlabelled, 0)
         rank = torch.arange(classes.count - 1, device=y.device)
         others = rank + (rank >= y.unsqueeze(1))
         unit = classes.rows(found.x)
