@@ -206,3 +206,26 @@ def test_a_mlp_of_dead_units_needs_no_rows_of_its_own():
     x, shift = torch.rand(3, 3).double(), torch.tensor([[0.0], [-9.0], [0.5]]).double()
     with pytest.warns(ad.errors.AttackWarning, match="no gradient for 1 of 3"):
         pgd(Dead(), ad.Inputs(x, shift), None, 0.1)
+
+
+@pytest.mark.parametrize("run", [partial(pgd, steps=8), partial(apgd, steps=8), worst_of])
+def test_what_all_share_may_be_as_long_as_the_batch(run):
+    """Examples that are left behind take no rows of it with them."""
+
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x, adjacency):
+            return self.fc(torch.tanh(x @ adjacency))
+
+    torch.manual_seed(0)
+    model, x = Graph().double(), torch.rand(4, 4).double()
+    inputs = ad.Inputs(x, torch.rand(4, 4).double())
+    y = model(*inputs.args).argmax(1)
+    y[0] = (y[0] + 1) % 3  # falls at once
+    found = run(model, inputs, y, ad.Union(ad.LinfBall(0.3), ad.L2Ball(0.2)), early_stop=True)
+    z = model(found.x, inputs.args[1])
+    torch.testing.assert_close(found.margins, (z.gather(1, y.unsqueeze(1)) - z).detach())
+    assert torch.equal(found.inputs.args[1], inputs.args[1])

@@ -1,6 +1,5 @@
 """What can be bounded is told before any bound is computed."""
 
-
 import pytest
 import torch
 from torch import nn

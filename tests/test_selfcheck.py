@@ -1,6 +1,5 @@
 """The sandwich: self_check passes on sound bounds and reports broken ones."""
 
-
 import pytest
 import torch
 from torch import nn

@@ -16,50 +16,46 @@ from autodual.inputs import Inputs, Keys
 class Call:
     """A model, and all other arguments than the one that it is called with.
 
+    It is always asked about the whole batch: an argument as long as that may have a row for each
+    example, or be shared by all, and only the model knows which.
+
     Attributes:
         inputs: the arguments; that under ``key`` is replaced, or several that lie side by side.
-        batched: for each of their leaves, whether it has a row for each example.
+        index: which examples of the batch it is called for; None for all.
     """
 
     model: Callable[..., Any]
     inputs: Inputs
     key: Keys
-    batched: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, model: Callable[..., Any], inputs: Inputs, key: Keys) -> Call:
-        """Return the call; tensors as long as the attacked one have a row for each example."""
-        count = len(inputs.get(key))
-        batched = (
-            isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
-            for leaf in inputs.leaves()
-        )
-        return cls(model, inputs, key, tuple(batched))
+    index: Tensor | None = None
 
     def __call__(self, point: Tensor) -> Any:
-        """Return what the model says at points [N, *], which lie where the examples do."""
-        given = self.at(point).clone()
-        return self.model(*given.args, **given.kwargs)
+        """Return what the model says at points [R, *], one for each of its examples."""
+        if self.index is None:
+            return self._ask(point)
+        x: Tensor = self.inputs.get(self.key)
+        output = self._ask(x.detach().index_copy(0, self.index, point))
+        count, index = len(x), self.index
+
+        def some(leaf: Any) -> Any:
+            batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
+            return leaf[index] if batched else leaf
+
+        return pytree.tree_map(some, output)
 
     def at(self, point: Tensor) -> Inputs:
-        """Return the arguments at points [N, *]."""
+        """Return the arguments at points [N, *] of the whole batch."""
         return self.inputs.replace(self.key, point)
 
     def select(self, index: Tensor) -> Call:
-        """Return the call for the examples at ``index``."""
-        leaves, packed = pytree.tree_flatten((self.inputs.args, self.inputs.kwargs))
-        some = [
-            leaf[index] if own else leaf for leaf, own in zip(leaves, self.batched, strict=True)
-        ]
-        args, kwargs = pytree.tree_unflatten(some, packed)
-        return replace(self, inputs=Inputs(*args, **kwargs))
+        """Return the call for some of its examples."""
+        return replace(self, index=index if self.index is None else self.index[index])
+
+    def _ask(self, point: Tensor) -> Any:
+        given = self.at(point).clone()
+        return self.model(*given.args, **given.kwargs)
 
 
 def select(model: Callable[..., Any], index: Tensor) -> Callable[..., Any]:
     """Return a model for the examples at ``index``: the same, unless it is a ``Call``."""
     return model.select(index) if isinstance(model, Call) else model
-
-
-def at(model: Callable[..., Any], x: Tensor, index: Tensor) -> Tensor | Inputs:
-    """Return the arguments of the examples at ``index``, as an attack is given them."""
-    return model.select(index).at(x[index]) if isinstance(model, Call) else x[index]

@@ -104,7 +104,7 @@ def pose(
     if eot is not None and eot < 1:
         raise InputError(f"a random model is averaged over one draw or more, not eot={eot}")
     refuse_training(model, averaged=eot is not None)
-    whole, aimed = model if alone else Call.of(model, inputs, key), targets is not None
+    whole, aimed = model if alone else Call(model, inputs, key), targets is not None
     around = threat.around(inputs.shapes(key))
     problem = Problem(whole, around, x, labels, targeted=aimed, **given)  # type: ignore[arg-type]
     return problem if y is not None or problem.success is not None else problem.predicted()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autodual.attack.ascent import Path, Strategy, ascend
-from autodual.attack.call import at
+from autodual.attack.call import Call
 from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose
 from autodual.attack.pgd import pgd
@@ -98,18 +98,19 @@ def worst_of(
     """
     shared = {k: v for k, v in options.items() if k in Options.__annotations__}
     problem = pose(worst_of, model, x, y, eps, {"targets": targets, **shared})  # type: ignore[typeddict-item]
+    given, several = x, isinstance(problem.model, Call)
     x, y, targets = problem.x, problem.y, problem.targets
     worst: Finding | None = None
     rejected = 0
     for member, attack in itertools.product(problem.threat.members, attacks):
         index = torch.arange(len(x), device=x.device)
         if worst is not None and early_stop:
-            index = index[~worst.done]
-        if len(index) == 0:
-            break
+            if bool(worst.done.all()):
+                break
+            index = index if several else index[~worst.done]
         if targets is not None:
             options["targets"] = targets[index]
-        there = at(problem.model, x, index), None if y is None else y[index]
+        there = given if several else x[index], None if y is None else y[index]
         around = member.select(x, index)
         found = attack(model, *there, around, early_stop=early_stop, **options)
         rejected += found.rejected
