@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.bound.estimators.base import Estimator, Setting, Sums
+from autodual.bound.memory import give_back
 from autodual.bound.recompute import Others, Piece, in_pieces, recomputed
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Seeds, Units
@@ -23,6 +24,9 @@ KEPT = 4
 
 KEPT_BYTES = 2**25
 """How many bytes they may take on a CPU at most: to fetch more costs more than to recompute."""
+
+TRIM = 16
+"""After how many chunks freed memory is given back: holes between them grow otherwise."""
 
 MEMO = 64
 """Which part of the budget one table may take that the chunks of a pass share."""
@@ -96,12 +100,14 @@ class _Chunks:
             with torch.enable_grad():
                 seeds = seeds.take(matter)
         memo = Memo(detach=bool(others), room=self.memory // MEMO)
-        for chunk in self._cut(seeds):
+        for number, chunk in enumerate(self._cut(seeds), start=1):
 
             def run(chunk: slice = chunk) -> Tensor:
                 return deviations(network, seeds.take(chunk), memo, self.both, self.observe)
 
             yield chunk, run
+            if number % TRIM == 0:
+                give_back()
         memo.finish()
 
     def _cut(self, seeds: Seeds) -> Iterator[slice]:
