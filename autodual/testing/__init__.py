@@ -1,6 +1,7 @@
 """Prove a dual layer by its properties. Needs hypothesis: ``pip install 'autodual[testing]'``.
 
 ``check_dual_layer(rule, op)`` tries to break a rule, and shows the smallest example that does.
+``check_threat_model(threat, x)`` tries a set.
 """
 
 from __future__ import annotations
@@ -9,5 +10,16 @@ from autodual.testing.case import Case, T, Z
 from autodual.testing.check import check_dual_layer
 from autodual.testing.mutants import mutants
 from autodual.testing.strategies import intervals, nets, specs
+from autodual.testing.threats import check_threat_model
 
-__all__ = ["Case", "T", "Z", "check_dual_layer", "intervals", "mutants", "nets", "specs"]
+__all__ = [
+    "Case",
+    "T",
+    "Z",
+    "check_dual_layer",
+    "check_threat_model",
+    "intervals",
+    "mutants",
+    "nets",
+    "specs",
+]

@@ -217,6 +217,22 @@ class ThreatModel(ABC):
             lo, hi = self.domain_of(x)
             check_broadcast("the domain's low end", lo, x)
             check_broadcast("the domain's high end", hi, x)
+        if not type(self).__module__.startswith("autodual."):
+            self._check_answers(x)
+
+    @torch.no_grad()
+    def _check_answers(self, x: Tensor) -> None:
+        """Raise unless a set of the user's answers in tensors of the right shape."""
+        two = x.new_zeros(1, 2, *x.shape[1:])
+        for name, answer, form, shapes in (
+            ("center(x)", self.center(x), "[N, *]", (x.shape,)),
+            ("deviation(x, nu)", self.deviation(x, two), "[N, S]", ((len(x), 2), (1, 2))),
+        ):
+            if not isinstance(answer, Tensor) or answer.shape not in shapes:
+                raise InputError(
+                    f"{type(self).__name__}.{name} must return {form}, here {list(shapes[0])} for "
+                    f"x {list(x.shape)} and nu {list(two.shape)}, not {brief(answer)}"
+                )
 
     def check(self, x: Tensor) -> None:
         """Raise unless the set is well defined around every x [N, *].

@@ -1,0 +1,120 @@
+"""Prove a threat model: what it answers must fit the points that it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from autodual.errors import InputError
+from autodual.threat import ThreatModel
+from autodual.threat.base import inner
+
+TOLERANCE = 1e-4
+
+
+def check_threat_model(
+    threat: ThreatModel, x: Tensor, *, exact: bool = True, rows: int = 50, seed: int = 0
+) -> None:
+    """Try to break a set around x [N, *]: points that it reaches against all that it says.
+
+    Checked are shapes; that ``deviation`` is at least νᵀ(x′ − c), and ``interval`` contains x′, for
+    every x′ that ``project``, ``maximizer``, ``random_start`` and ``advance`` give; ``symmetric``
+    and ``weights``; ``select`` against the whole batch; and ``reversed``. Sets without ``project``
+    have no points to try.
+
+    Args:
+        threat: the set.
+        x: float64 examples, of any shape [N, *].
+        exact: whether ``deviation`` is the supremum itself, which is homogeneous and convex; give
+            False for an upper bound.
+        rows: how many directions and points are tried.
+        seed: of the random numbers.
+
+    Raises:
+        AssertionError: what is violated, by how much, and for which example.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        sparse = torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) < 0.5
+        normal = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        return normal * torch.where(sparse, 0.1, 1.0)
+
+    threat.check(x)
+    nu = draw(len(x), rows, *x.shape[1:])
+    center, far = threat.center(x), threat.deviation(x, nu)
+    _has_shape("center", center, x.shape)
+    _has_shape("deviation", far, (len(x), rows))
+    shared = threat.deviation(x, nu[:1])
+    _has_shape("deviation of rows that all examples share", shared[:1], (1, rows))
+    _at_most("the deviation of shared rows and of each one's own", shared[:1] - far[:1], 0, far)
+    _at_most("deviation(ν) + deviation(−ν) < 0", -far - threat.deviation(x, -nu), 0, far)
+    if threat.symmetric:
+        _equal("symmetric: deviation(−ν)", threat.deviation(x, -nu), far)
+    weights = threat.weights(x)
+    if weights is not None:
+        _equal("weights: Σ w|ν|", inner(nu.abs(), weights.expand_as(x)), far)
+    if exact:
+        _equal("deviation(2ν)/2", threat.deviation(x, 2 * nu) / 2, far)
+        both = threat.deviation(x, nu + nu.flip(1))
+        _at_most("deviation(ν + μ) over the sum", both, far + far.flip(1), far)
+    for i in range(len(x)):
+        one = torch.tensor([i], device=x.device)
+        own = threat.select(x, one).deviation(x[one], nu[one])
+        _equal(f"select: deviation of example {i} alone", own, far[one])
+    box = threat.interval(x)
+    for name, point in _points(threat, x, nu):
+        _has_shape(name, point, x.shape)
+        step = (point - center).unsqueeze(1)
+        for directions, most in ((nu, far), (step, threat.deviation(x, step))):
+            reached = inner(directions, point - center)
+            _at_most(f"νᵀ(x′ − c) at a point of {name} over deviation", reached, most, most)
+        size = 1 + x.abs().flatten(1)
+        for text, gap in (("below", box.lower - point), ("above", point - box.upper)):
+            _at_most(f"a point of {name} lies {text} interval", gap.flatten(1), 0, size)
+        assert bool(threat.contains(x, point, 1e-4).all()), f"contains() denies a point of {name}"
+        _check_reversed(threat, x, point)
+
+
+def _points(threat: ThreatModel, x: Tensor, nu: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield points of the set with the name of what gave them, as far as the set answers."""
+    try:
+        point = threat.project(x, x)
+    except InputError:
+        return
+    yield "project", point
+    for k, direction in enumerate(nu.unbind(1)):
+        point = threat.project(x, x + 10.0 ** (k % 4 - 2) * direction)
+        yield "project", point
+        yield "maximizer", threat.maximizer(x, direction)
+        yield "random_start", threat.random_start(x)
+        yield "advance", threat.advance(x, point, direction, 0.3)
+
+
+def _check_reversed(threat: ThreatModel, x: Tensor, point: Tensor) -> None:
+    """Raise unless x lies in the reversed set around each of its points."""
+    try:
+        back = threat.reversed()
+    except InputError:
+        return
+    assert bool(back.contains(point, x, 1e-4).all()), "reversed() around a point leaves out its x"
+
+
+def _has_shape(what: str, answer: Tensor, shape: tuple[int, ...]) -> None:
+    assert isinstance(answer, Tensor), f"{what} gives {type(answer).__name__}, not a tensor"
+    assert answer.shape == shape, f"{what} has shape {list(answer.shape)}, not {list(shape)}"
+
+
+def _equal(what: str, one: Tensor, other: Tensor) -> None:
+    _at_most(f"{what} differs", (one - other).abs(), 0, other)
+
+
+def _at_most(what: str, low: Tensor, high: Tensor | float, scale: Tensor) -> None:
+    """Raise unless low ≤ high, each [N, S], to a tolerance relative to ``scale``."""
+    excess = low - high - TOLERANCE * (scale.abs().amax(1, keepdim=True) + 1e-6)
+    if not bool((excess <= 0).all()):
+        index = int(excess.nan_to_num(torch.inf).flatten(1).amax(1).argmax())
+        worst = float(excess[index].nan_to_num(torch.inf).max())
+        raise AssertionError(f"{what}, by {worst:.3g} for example {index}")
