@@ -36,6 +36,7 @@ class Elementwise(DualLayer):
             there are several), which both must take.
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
         arguments: the schema names of the arguments it applies to, all of the output's shape.
+        listed: whether its one argument is a list of any number of tensors.
         accepts: further conditions on the call.
         slopes: (call, *intervals) → slopes worth trying besides that of the parallel lines, where
             each of the two lines may have its own. Any are sound.
@@ -48,6 +49,7 @@ class Elementwise(DualLayer):
     lines: Callable[..., Planes]
     interval: Callable[..., Interval] = by_endpoints
     arguments: tuple[str, ...] = ("self",)
+    listed: bool = False
     accepts: Callable[[Mapping[str, Any]], bool] = always
     slopes: Callable[..., Sequence[Tensor | Slopes]] = no_others
     free: Callable[..., Planes] | None = None
@@ -62,7 +64,12 @@ class Elementwise(DualLayer):
     @property
     def kind(self) -> str:  # type: ignore[override]
         """Lines, or planes for several arguments."""
-        return "two lines" if len(self.arguments) == 1 else "two planes"
+        return "two planes" if self.several else "two lines"
+
+    @property
+    def several(self) -> bool:
+        """Whether it applies to several entries, with a slope for each."""
+        return self.listed or len(self.arguments) > 1
 
     def covers(self, names: Sequence[str], args: Mapping[str, Any]) -> bool:
         """Return whether exactly the right arguments are perturbed."""

@@ -1,8 +1,9 @@
-"""The larger of two perturbed numbers, the smaller, and the smooth maximum log(eᵃ + eᵇ)."""
+"""The largest of perturbed numbers, the smallest, and the smooth maximum log(eᵃ + eᵇ)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,42 +14,97 @@ from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
 
 
-def enclose(call: Call, a: Interval, b: Interval, slopes: Slopes) -> Planes:
-    """Return the tightest two planes with these slopes around max(a, b) or min(a, b).
+def shares(box: Interval) -> Tensor:
+    """Return slopes s [n, *] ≥ 0, Σ s = 1, for two parallel planes around max z on a box.
 
-    f(a, b) − s_a a − s_b b has two linear pieces that meet at a = b. Its extremes lie at the
-    corners of the box and at the ends of that diagonal; where the box does not meet the diagonal,
-    at points of the box in their place.
+    max z − Σ sᵢzᵢ lies between 0 and maxⱼ (uⱼ − sⱼ(uⱼ − ℓⱼ)) − Σ sᵢℓᵢ. The slopes bring all uⱼ that
+    are above it down to one level τ there, sⱼ = [uⱼ − τ]₊/(uⱼ − ℓⱼ), as water finds its level; for
+    two numbers that is the chord of ReLU of their difference. τ is no less than the largest ℓ, so
+    that what cannot be largest has slope 0, and what is so on the whole box has slope 1: the op is
+    exact there.
     """
-    low = torch.maximum(a.lower, b.lower)
-    high = torch.minimum(a.upper, b.upper)
-    points = [(p, q) for p in (a.lower, a.upper) for q in (b.lower, b.upper)]
-    points += [(p.clamp(a.lower, a.upper), p.clamp(b.lower, b.upper)) for p in (low, high)]
-    gaps = torch.stack([call(p, q) - slopes[0] * p - slopes[1] * q for p, q in points])
-    return Planes.with_slopes(slopes, gaps.amin(0), gaps.amax(0))
+    floor, first = box.lower.max(0, keepdim=True)
+    above = (box.upper - floor).clamp(min=0)
+    width = (box.upper - box.lower).masked_fill(above == 0, torch.inf)
+    height, order = above.sort(0, descending=True)
+    inverse = (1 / width).gather(0, order)
+    full = (height * inverse).cumsum(0) - 1
+    level = (full / inverse.cumsum(0)).nan_to_num(0, 0, 0).amax(0, keepdim=True)
+    share = ((above - level.clamp(min=0)) / width).clamp(min=0)
+    rest = 1 - share.sum(0, keepdim=True)
+    return share.scatter_add(0, first, rest)
 
 
-def chord(a: Interval, b: Interval) -> Tensor:
-    """Return the slope of the chord of max(d, 0) on the interval of d = a − b."""
-    lower, upper = a.lower - b.upper, a.upper - b.lower
-    spanning = (lower < 0) & (upper > 0)
-    width = torch.where(spanning, upper - lower, torch.ones_like(upper))
-    return torch.where(spanning, upper, (lower >= 0).to(lower)) / width
+def largest_planes(call: Call, *given: Any) -> Planes:
+    """Enclose max(z₁, …, zₙ) on a box by the closest two planes with slopes s.
 
-
-def maximum_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None) -> Planes:
-    """Enclose max(a, b) = b + max(a − b, 0) as ReLU's lines do: slopes s and 1 − s.
-
-    Where one is larger on the whole box, s is 1 or 0 and the op is exact.
+    z ↦ maxⱼ zⱼ − Σ sᵢzᵢ is largest where some zⱼ is as large as all others, and they are where
+    their own terms are largest. It is smallest where some number t is the maximum, and every other
+    zᵢ is as close to it as it can be if sᵢ > 0, or smallest: t is the largest ℓ or some u.
     """
-    share = chord(a, b)
-    return enclose(call, a, b, slopes or (share, 1 - share))
+    *boxes, slopes = given
+    box = _stacked(boxes)
+    s = shares(box) if slopes is None else torch.stack(list(slopes))
+    rest = torch.maximum(-s * box.lower, -s * box.upper)
+    alone = torch.maximum((1 - s) * box.lower, (1 - s) * box.upper)
+    upper = (alone - rest).amax(0) + rest.sum(0)
+    lower = torch.zeros_like(upper) if slopes is None else _lowest(box, s)
+    return Planes.with_slopes(tuple(s) if slopes is None else slopes, lower, upper)
 
 
-def minimum_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None) -> Planes:
-    """Enclose min(a, b) = a − max(a − b, 0): slopes 1 − s and s."""
-    share = chord(a, b)
-    return enclose(call, a, b, slopes or (1 - share, share))
+def _lowest(box: Interval, s: Tensor) -> Tensor:
+    """Return the least value of max z − Σ sᵢzᵢ on a box."""
+    floor = box.lower.amax(0)
+    up, down = s.clamp(min=0), (s.clamp(max=0) * box.lower).sum(0)
+    tops = [floor, *(torch.maximum(u, floor) for u in box.upper)]
+    return torch.stack([t - (up * torch.minimum(box.upper, t)).sum(0) for t in tops]).amin(0) - down
+
+
+AWAY = 0.6
+"""How far from the middle of a box towards its top upper planes are compared. Rows tend to take all
+entries of a window up together; a plane through them reaches far above max u there."""
+
+
+def free_planes(call: Call, *boxes: Interval, at: Sequence[Tensor]) -> Planes:
+    """Enclose max(z₁, …, zₙ) by slopes of their own for each side.
+
+    Below by the one entry that is largest in the middle of the box; above by the plane of
+    ``shares`` or by max u, whichever is lower on the way from the middle of the box to its top.
+    """
+    box = _stacked(boxes)
+    center, top = box.center, box.upper.amax(0)
+    only = torch.zeros_like(center).scatter(0, center.argmax(0, keepdim=True), 1)
+    tilted = largest_planes(call, *boxes, None)
+    s, b = torch.stack(tilted.upper_slopes), tilted.upper_intercept
+    low = (s * torch.lerp(center, box.upper, AWAY)).sum(0) + b <= top
+    slopes = torch.where(low, s, torch.zeros_like(s))
+    return Planes(tuple(only), torch.zeros_like(b), tuple(slopes), torch.where(low, b, top))
+
+
+def free_below(call: Call, *boxes: Interval, at: Sequence[Tensor]) -> Planes:
+    """Enclose min(z₁, …, zₙ) likewise."""
+    return _mirrored(free_planes(call, *map(_negated, boxes), at=at))
+
+
+def smallest_planes(call: Call, *given: Any) -> Planes:
+    """Enclose min(z₁, …, zₙ) = −max(−z₁, …, −zₙ)."""
+    *boxes, slopes = given
+    return _mirrored(largest_planes(call, *map(_negated, boxes), slopes))
+
+
+def _stacked(boxes: Sequence[Interval]) -> Interval:
+    return Interval(torch.stack([b.lower for b in boxes]), torch.stack([b.upper for b in boxes]))
+
+
+def _negated(box: Interval) -> Interval:
+    return Interval(-box.upper, -box.lower)
+
+
+def _mirrored(planes: Planes) -> Planes:
+    """Return the planes around −f(−z) for those around f; parallel ones stay parallel."""
+    return Planes(
+        planes.upper_slopes, -planes.upper_intercept, planes.lower_slopes, -planes.lower_intercept
+    )
 
 
 def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None) -> Planes:
@@ -72,10 +128,16 @@ def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None
     return Planes.with_slopes(slopes, gaps.amin(0) + rest.amin(0), gaps.amax(0) + rest.amax(0))
 
 
-def either(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
-    """Return the slopes of a alone and of b alone, of which max and min are made."""
-    one, zero = torch.ones_like(a.lower), torch.zeros_like(a.lower)
-    return (one, zero), (zero, one)
+def one_alone(call: Call, *boxes: Interval) -> Sequence[Slopes]:
+    """Return the slopes of one entry alone, the largest in the middle of the box, and of none."""
+    center = torch.stack([box.center for box in boxes])
+    only = torch.zeros_like(center).scatter(0, center.argmax(0, keepdim=True), 1)
+    return tuple(only), tuple(torch.zeros_like(only))
+
+
+def smallest_alone(call: Call, *boxes: Interval) -> Sequence[Slopes]:
+    """Return the slopes of one entry alone, the smallest in the middle, and of none."""
+    return one_alone(call, *map(_negated, boxes))
 
 
 def tangent(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
@@ -86,8 +148,12 @@ def tangent(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
 
 BOTH = ("self", "other")
 
+ANY = ("values",)
+
 TABLE = {
-    "aten.maximum.default": Elementwise(maximum_planes, arguments=BOTH, slopes=either),
-    "aten.minimum.default": Elementwise(minimum_planes, arguments=BOTH, slopes=either),
+    "aten.maximum.default": Elementwise(largest_planes, arguments=BOTH, slopes=one_alone),
+    "aten.minimum.default": Elementwise(smallest_planes, arguments=BOTH, slopes=smallest_alone),
+    "autodual.largest": Elementwise(largest_planes, arguments=ANY, listed=True, free=free_planes),
+    "autodual.smallest": Elementwise(smallest_planes, arguments=ANY, listed=True, free=free_below),
     "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
 }

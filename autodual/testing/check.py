@@ -50,7 +50,7 @@ def check_dual_layer(
         except AssertionError as error:
             hint = _HINT if isinstance(rule, Elementwise) else ""
             raise AssertionError(f"{case}, {dtype}: {error}{hint}") from error
-    if isinstance(rule, Elementwise) and len(rule.arguments) == 1:
+    if isinstance(rule, Elementwise) and not rule.several:
         call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
         elementwise.check_gradients(rule, call, shape)
 
@@ -68,7 +68,7 @@ def _arguments(rule: DualLayer) -> Sequence[str]:
 def _checks(rule: DualLayer) -> Callable[..., None]:
     if isinstance(rule, Affine):
         return _check_affine
-    one = isinstance(rule, Elementwise) and len(rule.arguments) == 1
+    one = isinstance(rule, Elementwise) and not rule.several
     return _check_elementwise if one else _check_several
 
 

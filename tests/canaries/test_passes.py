@@ -411,7 +411,7 @@ CANARIES = {
         lambda f: lambda emit, z, dim: f(emit, emit(aten.mul.Scalar, z, 2.0), dim),
     ),
     "max pools: the first of each window": computed(
-        "max pool", "max_pool._largest", lambda f: lambda emit, values: values[0]
+        "max pool", "max_pool.combined", lambda f: lambda emit, combine, values: values[0]
     ),
     "reductions: the last entry forgotten": computed(
         "max over a dimension", "reductions.fold", one_short

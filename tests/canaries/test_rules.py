@@ -10,7 +10,7 @@ from autodual.duals import DualLayer, Elementwise, Lines, MatrixProduct, Planes,
 from autodual.duals.activations import gelu_derivative, sigmoid_derivative
 from autodual.duals.curves import Curve, by_curve
 from autodual.duals.functions import SINE, _multiples, _within_a_turn
-from autodual.duals.maximum import maximum_planes
+from autodual.duals.maximum import free_planes, largest_planes
 from autodual.interval import Interval
 from autodual.testing import check_dual_layer
 from tests.canaries.canary import must_fail
@@ -91,6 +91,24 @@ def without_gap(rule):
 
 def by_ends(call, *z):
     return Interval(call(*(i.lower for i in z)), call(*(i.upper for i in z)))
+
+
+def under_the_first(call, *boxes, at):
+    """Planes around the largest, the upper one over the first entry."""
+    found, first = free_planes(call, *boxes, at=at), boxes[0]
+    flat = tuple(0 * slope for slope in found.upper_slopes)
+    return Planes(found.lower_slopes, found.lower_intercept, flat, first.upper)
+
+
+def a_little_low(lines):
+    """Parallel planes of which the upper one is lowered by a tenth of their distance."""
+
+    def lowered(call, *given):
+        n = lines(call, *given)
+        upper = torch.lerp(n.upper_intercept, n.lower_intercept, 0.1)
+        return Planes.with_slopes(n.lower_slopes, n.lower_intercept, upper)
+
+    return lowered
 
 
 def with_planes(change):
@@ -327,8 +345,26 @@ RULES = {
         "violated −zᵀν_in",
         lambda rule: replace(
             rule,
-            lines=lambda c, a, b, s: maximum_planes(torch.maximum, a, b, s),
+            lines=lambda c, a, b, s: largest_planes(torch.maximum, a, b, s),
         ),
+    ),
+    "largest: free planes as high as the first entry alone": Broken(
+        "autodual.largest",
+        0,
+        "free slopes: violated f ≤ Σ a·z",
+        lambda rule: replace(rule, free=under_the_first),
+    ),
+    "largest: the water a little too low": Broken(
+        "autodual.largest",
+        1,
+        "violated −zᵀν_in",
+        lambda rule: replace(rule, lines=a_little_low(rule.lines)),
+    ),
+    "smallest: taken for the largest": Broken(
+        "autodual.smallest",
+        0,
+        "violated −zᵀν_in",
+        lambda rule: replace(rule, lines=largest_planes),
     ),
     "logaddexp: intercepts of the ends alone": Broken(
         "aten.logaddexp.default",

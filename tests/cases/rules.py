@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from autodual.duals import REGISTRY, Either
 from autodual.front.passes.batch_norm import batch_norm
 from autodual.front.passes.conditions import split, step
+from autodual.front.passes.reductions import largest, smallest
 from autodual.testing import Case, T, Z
 
 
@@ -326,6 +327,9 @@ SMOOTH = [
 EXTREMES = [
     Case("aten.maximum.default", {"self": M, "other": M}),
     Case("aten.minimum.default", {"self": V, "other": V}),
+    Case(largest, {"values": [V, V, V]}),
+    Case(largest, {"values": [V, V, V, V, V]}),
+    Case(smallest, {"values": [V, V, V, V]}),
     Case("aten.logaddexp.default", {"self": V, "other": V}),
 ]
 

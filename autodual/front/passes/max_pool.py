@@ -1,16 +1,11 @@
-"""Max pooling: strided slices of the image, one for each place in the window, and their maximum.
-
-A window is the product of its sides, so the maximum is taken along one dimension after another.
-"""
+"""Max pooling: strided slices of the image, one for each place in the window, and the largest."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 
 from autodual.front.ir import Graph, Node, Value
-from autodual.front.passes.reductions import fold
+from autodual.front.passes.reductions import LARGEST, combined, fold
 from autodual.front.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
@@ -29,19 +24,21 @@ def _max_pool(emit: Emit, node: Node) -> Value | None:
     kernel, stride, padding, dilation = (node.args[name] for name in names)
     geometry = zip(kernel, stride or kernel, padding, dilation, strict=True)
     first = len(x.shape) - count
+    places = [x]
     for dim, (k, s, p, d) in enumerate(geometry, start=first):
         length = fixed(out.shape[dim])
         reach = (length - 1) * s + (k - 1) * d + 1
         before, after = p, reach - p - fixed(x.shape[dim])
         if before > 0 or after > 0:
             pad = [0, 0] * (len(x.shape) - 1 - dim) + [before, max(after, 0)]
-            x = emit(aten.constant_pad_nd.default, x, pad, torch.finfo(x.dtype).min / 4)
+            far = torch.finfo(x.dtype).min / 4
+            places = [emit(aten.constant_pad_nd.default, z, pad, far) for z in places]
         places = [
-            emit(aten.slice.Tensor, x, dim, i * d, i * d + (length - 1) * s + 1, s)
+            emit(aten.slice.Tensor, z, dim, i * d, i * d + (length - 1) * s + 1, s)
+            for z in places
             for i in range(k)
         ]
-        x = _largest(emit, places)
-    return x
+    return combined(emit, LARGEST, places)
 
 
 def _adaptive_max_pool(emit: Emit, node: Node) -> Value | None:
@@ -55,18 +52,9 @@ def _adaptive_max_pool(emit: Emit, node: Node) -> Value | None:
         for i in range(count):
             start, stop = i * size // count, -(-(i + 1) * size // count)
             piece = emit(aten.slice.Tensor, x, dim, start, stop)
-            pieces.append(fold(emit, aten.maximum.default, piece, dim))
+            pieces.append(fold(emit, LARGEST, piece, dim))
         x = pieces[0] if count == 1 else emit(aten.cat.default, pieces, dim)
     return x
-
-
-def _largest(emit: Emit, values: Sequence[Value]) -> Value:
-    """Return the maximum of several values, pair by pair."""
-    while len(values) > 1:
-        pairs = zip(values[::2], values[1::2], strict=False)
-        rest = values[len(values) // 2 * 2 :]
-        values = [*(emit(aten.maximum.default, a, b) for a, b in pairs), *rest]
-    return values[0]
 
 
 TABLE: dict[str, Decomposition] = {

@@ -7,7 +7,7 @@ import math
 import torch
 
 from autodual.front.ir import Graph, Node, Value
-from autodual.front.passes.reductions import reduce
+from autodual.front.passes.reductions import LARGEST, SMALLEST, reduce
 from autodual.front.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
@@ -83,8 +83,7 @@ def vector_norm(emit: Emit, x: Value, order: float, dims: list[int], keep: bool)
         return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
     sizes = emit(aten.abs.default, x)
     if math.isinf(order):
-        pairs = aten.maximum.default if order > 0 else aten.minimum.default
-        return reduce(emit, pairs, sizes, dims, keep)
+        return reduce(emit, LARGEST if order > 0 else SMALLEST, sizes, dims, keep)
     powers = sizes if order == 1 else emit(aten.pow.Tensor_Scalar, sizes, order)
     total = emit(aten.sum.dim_IntList, powers, dims, keep)
     return total if order == 1 else emit(aten.pow.Tensor_Scalar, total, 1 / order)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from autodual.front.ir import Graph, Node, Value
-from autodual.front.passes.reductions import fold
+from autodual.front.passes.reductions import by_pairs, fold
 from autodual.front.passes.rewrite import Decomposition, Emit, fixed, rewrite
 
 aten = torch.ops.aten
@@ -63,7 +63,7 @@ def _rivals(emit: Emit, z: Value, dim: int, mask: Value | None) -> Value:
         silent = emit(aten.rsub.Scalar, counts, 1.0)
         kept = emit(aten.mul.Tensor, differences, counts)
         differences = emit(aten.add.Tensor, kept, emit(aten.mul.Scalar, silent, NEVER))
-    best = fold(emit, aten.logaddexp.default, differences, dim + 1)
+    best = fold(emit, by_pairs(aten.logaddexp.default), differences, dim + 1)
     return emit(aten.squeeze.dim, best, dim + 1)
 
 
