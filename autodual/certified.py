@@ -15,6 +15,7 @@ from autodual.bound.budget import Notes, taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
 from autodual.bound.estimators import Exact
+from autodual.bound.forecast import pace
 from autodual.bound.module import BoundModule
 from autodual.bound.once import once
 from autodual.bound.options import Options
@@ -111,11 +112,17 @@ class Certified(Wrapper):
         Raises:
             InputError: x or y is not usable, see the message.
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
+            Interrupted: Ctrl-C; ``partial`` is the certificate, with −∞ for examples that were not
+                reached. (Before the first are finished it is a plain KeyboardInterrupt.)
         """
         found = self._admit(x)
         labels = self._labels(found, y)
         with taking_notes() as notes:
-            margins = self._margins(found, labels, self._around(found))
+            try:
+                margins = self._margins(found, labels, self._around(found))
+            except Interrupted as stop:
+                partial = self._answer(found, stop.partial, labels, notes)
+                raise Interrupted(partial, str(stop)) from None
         return self._answer(found, margins, labels, notes)
 
     @eager
@@ -238,9 +245,15 @@ class Certified(Wrapper):
         others = rank + (rank >= y.unsqueeze(1))
         unit = classes.rows(found.x)
         spec = unit[y].unsqueeze(1) - unit[others]
-        margins = self._lower(found, spec, threat)
-        margins = margins.new_zeros(len(y), classes.count).scatter(1, others, margins)
-        return margins.masked_fill(unlabelled, 0)
+
+        def whole(bound: Tensor) -> Tensor:
+            margins = bound.new_zeros(len(y), classes.count).scatter(1, others, bound)
+            return margins.masked_fill(unlabelled, 0)
+
+        try:
+            return whole(self._lower(found, spec, threat))
+        except Interrupted as stop:
+            raise Interrupted(whole(stop.partial), str(stop)) from None
 
     @eager
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
@@ -395,22 +408,23 @@ class Certified(Wrapper):
 
     @eager
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
-        """Bound every output once and return what was done, node by node.
+        """Say what bounds on every output will take, node by node, without computing them.
 
-        Per node: op, source line, dual layer, how its interval was found, the form of its rows
-        and how many over the batch, MFLOP, MB and the time these predict.
+        Per node: op, source line, dual layer, how its interval is found, the form of its rows
+        and how many over the batch, MFLOP, MB and the time these predict on this machine. Interval
+        arithmetic says which entries need rows: these are the most that are asked for.
 
         Args:
             x: the inputs.
-            measure: add the time each node took in a second run, as measured.
+            measure: compute the bounds, twice, and tell what was done and how long each node took.
         """
         found = self._admit(x)
-        threat = self._convex(found)
-        record = found.program.run(found.env, threat)
+        threat, program = self._convex(found), found.program
+        record = program.run(found.env, threat) if measure else program.forecast(found.env, threat)
         if measure:
-            record = found.program.run(found.env, threat)
-        device = found.x.device.type
-        return explain(found.program.plan, record, threat, len(found.x), device, measure)
+            record = program.run(found.env, threat)
+        speed = pace(found.x.device)
+        return explain(program.plan, record, threat, len(found.x), speed, measure)
 
     @property
     def plan(self) -> Plan:
@@ -451,10 +465,16 @@ class Certified(Wrapper):
 
     def _lower(self, found: Compiled, spec: Tensor, threat: ThreatModel) -> Tensor:
         """Return lower bounds on C z over every member of the set."""
-        bounds = []
+        bounds = list[Tensor]()
         for member in threat.members:
             through = quickest(found.program, found.x, member)
-            bounds.append(through.lower(found.env, member, spec))
+            try:
+                bounds.append(through.lower(found.env, member, spec))
+            except Interrupted as stop:
+                if len(bounds) + 1 < len(threat.members):
+                    raise KeyboardInterrupt from None  # no example is finished for all members
+                partial = reduce(torch.minimum, [*bounds, stop.partial])
+                raise Interrupted(partial, str(stop)) from None
         return once(reduce(torch.minimum, bounds))
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:

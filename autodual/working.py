@@ -97,6 +97,12 @@ class Bar:
         self._told = False
 
     @property
+    def heard(self) -> bool:
+        """Whether anybody would hear of work inside."""
+        up = self._show is not None if self.outer is None else self.outer.heard
+        return up and self.each > 0
+
+    @property
     def share(self) -> float:
         """The part that is done, in [0, 1]."""
         done = self.done + self.each * self._inside
@@ -152,6 +158,33 @@ def working(
         _under_way.set(outer)
         if outer is None:
             bar.tell(over=True)
+
+
+_metered: ContextVar[Bar | None] = ContextVar("metered", default=None)
+
+
+@contextmanager
+def metered(what: str, total: float, forecast: float) -> Iterator[None]:
+    """Show how far work is while the block runs; whoever does some says ``spend``."""
+    with working(what, total, forecast=forecast) as bar:
+        token = _metered.set(bar)
+        try:
+            yield
+        finally:
+            _metered.reset(token)
+
+
+def spend(amount: float) -> None:
+    """Say that so much of the metered work is done, if any is metered."""
+    bar = _metered.get()
+    if bar is not None:
+        bar.advance(amount)
+
+
+def heard() -> bool:
+    """Return whether anybody would hear of work that starts now."""
+    outer = _under_way.get()
+    return _chosen() is not None if outer is None else outer.heard
 
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:

@@ -9,7 +9,10 @@ from torch import nn
 
 import autodual as ad
 from autodual.bound.budget import BUDGET
-from autodual.errors import BudgetWarning, InputError
+from autodual.bound.cost import total
+from autodual.bound.estimators import ExactSums
+from autodual.bound.module import BoundModule
+from autodual.errors import BudgetWarning, InputError, Interrupted
 
 
 class Skip(nn.Module):
@@ -147,3 +150,71 @@ def test_where_there_is_no_certificate_a_warning_tells():
 def test_a_budget_is_a_positive_number(budget):
     with pytest.raises(InputError, match="budget="):
         ad.certify(nn.Linear(1, 1), 0.1, budget=budget)
+
+
+@pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual", "ibp"])
+def test_a_forecast_computes_no_row_and_names_as_much_work_as_is_done(bounds, monkeypatch):
+    model, x = make()
+    net = ad.certify(model, 0.02, bounds=bounds)
+    program, env = net.admitted(x).program, net.admitted(x).env
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactSums, "deviations", None)
+        forecast = program.forecast(env, net.threat)
+        shown = str(net.explain(x))
+    done = program.run(env, net.threat)
+    assert "at most" in shown
+    assert set(done.rows) <= set(forecast.rows)
+    assert all(forecast.rows[value] >= rows for value, rows in done.rows.items())
+    most, least = total(program.plan, forecast), total(program.plan, done)
+    assert least <= most <= 3 * least
+
+
+def test_a_forecast_says_what_will_not_fit():
+    model, x = make()
+    net = ad.certify(model, 0.05, budget=0)
+    assert str(net.explain(x)).count("ibp, over budget") == 3
+    assert "over budget" not in str(ad.certify(model, 0.05).explain(x))
+
+
+def test_a_long_bound_says_how_far_it_is(monkeypatch):
+    for name in ("autodual.working.PATIENCE", "autodual.bound.module.PATIENCE"):
+        monkeypatch.setattr(name, 0.0)
+    monkeypatch.setattr("autodual.working.EVERY", 0.0)
+    monkeypatch.setattr("autodual.bound.estimators.exact.CACHE_BYTES", 5000)
+    model, x = make()
+    said = []
+    with ad.progress(said.append):
+        ad.certify(model, 0.05)(x)
+    shares = [report.share for report in said]
+    assert {report.what for report in said} == {"bounds"}
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 10
+    assert 0.3 < shares[-1] <= 1
+    assert said[0].left is not None
+
+
+def test_an_interrupted_certificate_holds_for_what_is_finished(monkeypatch):
+    monkeypatch.setattr("autodual.bound.module.PART", 1.0)  # an example at a time
+    model, x = make()
+    full, net, count = ad.certify(model, 0.01)(x), ad.certify(model, 0.01), 0
+    relax = BoundModule.relax
+
+    def interrupted(self, *args, **options):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return relax(self, *args, **options)
+
+    monkeypatch.setattr(BoundModule, "relax", interrupted)
+    with pytest.raises(Interrupted, match="2 of 4 examples are finished") as caught:
+        net(x)
+    partial = caught.value.partial
+    assert isinstance(partial, ad.Certificate)
+    torch.testing.assert_close(partial.margins[:2], full.margins[:2])
+    assert not partial.verified[2:].any()
+    assert partial.verified[:2].any()
+    count = 2
+    with pytest.raises(KeyboardInterrupt) as plain:
+        net(x)
+    assert not isinstance(plain.value, Interrupted)

@@ -207,13 +207,13 @@ class Building:
 
     def _affordable(self, value: Value) -> Tensor:
         """Return which of the open entries get rows, [N, numel]: all that the user asked for."""
-        open_ = self._open(value)
+        open_ = self.open(value)
         if value in self.job.asked:
             return open_
         return self.purse.pay(self.network, value, open_)
 
     @torch.no_grad()
-    def _open(self, value: Value) -> Tensor:
+    def open(self, value: Value) -> Tensor:
         """Return where a tighter interval can make a tighter dual layer, [N, numel]."""
         box = self.ibp[value]
         loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)

@@ -12,9 +12,10 @@ from autodual.bound.layer import Entry, Layer
 from autodual.bound.plan import FLOPS_PER_BYTE, Plan, RowCost, Step, place
 from autodual.bound.relaxation import Relaxation
 from autodual.front.ir import Value
+from autodual.working import duration
 
-FLOPS_PER_SECOND = {"cpu": 1e11, "cuda": 1e13}
-"""How fast products are, to predict seconds."""
+ROUGH = 3
+"""By which factor a predicted time may be wrong either way."""
 
 SHARE = 4
 """Which part of the memory budget the columns of forward order may take."""
@@ -130,11 +131,10 @@ def tabulate(table: Sequence[Sequence[str]]) -> str:
 
 
 def explain(
-    plan: Plan, record: Record, threat: object, batch: int, device: str, measured: bool
+    plan: Plan, record: Record, threat: object, batch: int, speed: float, measured: bool
 ) -> Explanation:
     """Tabulate a run: per node the op, source line, rule, method, rows, FLOPs, bytes, time."""
     rows, flops, size = _passing(plan, record)
-    speed = FLOPS_PER_SECOND.get(device, 1e11)
     header = ["node", "op", "source", "shape", "dual layer", "intervals", "form", "rows"]
     header += ["MFLOP", "MB", "predicted ms"] + ["measured ms"] * measured
     forms: dict[Value, set[str]] = {step.out: set() for step in plan.steps}
@@ -161,7 +161,17 @@ def explain(
         ]
         table.append(row + [f"{1e3 * record.seconds.get(out, 0.0):.3f}"] * measured)
     title = f"{threat}, bounds={plan.method.name!r} ({plan.method.text}), batch {batch}"
+    work = total(plan, record)
+    if work and not measured:
+        about, low, high = (duration(f * work / speed) for f in (1, 1 / ROUGH, ROUGH))
+        title += f"\nabout {about} at most ({low} to {high}): work of {work:.2g}"
     return Explanation(title, header, table)
+
+
+def total(plan: Plan, record: Record) -> float:
+    """Return the work of all rows and columns."""
+    _, flops, size = _passing(plan, record)
+    return sum(flops.values()) + FLOPS_PER_BYTE * sum(size.values())
 
 
 def _passing(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from autodual.bound.building import Building, Job
 from autodual.bound.combination import at_least_one
-from autodual.bound.cost import Record, choose_orders
+from autodual.bound.cost import Record, choose_orders, total
 from autodual.bound.estimators import CauchyNoise, Estimator, Exact, ExactSums
+from autodual.bound.forecast import at_most, forecast, pace
 from autodual.bound.layer import example_layout
 from autodual.bound.memory import default_memory, give_back
 from autodual.bound.options import Options, Serving
@@ -24,14 +26,18 @@ from autodual.bound.relaxation import check_slopes
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
 from autodual.duals import Choice, Sides
-from autodual.errors import InputError
+from autodual.errors import InputError, Interrupted
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
+from autodual.working import PATIENCE, heard, metered
 
 Env = Mapping[Value, Tensor]
 """Tensors by value; those that are given: inputs, live parameters, literals."""
+
+PART = 1e12
+"""How much work examples that are bounded together may take, if there is no gradient."""
 
 HELD = 16
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
@@ -107,6 +113,17 @@ class BoundModule:
                 record.costs[output] = row_cost(bound.networks[0], units)
         return record
 
+    @torch.no_grad()
+    def forecast(self, env: Env, threat: ThreatModel) -> Record:
+        """Return what ``run`` would record, at most, without rows and their times."""
+        env, record = self._complete(env), Record()
+        x, kind = env[self.plan.graph.perturbed], type(threat)
+        job = self._job(self._servings(self._orders.get(kind, {})), 0)
+        for part in self._parts(x):
+            some, around = self.select(env, part), threat.select(x, part)
+            forecast(job, record, some, around, not self.options.select)
+        return record
+
     def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
@@ -144,7 +161,8 @@ class BoundModule:
         output, x = self.plan.graph.output, env[self.plan.graph.perturbed]
         parts, seed = self._parts(x), estimator.seed()
         if len(parts) == 1:
-            return ask(self.relax(env, threat, seed), output, question)
+            with self._told(env, threat):
+                return ask(self.relax(env, threat, seed), output, question)
         question = question.expand(len(x), *question.shape[1:])
         noise = CauchyNoise(x, seed, keep=True) if estimator.kept else None
 
@@ -160,6 +178,9 @@ class BoundModule:
                 yield slice(int(index[0]), int(index[-1]) + 1), partial(part, others, index)
                 give_back()
 
+        if not torch.is_grad_enabled():
+            with self._told(env, threat):
+                return _one_by_one(pieces({}, None), len(x))
         return recomputed(pieces, [*env.values(), *threat.tensors(), question], dim=0, select=False)
 
     def relax(
@@ -180,11 +201,7 @@ class BoundModule:
         if deciding:
             record, self._orders[kind] = Record(), {}
         orders = {} if sided else self._orders.get(kind, {})  # columns need parallel planes
-        targets = (*self.plan.bounded, self.plan.graph.output)
-        serving = {v: self._serving(v, orders) for v in targets}
-        limited = self._plans and self.plan.method.intervals
-        budget = self.options.budget if limited else math.inf
-        job = Job(self.plan, self.options, serving, seed, self.memory, budget, self.fixed)
+        job = self._job(self._servings(orders), seed)
         building = Building(job, env, threat, record, shared, slopes or {}, given or {})
         for step in self.plan.steps:
             building.add(step)
@@ -192,6 +209,39 @@ class BoundModule:
             self._orders[kind] = choose_orders(self.plan, record, building.network, self.memory)
             self._decided_for[kind] = batch if record.costs else 0
         return building.bound()
+
+    def _job(self, serving: Mapping[Value, Serving], seed: int) -> Job:
+        return Job(self.plan, self.options, serving, seed, self.memory, self._budget, self.fixed)
+
+    @property
+    def _budget(self) -> float:
+        """What an example's rows may take, where they are counted."""
+        limited = self._plans and self.plan.method.intervals
+        return self.options.budget if limited else math.inf
+
+    @contextmanager
+    def _told(self, env: Env, threat: ThreatModel) -> Iterator[None]:
+        """Show how far a bound is while the block runs, if it takes long and somebody listens."""
+        x = env[self.plan.graph.perturbed]
+        if torch.is_grad_enabled() or not heard():
+            yield
+            return
+        speed = pace(x.device)
+        if len(x) * self._most < PATIENCE * speed:
+            yield
+            return
+        work = total(self.plan, self.forecast(env, threat))
+        with metered("bounds", work, work / speed):
+            yield
+
+    @cached_property
+    def _most(self) -> float:
+        """What the rows of an example take at most."""
+        return at_most(self.plan, self._servings({}), self._budget)
+
+    def _servings(self, orders: Mapping[Value, str]) -> dict[Value, Serving]:
+        targets = (*self.plan.bounded, self.plan.graph.output)
+        return {v: self._serving(v, orders) for v in targets}
 
     def _serving(self, value: Value, orders: Mapping[Value, str]) -> Serving:
         """Return how a value is served: by the user's word, the estimator, or the planner."""
@@ -224,7 +274,30 @@ class BoundModule:
         kept = sum(sizes) if torch.is_grad_enabled() else 2 * max(sizes, default=0)
         held = HELD * sum(sizes) + kept * self.options.estimator.kept
         room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
-        return max(1, room // max(1, held * x.element_size()))
+        fit = room // max(1, held * x.element_size())
+        if self._plans and not torch.is_grad_enabled():  # what is finished outlives Ctrl-C
+            fit = min(fit, int(PART / max(1.0, self._most)))
+        return max(1, fit)
+
+
+def _one_by_one(pieces: Iterator[Piece], batch: int) -> Tensor:
+    """Return the results of all pieces.
+
+    Raises:
+        Interrupted: Ctrl-C; ``partial`` holds those that are finished, and −∞ for other examples.
+    """
+    done: list[Tensor] = []
+    try:
+        for _, run in pieces:
+            done.append(run())
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        count = sum(map(len, done))
+        rest = done[0].new_full((batch - count, *done[0].shape[1:]), -torch.inf)
+        said = f"{count} of {batch} examples are finished"
+        raise Interrupted(torch.cat([*done, rest]), said) from None
+    return torch.cat(done)
 
 
 def _named(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:

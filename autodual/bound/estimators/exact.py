@@ -15,6 +15,7 @@ from autodual.bound.recompute import Others, Piece, in_pieces, recomputed
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Seeds, Units
 from autodual.bound.travel import Observer, deviations, row_cost
+from autodual.working import spend
 
 CACHE_BYTES = 2**22
 """How many bytes one form of a chunk's rows may take on a CPU: what stays in its cache is fast."""
@@ -99,6 +100,7 @@ class _Chunks:
         if matter is not None:
             with torch.enable_grad():
                 seeds = seeds.take(matter)
+        work = row_cost(self.network, self.seeds).work
         memo = Memo(detach=bool(others), room=self.memory // MEMO)
         for number, chunk in enumerate(self._cut(seeds), start=1):
 
@@ -106,6 +108,7 @@ class _Chunks:
                 return deviations(network, seeds.take(chunk), memo, self.both, self.observe)
 
             yield chunk, run
+            spend((chunk.stop - chunk.start) * work)
             if number % TRIM == 0:
                 give_back()
         memo.finish()
