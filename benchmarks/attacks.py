@@ -2,6 +2,7 @@
 
 python benchmarks/attacks.py --data PATH              errors on all 10,000 MNIST test images
 python benchmarks/attacks.py --data PATH --peers      beside foolbox and torchattacks, taking turns
+python benchmarks/attacks.py --data PATH --ensemble   the ensemble beside torchattacks' AutoAttack
 python benchmarks/attacks.py --data PATH --picture    draw examples from every set: out/NET.png
 
 The peers need ``pip install foolbox torchattacks``; those that are not installed are left out.
@@ -104,6 +105,38 @@ def torchattacks_job() -> Job:
     return job
 
 
+def ensembles(data: Path, name: str, eps: float, images: int, batch: int) -> None:
+    """Print what the ensemble and torchattacks' AutoAttack break, and how long they take."""
+    model = network(data, name)
+    x, y = (part[:images] for part in mnist_test(data))
+
+    def ours(x: Tensor, y: Tensor) -> Found:
+        found = attack.ensemble(model, x, y, ad.LinfBall(eps, domain=(0, 1)), batch=batch)
+        print(found)
+        return found.x, found.success
+
+    def peers(x: Tensor, y: Tensor) -> Found:
+        import torchattacks
+
+        auto = torchattacks.AutoAttack(model, eps=eps, n_classes=10, seed=0)
+        found = torch.cat(
+            [auto(*part) for part in zip(x.split(batch), y.split(batch), strict=True)]
+        )
+        with torch.no_grad():
+            return found, model(found).argmax(1) != y
+
+    print(f"{name}, ε = {eps}, {images} images in batches of {batch}")
+    for kind, run in {"ensemble": ours, "AutoAttack of torchattacks": peers}.items():
+        start = time.process_time()
+        try:
+            found = run(x, y)
+        except ImportError:
+            print("torchattacks is not installed")
+            continue
+        seconds = time.process_time() - start
+        print(f"  {kind:28}{checked(model, x, y, eps, [found]):5d} wrong  {seconds:7.1f} s of CPU")
+
+
 def checked(model: nn.Module, x: Tensor, y: Tensor, eps: float, answers: list[Found]) -> int:
     """Return how many points fool the model; all must lie in their set."""
     found = torch.cat([points.detach() for points, _ in answers])
@@ -165,12 +198,16 @@ def main() -> None:
     parser.add_argument("--eps", nargs="+", type=float, help="beside peers: other sizes of the set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="time beside foolbox and torchattacks")
+    parser.add_argument("--ensemble", action="store_true", help="the ensemble beside AutoAttack")
     parser.add_argument("--picture", action="store_true", help="draw adversarial examples")
     parser.add_argument("--image", type=int, default=0, help="which test image to draw")
     args = parser.parse_args()
     for name in args.nets:
         if args.picture:
             picture(args.data, name, args.image)
+        elif args.ensemble:
+            for eps in args.eps or [NETS[name][0]]:
+                ensembles(args.data, name, eps, args.images or 500, args.batch)
         elif args.peers:
             for eps in args.eps or [NETS[name][0]]:
                 peers(args.data, name, eps, args.images or 1000, args.batch, args.runs)

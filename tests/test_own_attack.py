@@ -41,7 +41,7 @@ def test_a_strategy_is_one_step():
 
 ATTACKS = [
     A.pgd, A.fgsm, A.apgd, A.multi_targeted, A.square, A.search, A.msd, A.wasserstein, A.worst_of,
-    A.minimum_norm,
+    A.minimum_norm, A.ensemble,
     partial(A.run, Lazy()),
 ]  # fmt: skip
 

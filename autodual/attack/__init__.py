@@ -6,6 +6,7 @@ from autodual.attack import losses
 from autodual.attack.apgd import apgd, multi_targeted
 from autodual.attack.ascent import Path, Strategy, run
 from autodual.attack.closest import MinimumNorm, minimum_norm
+from autodual.attack.ensemble import Ensemble, ensemble
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options
 from autodual.attack.pgd import fgsm, pgd
@@ -16,12 +17,14 @@ from autodual.attack.wasserstein import WassersteinAttack, wasserstein
 
 __all__ = [
     "Attack",
+    "Ensemble",
     "MinimumNorm",
     "Options",
     "Path",
     "Strategy",
     "WassersteinAttack",
     "apgd",
+    "ensemble",
     "fgsm",
     "losses",
     "minimum_norm",

@@ -14,7 +14,7 @@ from autodual.attack import losses
 from autodual.attack.ascent import Path, Strategy, ascend
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
-from autodual.attack.problem import Model, wide
+from autodual.attack.problem import Model, Problem, wide
 from autodual.attack.strategies import ahead
 from autodual.errors import InputError
 from autodual.inputs import Inputs
@@ -130,6 +130,13 @@ def multi_targeted(
     """
     shared: Options = {"loss": losses.margin, **options}
     problem = pose(multi_targeted, model, x, y, eps, shared, ("targets", "success"))
+    if classes is not None and classes < 1:
+        raise InputError(f"there is no attack towards classes={classes}")
+    return towards_each(problem, steps, classes)
+
+
+def towards_each(problem: Problem, steps: int, classes: int | None) -> Attack:
+    """Run APGD towards every other class in turn, or so many of the likeliest."""
     with torch.no_grad():
         ranking = replace(problem, loss=losses.margin, beneath=True)
         here = ranking.read(problem.x, gradient=False)
@@ -137,6 +144,4 @@ def multi_targeted(
     assert problem.labels is not None
     y = problem.labels.clamp(min=0).unsqueeze(1)
     ranked = z.scatter(1, y, torch.inf).argsort(1)[:, : z.shape[1] - 1]
-    if classes is not None and classes < 1:
-        raise InputError(f"there is no attack towards classes={classes}")
     return ascend(problem, Adaptive(), steps, aims=ranked[:, :classes].unbind(1))
