@@ -440,3 +440,12 @@ def test_one_radius_per_example_can_be_said_outright(ball):
     wide = ad.Box(x - eps, x + eps)  # per feature
     assert bool(wide.contains(x, x + eps).all())
     assert not bool(wide.contains(x, x + 1.1 * eps).any())
+
+
+@pytest.mark.parametrize("kind", [ad.LinfBall, ad.L2Ball, ad.L1Ball])
+@pytest.mark.parametrize("bounds", ["ibp&dual", "dual"])
+def test_one_example_alone_gets_what_it_gets_in_company(kind, bounds):
+    model, x = random_mlp(3, (6, 12, 8, 4)), torch.rand(5, 6, dtype=torch.float64)
+    net = ad.certify(model, kind(0.3, (0.0, 1.0)), bounds=bounds)
+    alone = torch.cat([net(x[i : i + 1]).margins for i in range(5)])
+    torch.testing.assert_close(alone, net(x).margins)

@@ -83,7 +83,8 @@ class Cut(Local):
         rows, eps = nu.flatten(2), self.eps.reshape(-1, 1).clamp(min=tiny)
         unit = rows.detach().abs().amax(2, keepdim=True).clamp(min=tiny)
         down, up = ((end.flatten(1) / eps).unsqueeze(1) for end in (self.down, self.up))
-        rows = (rows / unit).expand(len(up), -1, -1)
+        count = max(len(rows), len(up))  # one ball may serve all rows, and one row all balls
+        rows, down, up = (z.expand(count, -1, -1) for z in (rows / unit, down, up))
         return self.far(rows, down, up) * eps * unit.squeeze(2)
 
 
