@@ -49,6 +49,11 @@ Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
 
 
+VACUOUS = 1e6
+"""How many times the size of the outputs at x margins may lie below zero and still tell something:
+beyond, ε would have to be about a millionth for a net that is linear."""
+
+
 class Certified(Wrapper):
     """A model with its bound. Made by ``certify``; shares the model's live parameters.
 
@@ -204,7 +209,8 @@ class Certified(Wrapper):
             margins = margins.masked_fill(wide(lost, margins), -torch.inf)
         said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
-        beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
+        remarks = (*notes.remarks(), *_vacuous(margins, found))
+        beside: Any = {"remarks": remarks, "over_budget": tuple(notes.over)}
         if caveats:
             return Estimate(*said, caveats, **beside)
         chances = looks * len(self.threat.members)
@@ -509,6 +515,21 @@ class Certified(Wrapper):
 def wide(values: Tensor, like: Tensor) -> Tensor:
     """Shape values [N] to broadcast with a tensor [N, *]."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _vacuous(margins: Tensor, found: Compiled) -> tuple[str, ...]:
+    """Say for how many examples margins are so low that they tell nothing."""
+    z = found.graph.output.per_example(found.output(), len(found.x)).flatten(1)
+    scale = z.abs().amax(1).clamp(min=torch.finfo(z.dtype).tiny)
+    fall = -margins.flatten(1).amin(1)
+    count = int((fall.isfinite() & (fall > VACUOUS * scale)).sum())
+    if not count:
+        return ()
+    return (
+        f"vacuous for {count} of {len(z)} examples: margins lie below zero by more than "
+        f"{VACUOUS:g} times the outputs at x; take a smaller ε or another net, or relax(x) to "
+        "see the intervals widen from node to node",
+    )
 
 
 def _warn(notes: Notes) -> None:

@@ -218,3 +218,12 @@ def test_an_interrupted_certificate_holds_for_what_is_finished(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as plain:
         net(x)
     assert not isinstance(plain.value, Interrupted)
+
+
+def test_a_vacuous_bound_is_called_so():
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(40, 40), nn.ReLU())]
+    model, x = nn.Sequential(*layers, nn.Linear(40, 3)), torch.rand(2, 40)
+    loose = ad.certify(model, torch.tensor([1e6, 1e-6]), bounds="ibp")(x)
+    assert "vacuous for 1 of 2 examples" in str(loose)
+    assert not ad.certify(model, 1e-6)(x).remarks
