@@ -37,7 +37,7 @@ def certify(
     choose: Mapping[str, Serving] | None = None,
     select: bool = True,
     compile: bool = False,
-    slopes: str = "equal",
+    slopes: str = "free",
     budget: float | None = BUDGET,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
@@ -78,10 +78,10 @@ def certify(
         compile: run the bound through torch.compile, for ℓ∞ and ℓ2 balls. Selects nothing, and
             takes seconds to minutes for each new shape: for long training with "ibp" or
             "ibp+dual".
-        slopes: of the two lines around each nonlinear op. ``"equal"``: parallel lines; the dual
-            layer is linear, and one set of rows gives lower and upper bounds. ``"free"``: each
-            line takes the best slope of a few for its side; often tighter, at twice the rows,
-            in backward order only.
+        slopes: of the two lines around each nonlinear op. ``"free"``: each takes the best slope of
+            a few for its side. ``"equal"``: the thesis's parallel lines; the dual layer is linear,
+            and one row gives a lower and an upper bound. Estimators that project and forward order
+            take parallel lines in any case.
         budget: the work that rows inside the network may take for each example with "ibp&dual":
             products, and 20 for every byte on its way. From the input on, each node whose open
             entries fit into what is left gets its rows, and elsewhere interval arithmetic
@@ -115,11 +115,6 @@ def certify(
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
-    if slopes == "free" and not isinstance(estimator, Exact):
-        raise InputError(
-            f'slopes="free" makes dual layers that are not linear, which only Exact() takes, not '
-            f'{estimator}. Use estimator=Exact() or slopes="equal".'
-        )
     threat = as_threat(eps)
     options = Options(
         method=METHODS[bounds],

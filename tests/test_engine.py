@@ -161,10 +161,11 @@ def test_forward_order_equals_backward_order(bounds, seed):
     net(x, y)
     names = [value.name for value in net.plan.bounded if value != net.graph.perturbed]
     everywhere = dict.fromkeys([*names, net.graph.output.name], "forward")
-    forward = result(model, x, y, threat, bounds=bounds, choose=everywhere)
-    backward = result(model, x, y, threat, bounds=bounds, choose=dict.fromkeys(names, "backward"))
+    options = {"bounds": bounds, "slopes": "equal"}
+    forward = result(model, x, y, threat, **options, choose=everywhere)
+    backward = result(model, x, y, threat, **options, choose=dict.fromkeys(names, "backward"))
     assert_same(forward, backward)
-    mixed = result(model, x, y, threat, bounds=bounds, choose={names[-1]: "forward"})
+    mixed = result(model, x, y, threat, **options, choose={names[-1]: "forward"})
     assert_same(forward, mixed)
 
 
@@ -198,14 +199,14 @@ def test_the_planner_takes_forward_order_where_it_is_cheaper(monkeypatch):
     """Twenty inputs and few open neurons against 200 rows through ever more layers."""
     model, y = deep_mlp(), torch.tensor([0, 1])
     x = torch.rand(2, 20, dtype=torch.float64)
-    net = ad.certify(model, 0.001, bounds="dual")
+    net = ad.certify(model, 0.001, bounds="dual", slopes="equal")
     first, later = net(x, y).margins, net(x, y).margins
     shown = str(net.explain(x))
     assert shown.count("forward") == 7
     assert shown.count("columns") >= 7
     torch.testing.assert_close(first, later, rtol=1e-9, atol=1e-10)
     monkeypatch.setattr("autodual.bound.cost.SHARE", 10**9)  # columns do not fit
-    tight = ad.certify(deep_mlp(), 0.001, bounds="dual")
+    tight = ad.certify(deep_mlp(), 0.001, bounds="dual", slopes="equal")
     tight(x, y)
     assert "forward" not in str(tight.explain(x))
 

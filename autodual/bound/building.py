@@ -71,8 +71,9 @@ class Building:
 
     Attributes:
         boxes: the interval of each value that a nonlinear op has read so far.
-        book: what finds sums over rows of the dual network, by how a value is served.
-        rough: the network of intervals alone, whose rows stop at every nonlinear op.
+        book: what finds sums over rows of a dual network, by how a value is served.
+        groups: what finds sums, by the network that it reads: "free", where each line has a slope
+            of its own; "parallel"; "flat", of intervals alone, whose rows stop at nonlinear ops.
     """
 
     def __init__(
@@ -95,83 +96,88 @@ class Building:
         network = Relaxation(self.plan, Entry(entry, x, threat), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
-        self.rough = ExactSums(network, setting)
-        self.book = self._book(network, setting) if "dual" in self.method.last else {}
+        self.groups: dict[str, list[Sums]] = {}
+        self.book: dict[Serving, Sums] = {}
+        if "dual" in self.method.last:
+            self.book = self._book(network, setting)
+        for sums in self.book.values():
+            kind = "free" if job.options.free and not sums.parallel else "parallel"
+            self.groups.setdefault(kind, []).append(sums)
+        if "ibp" in self.method.last:
+            self.groups["flat"] = [ExactSums(network, setting)]
         self.ibp = {entry: threat.interval(x)}
         self.boxes: dict[Value, Interval] = {}
         self.origins: dict[Value, str] = {}
 
     @property
     def network(self) -> Relaxation:
-        """The network that tells the most: the dual one, if there is one."""
-        return next(iter(self.book.values()), self.rough).network
+        """The network that tells the most."""
+        return next(self.groups[k] for k in ("free", "parallel", "flat") if k in self.groups)[
+            0
+        ].network
 
     def bound(self) -> Bound:
         """Return what has been built."""
-        named: dict[str, Sums] = {"ibp": self.rough}
-        if self.book:
-            named["dual"] = self.book[self.job.serving[self.plan.graph.output]]
-        return Bound(self.boxes, tuple(named[name] for name in self.method.last))
+        output = self.job.serving[self.plan.graph.output]
+        last = [
+            self.groups["flat"][0] if name == "ibp" else self.book[output]
+            for name in self.method.last
+        ]
+        return Bound(self.boxes, tuple(last))
 
     def add(self, step: Step) -> None:
         """Add a step."""
         call = step.call(self.env, self.batch)
-        relaxed: Relaxed | None
-        rough: Relaxed | None
         if step.rule.exact:
             if self.method.intervals and step.out in self.plan.inner:
                 boxes = [self.ibp[v] for v in step.variables]
                 self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
-            relaxed = rough = step.rule.relax(call)
+            relaxed: Mapping[str, Relaxed] = dict.fromkeys(self.groups, step.rule.relax(call))
         else:
             for value in dict.fromkeys(step.variables):
                 if value not in self.boxes:
                     self._read(value)
-            relaxed, rough = self._relax(step, call)
-        self._extend(step, relaxed, rough)
+            relaxed = self._relax(step, call)
+        self._extend(step, relaxed)
         if self.record is not None:
             columns = sum(sums.columns(step.out) for sums in self.book.values())
             self.record.push(step.out, columns)
             self.record.note(step, self.network[step.out])
 
-    def _relax(self, step: Step, call: Call) -> tuple[Relaxed | None, Relaxed | None]:
-        """Return a nonlinear op's relaxation and the one that keeps its interval alone."""
+    def _relax(self, step: Step, call: Call) -> Mapping[str, Relaxed]:
+        """Return what a nonlinear op is relaxed to in each network."""
         boxes = [self.boxes[v] for v in step.variables]
-        relaxed: Relaxed | None = None
-        rough: Relaxed | None = None
+        found: dict[str, Relaxed] = {}
         if self.method.intervals:
             image = step.rule.interval(call, *boxes)
             self.ibp[step.out] = self.plan.within(step.out, image)
             # (−∞, ∞) says that a partial op is not defined: a range must not hide that
-            rough = Planes.flat(image if step.rule.partial else self.ibp[step.out])
-        if self.book:
-            slopes, at = self.slopes.get(step.out), None
-            if self.job.options.free and slopes is None:
-                nominal = (self.network[v].reference for v in step.variables)
-                at = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
-            relaxed = step.rule.relax(call, *boxes, slopes=slopes, at=at)
-        return relaxed, rough
+            found["flat"] = Planes.flat(image if step.rule.partial else self.ibp[step.out])
+        slopes = self.slopes.get(step.out)
+        if "parallel" in self.groups:
+            found["parallel"] = step.rule.relax(call, *boxes, slopes=slopes)
+        if "free" in self.groups:
+            nominal = (self.network[v].reference for v in step.variables)
+            at = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
+            found["free"] = step.rule.relax(
+                call, *boxes, slopes=slopes, at=at if slopes is None else None
+            )
+        return found
 
-    def _extend(self, step: Step, relaxed: Relaxed | None, rough: Relaxed | None) -> None:
+    def _extend(self, step: Step, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""
         moving = set(step.variables)
         constants = {v: self.env[v] for v in step.node.inputs if v not in moving}
         read = () if step.rule.exact else step.variables
         boxes = tuple(self.boxes[v] for v in read)
         origins = tuple(self.origins[v] for v in read)
-
-        def layer(network: Relaxation, relaxed: Relaxed) -> Layer:
+        for kind, group in self.groups.items():
+            network = group[0].network
             inputs = network.inputs(step.variables)
-            return Layer(step, self.batch, constants, inputs, boxes, origins, relaxed)
-
-        if self.book and relaxed is not None:
-            made = layer(self.network, relaxed)
-            network = self.network.extended(made)
-            for sums in self.book.values():
+            made = Layer(step, self.batch, constants, inputs, boxes, origins, relaxed[kind])
+            network = network.extended(made)
+            for sums in group:
                 sums.extend(network, made)
-        if "ibp" in self.method.last and rough is not None:
-            made = layer(self.rough.network, rough)
-            self.rough.extend(self.rough.network.extended(made), made)
 
     def _read(self, value: Value) -> None:
         """Find the interval of a value that a nonlinear op reads."""
@@ -182,7 +188,7 @@ class Building:
         self.ibp[value] = box = self.plan.within(value, box)
         if value == self.plan.graph.perturbed:
             origin = "input"
-        elif self.job.serving[value] != "ibp":
+        elif self.job.serving[value] != "ibp" and not (origin == "ibp" and self.complete(value)):
             tight = self._tightened(value, box)
             box, origin = self.plan.within(value, tight), self.method.origin
         if value in self.given:
@@ -191,36 +197,58 @@ class Building:
         self.ibp[value] = self.boxes[value] = box
         self.origins[value] = origin
 
+    def complete(self, value: Value) -> bool:
+        """Return whether interval arithmetic says all that rows could say."""
+        return self.network.entry.weights is not None and value in self.plan.by_intervals
+
+    def sides(self, value: Value) -> int:
+        """Return how many rows an entry takes at most: one for each end if one cannot serve both."""
+        both = "free" not in self.groups or self.network.symmetric((value,))
+        return 1 if both or not self.method.intervals else 2
+
     def _tightened(self, value: Value, box: Interval) -> Interval:
         """Give rows to the entries of a value whose op is not yet exact on its interval."""
-        serving, record = self.job.serving[value], self.record
-        if self.job.options.select:
-            units = Units.where(value, self._affordable(value))
-        else:
-            units = Units.everywhere(value, self.batch, box.lower.device)
-        if record is not None:
-            record.how[value] = str(serving)
-            record.ask(value, len(units))
-            if len(units) > 0 and serving == "backward":
-                record.costs[value] = row_cost(self.network, units)
-        return box if len(units) == 0 else tighten(self.book[serving], box, units)
+        serving = self.job.serving[value]
+        sums = self.book[serving]
+        if self.record is not None:
+            self.record.how[value] = str(serving)
+            self.record.ask(value, 0)
+        if not self.job.options.select:
+            everywhere = Units.everywhere(value, self.batch, box.lower.device)
+            return self._asked(sums, box, everywhere)
+        units = Units.where(value, self._affordable(value, box))
+        if sums.parallel or self.sides(value) == 1:
+            return self._asked(sums, box, units)
+        # a row of its own for each side: where the first has made the op exact, one is enough
+        upper = value.per_example(sums.network[value].reference, self.batch).flatten(1) < 0
+        box = self._asked(sums, box, units.facing(upper))
+        units = units.those(self.open(value, box))
+        return self._asked(sums, box, units.facing(~upper))
 
-    def _affordable(self, value: Value) -> Tensor:
+    def _asked(self, sums: Sums, box: Interval, units: Units) -> Interval:
+        """Intersect an interval with what rows say at ``units``."""
+        if self.record is not None:
+            self.record.ask(units.value, len(units))
+            if len(units) > 0 and self.job.serving[units.value] == "backward":
+                self.record.costs[units.value] = row_cost(sums.network, units)
+        return box if len(units) == 0 else tighten(sums, box, units)
+
+    def _affordable(self, value: Value, box: Interval) -> Tensor:
         """Return which of the open entries get rows, [N, numel]: all that the user asked for."""
-        open_ = self.open(value)
+        open_ = self.open(value, box)
         if value in self.job.asked:
             return open_
         return self.purse.pay(self.network, value, open_)
 
     @torch.no_grad()
-    def open(self, value: Value) -> Tensor:
-        """Return where a tighter interval can make a tighter dual layer, [N, numel]."""
-        box = self.ibp[value]
+    def open(self, value: Value, box: Interval) -> Tensor:
+        """Return where an interval tighter than ``box`` can tighten a dual layer, [N, numel]."""
+        known = {**self.ibp, value: box}
         loose = torch.zeros((), dtype=torch.bool, device=box.lower.device)
         for step in self.plan.bounded[value]:
-            if all(v in self.ibp for v in step.variables):
+            if all(v in known for v in step.variables):
                 call = step.call(self.env, self.batch)
-                found = step.rule.open(call, *(self.ibp[v] for v in step.variables))
+                found = step.rule.open(call, *(known[v] for v in step.variables))
                 loose = loose | found[step.variables.index(value)]
             else:
                 loose = loose | (box.lower != box.upper)

@@ -49,15 +49,15 @@ def forecast(
     purse, device = Purse(job.budget), building.network.x.device
     for value in plan.bounded:
         serving = asked[value]
-        if value == plan.graph.perturbed or serving == "ibp":
+        if value == plan.graph.perturbed or serving == "ibp" or building.complete(value):
             continue
         with taking_notes() as notes:
-            open_ = building.open(value)
+            open_ = building.open(value, building.ibp[value])
             mask = torch.ones_like(open_) if all else open_
             mask = mask if value in job.asked else purse.pay(building.network, value, mask)
         count = int(mask.sum())
         record.how[value] = "ibp, over budget" if notes.over and not count else str(serving)
-        record.ask(value, count)
+        record.ask(value, count * building.sides(value))
         if count and serving == "backward":
             record.costs[value] = row_cost(building.network, Units.where(value, mask))
     _columns(building, record, [v for v, how in record.how.items() if how == "forward"])

@@ -31,7 +31,7 @@ class Options:
     choose: Mapping[str, Serving] = field(default_factory=dict)
     select: bool = True
     compile: bool = False
-    free: bool = False
+    free: bool = True
 
     @property
     def key(self) -> Hashable:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.match import grows, match_all
-from autodual.duals import Call, DualLayer, Registry
+from autodual.duals import Affine, Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
@@ -280,6 +280,24 @@ class Plan:
                 for value in dict.fromkeys(step.variables):
                     table[value] = (*table.get(value, ()), step)
         return table
+
+    @cached_property
+    def by_intervals(self) -> frozenset[Value]:
+        """The values of which interval arithmetic says all there is to say, on sets that are boxes.
+
+        Each of their entries is one affine function of entries of the input, and no two ways lead
+        to one of these.
+        """
+        single, exact = {self.graph.perturbed}, {self.graph.perturbed}
+        for step in self.steps:
+            rule, (first, *more) = step.rule, step.variables
+            if more or not isinstance(rule, Affine):
+                continue
+            if rule.reads_one and first in single:
+                single.add(step.out)
+            if first in single or (rule.reads_one and first in exact):
+                exact.add(step.out)
+        return frozenset(exact)
 
     @cached_property
     def inner(self) -> frozenset[Value]:

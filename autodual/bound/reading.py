@@ -50,10 +50,14 @@ def margins(sums: Sums, value: Value, labels: Tensor) -> Tensor:
 
 
 def interval(sums: Sums, units: Units) -> Interval:
-    """Return bounds [R] on the entries that ``units`` lists."""
+    """Return bounds [R] on the entries that ``units`` lists: one-sided where these are signed."""
     z = sums.network.nominal(units.value).flatten(1)[units.owner, units.unit]
-    ends = sums.deviations(units, both=True)
-    return Interval(z - ends[0], z + ends[-1])
+    if units.negative is None:
+        ends = sums.deviations(units, both=True)
+        return Interval(z - ends[0], z + ends[-1])
+    fall, upper = sums.deviations(units, both=False)[0], units.negative
+    low, high = (z - fall).masked_fill(upper, -torch.inf), (z + fall).masked_fill(~upper, torch.inf)
+    return Interval(low, high)
 
 
 def tighten(sums: Sums, box: Interval, units: Units) -> Interval:

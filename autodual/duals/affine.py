@@ -82,6 +82,9 @@ class Affine(DualLayer):
         bias: the name of an argument that is the op's whole constant part, so that the op
             without it is linear; None if there is no such argument.
         linear: whether the op has no constant part at all: f(0) = 0.
+        reads_one: whether each entry of the result reads one entry at most of each perturbed
+            argument, as those of views, moves, and sums and products with constants do. Intervals
+            that are exact stay so.
     """
 
     together: tuple[str, ...] = ()
@@ -92,6 +95,7 @@ class Affine(DualLayer):
     window: Callable[[Call], Window | None] = no_window
     bias: str | None = None
     linear: bool = False
+    reads_one: bool = False
     exact: ClassVar[bool] = True
     kind: ClassVar[str] = "affine, exact"
 

@@ -92,27 +92,35 @@ SUM = Affine(
     interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
     transpose=transpose_sum,
     window=pixel_by_pixel,
+    reads_one=True,
 )
 DIFFERENCE = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": 1, "other": -call["alpha"]}),
     window=pixel_by_pixel,
+    reads_one=True,
 )
 REVERSED_DIFFERENCE = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": -call["alpha"], "other": 1}),
     window=pixel_by_pixel,
+    reads_one=True,
 )
 NEGATION = Affine(
     together=("self",),
     interval=_difference(lambda call: {"self": -1}),
     window=pixel_by_pixel,
     linear=True,
+    reads_one=True,
 )
-SCALED = Affine(alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True)
+SCALED = Affine(
+    alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True
+)
 PLANES = Elementwise(product_planes, interval=corners, arguments=("self", "other"), free=mccormick)
 PRODUCT = Either((SCALED, PLANES))
-QUOTIENT = Affine(alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True)
+QUOTIENT = Affine(
+    alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True
+)
 TOTAL = Affine(together=("self",), linear=True)
 
 TABLE: dict[str, DualLayer | Either] = {

@@ -182,6 +182,7 @@ def pieces(
     nondecreasing: bool = False,
     argument: str = "self",
     lines: Callable[..., Lines] | None = None,
+    free: Callable[..., Lines] | None = None,
 ) -> Piecewise:
     """Return the dual layer of an elementwise op that is linear between breakpoints.
 
@@ -194,7 +195,7 @@ def pieces(
         jumps: whether f may jump there.
         nondecreasing: whether f is, so that the ends of a box map to the ends.
         argument: the name of the op's input in its schema or forward.
-        lines: a quicker way to the same lines.
+        lines, free: quicker ways to the same lines.
     """
     shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
@@ -202,6 +203,7 @@ def pieces(
         interval=by_endpoints if nondecreasing else partial(_ask, shape, Pieces.interval),
         arguments=(argument,),
         slopes=partial(_ask, shape, Pieces.slopes),
+        free=free,
         shape=shape,
     )
 

@@ -23,6 +23,8 @@ Slopes = tuple[Tensor, ...]
 
 Equal = Tensor | Slopes
 
+Change = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class Sides:
@@ -156,14 +158,21 @@ class Planes:
         return Planes(lower, f(self.lower_intercept), upper, f(self.upper_intercept))
 
     def pull(
-        self, nu: Tensor, own: Callable[[Tensor], Tensor] = lambda slope: slope
+        self, nu: Tensor, own: Change = lambda t: t, rows: Change = lambda t: t
     ) -> list[Tensor]:
-        """Return ν_in = a_u[ν]₊ + a_l[ν]₋ per argument; ``own`` brings a slope to ν's shape."""
+        """Return ν_in = a_u[ν]₊ + a_l[ν]₋ per argument.
+
+        Args:
+            nu: ν, or what its rows are picked from.
+            own: brings a slope to ν's shape.
+            rows: picks the rows.
+        """
         if self.are_parallel:
-            return [own(slope) * nu for slope in self.lower_slopes]
-        up, down = nu.clamp(min=0), nu.clamp(max=0)
+            full = rows(nu)
+            return [own(slope) * full for slope in self.lower_slopes]
+        up, down = rows(nu.clamp(min=0)), rows(nu.clamp(max=0))
         slopes = zip(self.lower_slopes, self.upper_slopes, strict=True)
-        return [own(upper) * up + own(lower) * down for lower, upper in slopes]
+        return [torch.addcmul(own(lower) * down, own(upper), up) for lower, upper in slopes]
 
     def intercept(self, nu: Tensor) -> Tensor:
         """Return h = b_u[ν]₊ + b_l[ν]₋, elementwise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,18 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
 
 
+def relu_free(call: Call, box: Interval, at: Sequence[Tensor]) -> Lines:
+    """Enclose max(z, 0) between the chord and that of its pieces which is higher at a point.
+
+    Where rounding decides which it is, the lower line is parallel to the chord.
+    """
+    lines, (point,) = relu_lines(call, box, None), at
+    piece = torch.where(point > 0, 1.0, 0.0).to(point)
+    toss = lines.meet | (point.abs() <= 64 * torch.finfo(point.dtype).eps * box.upper)
+    lower = torch.where(toss, lines.lower_slope, piece)
+    return Lines(lower, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+
+
 def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
     """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call.
 
@@ -52,7 +64,7 @@ def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
 
 
 TABLE = {
-    "aten.relu.default": pieces(0.0, nondecreasing=True, lines=relu_lines),
+    "aten.relu.default": pieces(0.0, nondecreasing=True, lines=relu_lines, free=relu_free),
     "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
     "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
     "aten.abs.default": hinge(lambda call: -1.0),

@@ -43,11 +43,11 @@ def _padded(call: Call) -> Window | None:
     return Window((1, 1), (1, 1), shift, {"pad": [0, 0, 0, 0]})
 
 
-RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True)
-MOVE = Affine(together=("self",), linear=True)
-SLICE = Affine(together=("self",), linear=True, window=_sliced)
-PAD = Affine(together=("self",))
-CONSTANT_PAD = Affine(together=("self",), window=_padded)
+RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True, reads_one=True)
+MOVE = Affine(together=("self",), linear=True, reads_one=True)
+SLICE = Affine(together=("self",), linear=True, window=_sliced, reads_one=True)
+PAD = Affine(together=("self",), reads_one=True)
+CONSTANT_PAD = Affine(together=("self",), window=_padded, reads_one=True)
 
 TABLE = {
     "aten.reshape.default": RESHAPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,7 +43,13 @@ class Setting:
 
 
 class Sums(ABC):
-    """How far C·z can fall below and rise above C·z⁰, for rows C at any value of a network."""
+    """How far C·z can fall below and rise above C·z⁰, for rows C at any value of a network.
+
+    Attributes:
+        parallel: whether every op must be enclosed by parallel planes, so that it is linear.
+    """
+
+    parallel: ClassVar[bool] = True
 
     def __init__(self, network: Relaxation) -> None:
         self.network = network

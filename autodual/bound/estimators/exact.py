@@ -17,7 +17,7 @@ from autodual.bound.rows import Memo, Seeds, Units
 from autodual.bound.travel import Observer, deviations, row_cost
 from autodual.working import spend
 
-CACHE_BYTES = 2**22
+CACHE_BYTES = 2**21
 """How many bytes one form of a chunk's rows may take on a CPU: what stays in its cache is fast."""
 
 KEPT = 4
@@ -53,6 +53,8 @@ class ExactSums(Sums):
     where the host may look for them, those with a gradient that is not zero are computed anew in
     the backward pass.
     """
+
+    parallel = False
 
     def __init__(self, network: Relaxation, setting: Setting) -> None:
         super().__init__(network)

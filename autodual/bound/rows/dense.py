@@ -35,7 +35,7 @@ class Dense(Listed):
 
     def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Dense]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
-        pulled = lines.pull(self._grouped(self.full()), self._own)
+        pulled = lines.pull(self.data, self._own, lambda nu: self._grouped(self._picked(nu)))
         flat = pulled if self.span is None else [data.flatten(0, 1) for data in pulled]
         return [replace(self, data=data, pick=None) for data in flat]
 
@@ -47,6 +47,8 @@ class Dense(Listed):
             return sums[self.pick, self.owner if len(weights) > 1 else 0]
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
+        if self.span is None and len(weights) == 1:
+            return flat @ weights.flatten()
         if self.span is None:
             return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
         grouped, own = self._grouped(flat), self._own(weights.flatten(1))

@@ -41,4 +41,8 @@ class Listed:
 
     def full(self) -> Tensor:
         """Return the rows [R, *], one by one."""
-        return self.data if self.pick is None else self.data.index_select(0, self.pick)
+        return self._picked(self.data)
+
+    def _picked(self, data: Tensor) -> Tensor:
+        """Return what the rows are, [R, *], given what ``data`` has become, [B, *]."""
+        return data if self.pick is None else data.index_select(0, self.pick)

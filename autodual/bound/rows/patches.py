@@ -62,13 +62,22 @@ class Patches(Listed):
 
     @classmethod
     def identity(
-        cls, value: Value, owner: Tensor, unit: Tensor, like: Tensor, all: bool
+        cls,
+        value: Value,
+        owner: Tensor,
+        unit: Tensor,
+        like: Tensor,
+        all: bool,
+        negative: Tensor | None = None,
     ) -> Patches:
         """Return the unit rows of ``value`` at the flat positions ``unit`` of their examples."""
         _, channels, height, width = value.size(1)
         bank = torch.eye(channels, dtype=like.dtype, device=like.device)
         cells = height * width
-        return cls.at(value, bank, owner, unit % cells, unit // cells, all)
+        pick = unit // cells
+        if negative is not None:
+            bank, pick = torch.cat([bank, -bank]), pick + channels * negative
+        return cls.at(value, bank, owner, unit % cells, pick, all)
 
     @classmethod
     def at(
@@ -107,7 +116,7 @@ class Patches(Listed):
 
     def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Patches]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, 1, C, H, W]."""
-        pulled = lines.pull(self.full(), lambda slope: self._own(slope, memo))
+        pulled = lines.pull(self.data, lambda slope: self._own(slope, memo), self._picked)
         return [replace(self, data=data, pick=None, clean=True) for data in pulled]
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:

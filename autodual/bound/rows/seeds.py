@@ -17,13 +17,14 @@ from autodual.front.ir import Value
 class Units:
     """The unit rows of some entries: ``unit[i]`` is a flat position in example ``owner[i]``.
 
-    ``all`` says that they come from a list of all entries.
+    ``all`` says that they come from a list of all entries, ``negative`` which of them are −1 there.
     """
 
     value: Value
     owner: Tensor
     unit: Tensor
     all: bool = False
+    negative: Tensor | None = None
 
     @classmethod
     def everywhere(cls, value: Value, batch: int, device: torch.device) -> Units:
@@ -59,7 +60,16 @@ class Units:
 
     def take(self, index: slice | Tensor) -> Units:
         """Return some of them."""
-        return replace(self, owner=self.owner[index], unit=self.unit[index])
+        negative = None if self.negative is None else self.negative[index]
+        return replace(self, owner=self.owner[index], unit=self.unit[index], negative=negative)
+
+    def those(self, mask: Tensor) -> Units:
+        """Return those where mask [N, numel] holds."""
+        return self.take(mask[self.owner, self.unit].nonzero().squeeze(1))
+
+    def facing(self, upper: Tensor) -> Units:
+        """Return them with −1 in place of 1 where ``upper`` [N, numel] holds."""
+        return replace(self, negative=upper[self.owner, self.unit])
 
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""
@@ -75,7 +85,9 @@ class Units:
 
     def _rows(self, like: Tensor) -> Dense | Patches:
         if Patches.serve(self.value):
-            return Patches.identity(self.value, self.owner, self.unit, like, self.all)
+            return Patches.identity(
+                self.value, self.owner, self.unit, like, self.all, self.negative
+            )
         if self.all:
             distinct, pick = torch.arange(self.value.numel, device=like.device), self.unit
         else:
@@ -83,7 +95,9 @@ class Units:
         bank = torch.zeros(
             len(distinct), self.value.numel, dtype=like.dtype, device=like.device
         ).scatter_(1, distinct.unsqueeze(1), 1.0)
-        return Dense(bank.reshape(len(distinct), *self.value.size(1)), self.owner, pick)
+        if self.negative is not None:
+            bank, pick = torch.cat([bank, -bank]), pick + len(bank) * self.negative
+        return Dense(bank.reshape(len(bank), *self.value.size(1)), self.owner, pick)
 
 
 @dataclass(frozen=True, eq=False)
