@@ -18,21 +18,21 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)
-        self.inner = nn.ModuleList([nn.Linear(18, 6), nn.Linear(6, 3)])
+        self.inner = nn.ModuleList([nn.Linear(32, 6), nn.Linear(6, 3)])
         self.norm.running_mean.normal_()
         self.norm.running_var.uniform_(0.5, 2)
 
     def forward(self, x):
         z = self.norm(self.conv(x)).relu().flatten(1)
-        z = self.inner[0](z + torch.linspace(0, 1, 18, dtype=DOUBLE))
+        z = self.inner[0](z + torch.linspace(0, 1, 32, dtype=DOUBLE))
         return self.inner[1](z.tanh())
 
 
-X = 0.8 * torch.rand(3, 1, 3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+X = 0.8 * torch.rand(3, 1, 4, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
 C = torch.randn(3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
 EPS = torch.tensor([0.01, 0.05, 0.2], dtype=DOUBLE)
 OTHER = torch.tensor([0.1, 0.0, 0.02], dtype=DOUBLE)
-HIGH = torch.linspace(0.8, 1, 9, dtype=DOUBLE).view(1, 3, 3)
+HIGH = torch.linspace(0.8, 1, 16, dtype=DOUBLE).view(1, 4, 4)
 BOUNDS = ("ibp", "ibp+dual", "dual", "ibp&dual")
 BALLS = {
     "linf": lambda eps: ad.LinfBall(eps),
