@@ -57,7 +57,7 @@ class AutoDual:
         self.compile = compile
 
     def margins(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Callable[[], Tensor]:
-        net = ad.certify(model, eps, memory="4GB", compile=self.compile)
+        net = ad.certify(model, eps, memory="4GB", compile=self.compile, slopes="equal")
 
         def run() -> Tensor:
             found = net(x, y).margins
@@ -70,7 +70,8 @@ class AutoDual:
     ) -> Job:
         bounds = {"exact": "ibp&dual", "cauchy": "ibp&dual"}.get(method, method)
         estimator = ad.Cauchy(r) if r else None
-        net = ad.certify(model, eps, bounds=bounds, estimator=estimator, compile=self.compile)
+        options = {"estimator": estimator, "compile": self.compile, "slopes": "equal"}
+        net = ad.certify(model, eps, bounds=bounds, **options)
         return lambda: ad.robust_loss(net, x, y).backward()
 
 
@@ -221,7 +222,7 @@ def thesis_net(
 
 def whole_test_set(data: Path, model: nn.Module) -> None:
     """Certify all 10,000 images once."""
-    net, (x, y) = ad.certify(model, 0.1), mnist_test(data)
+    net, (x, y) = ad.certify(model, 0.1, slopes="equal"), mnist_test(data)
     net(x[:50], y[:50])
     start = time.perf_counter()
     wrong = sum(

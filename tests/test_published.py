@@ -17,5 +17,7 @@ def test_wk_mnist_on_a_few_images():
     from networks import mnist_test, wk_mnist
 
     x, y = mnist_test(Path(DATA))
-    certificate = ad.certify(wk_mnist(Path(DATA)), 0.1, bounds="dual")(x[:100], y[:100])
+    certificate = ad.certify(wk_mnist(Path(DATA)), 0.1, bounds="dual", slopes="equal")(
+        x[:100], y[:100]
+    )
     assert int((~certificate.verified).sum()) == 4
