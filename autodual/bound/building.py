@@ -202,7 +202,7 @@ class Building:
         return self.network.entry.weights is not None and value in self.plan.by_intervals
 
     def sides(self, value: Value) -> int:
-        """Return how many rows an entry takes at most: one for each end if one cannot serve both."""
+        """Return how many rows an entry takes at most: two where one cannot serve both ends."""
         both = "free" not in self.groups or self.network.symmetric((value,))
         return 1 if both or not self.method.intervals else 2
 
