@@ -2,8 +2,8 @@
 
     python benchmarks/compare.py [--lirpa CHECKOUT] [--data PATH] [--models TEXT ...]
 
-For each model of ``benchmarks/models`` the mean width of the bounds on its outputs: of autodual as
-it is by default, with free slopes, and of CROWN with its own choice of slopes, on the same x and ε.
+For each model of ``benchmarks/models`` the mean width of the bounds on its outputs: of autodual
+with the thesis's equal slopes and by default, and of CROWN, on the same x and ε.
 Every bound is tried with points that descend and climb inside the ball; one that a point crosses
 counts for nothing. ``--models`` takes those whose names hold one of the texts. With ``--data``
 also the mean margins of four nets on 50 MNIST images, and times of turns in one process.
@@ -56,7 +56,7 @@ def ways(peer: LiRPA | None) -> dict[str, Way]:
         inputs = (peer.tensor(x, peer.ball(norm=float("inf"), eps=eps)),)
         return net.compute_bounds(x=inputs, method="CROWN")
 
-    found = {"default": mine(), "free": mine(slopes="free")}
+    found = {"equal": mine(slopes="equal"), "default": mine()}
     return found if peer is None else {**found, "CROWN": crown}
 
 
@@ -136,11 +136,11 @@ def widths(names: Sequence[str], peer: LiRPA | None) -> None:
     print(f"\nmean widths\n{'model':52}" + "".join(f"{way:>10}" for way in jobs))
     for name in names:
         found = measure(name, MODELS[name], jobs, notes)
-        said = [verdict(found.get(way), found.get("CROWN")) for way in ("default", "free")]
+        said = [verdict(found.get(way), found.get("CROWN")) for way in ("equal", "default")]
         cells = "".join(f"{found[way]:10.4g}" if way in found else f"{'–':>10}" for way in jobs)
         print(f"{name:52}{cells}   {said[0]:8} {said[1]}", flush=True)
         rows.append(said)
-    for i, way in enumerate(("default", "free")):
+    for i, way in enumerate(("equal", "default")):
         counts = {
             word: sum(row[i] == word for row in rows) for word in ("LOOSER", "equal", "tighter")
         }
@@ -162,7 +162,10 @@ def margins(data: Path, peer: LiRPA | None, runs: int) -> None:
     print(f"\nmean margins, and times as multiples of the default's\n{'net':16}{'ε':>6}")
     for name, model, eps in nets:
         spec = others(y, 10)
-        jobs = {"default": _lower(model, x, eps, spec), "free": _lower(model, x, eps, spec, "free")}
+        jobs = {
+            "equal": _lower(model, x, eps, spec, "equal"),
+            "default": _lower(model, x, eps, spec),
+        }
         if peer is not None:
             jobs["CROWN"] = _crown(peer, model, x, eps, spec)
         with torch.no_grad(), redirect_stdout(StringIO()):

@@ -357,7 +357,7 @@ def test_without_selection_no_step_waits_for_the_host(bounds, estimator, monkeyp
             ad.robust_loss(net, x, y).backward()
         if select:
             assert waits.found  # it does see
-            assert waits.found <= {"seed", "where", "take", "backward", "_rows", "widen"}
+            assert waits.found <= {"seed", "where", "those", "take", "backward", "_rows", "widen"}
         else:
             assert waits.found <= {"seed"}
 

@@ -49,7 +49,11 @@ def forecast(
     purse, device = Purse(job.budget), building.network.x.device
     for value in plan.bounded:
         serving = asked[value]
-        if value == plan.graph.perturbed or serving == "ibp" or building.complete(value):
+        if (
+            value == plan.graph.perturbed
+            or serving == "ibp"
+            or (job.plan.method.intervals and building.complete(value))
+        ):
             continue
         with taking_notes() as notes:
             open_ = building.open(value, building.ibp[value])

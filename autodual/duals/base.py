@@ -160,7 +160,7 @@ class DualLayer(ABC):
 
 TIGHTNESS = {
     "exact": "the dual layer is the op itself",
-    "free-slope": 'two parallel lines or planes; with slopes="free" each has slopes of its own',
+    "free-slope": "two lines or planes, each with slopes of its own",
     "parallel": "two parallel lines or planes, or a matrix product about its center",
     "interval": "only its interval is kept",
     "missing": "no dual layer",

@@ -194,7 +194,7 @@ def one_hidden_unit_is_exact():
 
 def the_bound_is_algorithm_1():
     x = flat(1)
-    box = ad.certify(mlp(), 0.3, bounds="dual").bounds(x)
+    box = ad.certify(mlp(), 0.3, bounds="dual", slopes="equal").bounds(x)
     lower, upper = oracles.algorithm_1(oracles.layers(mlp(), (4,)), x[0].numpy(), 0.3)[-1]
     found = [box.lower[0].detach(), box.upper[0].detach()]
     same(found, [torch.from_numpy(lower), torch.from_numpy(upper)], "Algorithm 1 and the bound")
@@ -297,6 +297,20 @@ def parts_of_a_batch_are_the_whole():
         same(result(model, x, y, ad.LinfBall(0.1)), whole, "parts of a batch and the whole")
 
 
+def each_end_has_its_row():
+    """Where an op stays open, a row for each end finds what rows for both find everywhere."""
+    for model, x in ((mlp(), flat()), pictures("conv")[:2]):
+        with torch.no_grad():
+            whole = ad.certify(model, 0.3, select=False).relax(x).boxes
+            asked = ad.certify(model, 0.3).relax(x).boxes
+        for one, other in zip(whole.values(), asked.values(), strict=True):
+            assert bool((one.lower >= other.lower - 1e-9).all()), "a lower end is too high"
+            assert bool((one.upper <= other.upper + 1e-9).all()), "an upper end is too low"
+            open_ = (other.lower < 0) & (other.upper > 0)
+            for end, right in ((other.lower, one.lower), (other.upper, one.upper)):
+                same([end[open_]], [right[open_]], "ends by rows of their own and by both")
+
+
 def any_order_gives_the_bound():
     """Whatever the planner chooses for each value, bounds and gradients stay the same."""
     pick = random.Random(0)
@@ -304,12 +318,13 @@ def any_order_gives_the_bound():
     def arbitrary(plan, record, network, memory):
         return {value: pick.choice(["forward", "backward"]) for value in record.costs}
 
+    options = {"bounds": "dual", "slopes": "equal"}
     for kinds in CASES:
         model, x, y = pictures(*kinds)
-        expected = result(model, x, y, ad.LinfBall(0.3), bounds="dual", choose=_backward(model, x))
+        expected = result(model, x, y, ad.LinfBall(0.3), **options, choose=_backward(model, x))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("autodual.bound.module.choose_orders", arbitrary)
-            net = ad.certify(model, 0.3, bounds="dual", memory="1GiB")
+            net = ad.certify(model, 0.3, **options, memory="1GiB")
             for _ in range(2):
                 net.admitted(x).program._decided_for.clear()
                 net(x)
@@ -341,7 +356,7 @@ def wide():
 def the_planner_chooses_by_cost():
     """Few inputs and hardly an open unit against many rows; the bound stays the same."""
     x = torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
-    net = ad.certify(wide(), 1e-4, bounds="dual")
+    net = ad.certify(wide(), 1e-4, bounds="dual", slopes="equal")
     with torch.no_grad():
         first, later = net(x).margins, net(x).margins
         shown = str(net.explain(x))
@@ -349,7 +364,7 @@ def the_planner_chooses_by_cost():
     same([later], [first], "bounds before and after orders are chosen")
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr("autodual.bound.cost.SHARE", 10**9)
-        net = ad.certify(wide(), 1e-4, bounds="dual", memory="1GiB")
+        net = ad.certify(wide(), 1e-4, bounds="dual", slopes="equal", memory="1GiB")
         net(x)
         shown = str(net.explain(x))
     assert "forward" not in shown, "columns do not fit and are chosen"
@@ -397,7 +412,7 @@ def _on(bound, network):
 def slopes_from_outside_are_taken():
     """A network with its own slopes is the same; with others it is what is made with them."""
     x = flat()
-    net = ad.certify(mlp(), 0.3, bounds="dual")
+    net = ad.certify(mlp(), 0.3, bounds="dual", slopes="equal")
     with torch.no_grad():
         bound = net.relax(x)
         network, spec = bound.networks[0], {net.graph.output: torch.eye(3, dtype=F64).unsqueeze(0)}
@@ -596,10 +611,22 @@ CANARIES = {
         "a product: an output lies",
     ),
     "rows asked for nowhere": Canary(
-        "autodual.bound.building.Building._open",
-        lambda f: lambda self, value: f(self, value) & False,
+        "autodual.bound.building.Building.open",
+        lambda f: lambda self, value, box: f(self, value, box) & False,
         the_bound_is_algorithm_1,
         "Algorithm 1 and the bound differ",
+    ),
+    "rows for upper ends not turned": Canary(
+        "autodual.bound.rows.seeds.Units.rows",
+        lambda f: lambda self, like: f(replace(self, negative=None), like),
+        each_end_has_its_row,
+        "an upper end is too low|ends by rows of their own and by both",
+    ),
+    "a second end asked for nowhere": Canary(
+        "autodual.bound.rows.seeds.Units.those",
+        lambda f: lambda self, mask: f(self, mask & False),
+        each_end_has_its_row,
+        "ends by rows of their own and by both",
     ),
     "rows not asked for at the first entry": Canary(
         "autodual.bound.rows.seeds.Units.where",

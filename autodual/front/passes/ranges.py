@@ -28,9 +28,8 @@ IMAGES: Mapping[str, Range] = {
 """Where values of these functions lie."""
 
 MOVES = "expand", "reshape", "unsqueeze", "squeeze", "permute", "transpose", "clone", "cat", "stack"
-PICKS = frozenset(
-    (*MOVES, "slice", "select", "index_select", "gather", "mean", "amax", "amin", "max", "min")
-)
+EXTREMES = "amax", "amin", "max", "min", "largest", "smallest"
+PICKS = frozenset((*MOVES, *EXTREMES, "slice", "select", "index_select", "gather", "mean"))
 """What comes out lies between the least and the greatest of what goes in."""
 
 EXPONENTS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
@@ -87,7 +86,7 @@ def _range(node: Node, known: Callable[[Any], Range]) -> Range:
     if kind in ("scalar_tensor", "full"):
         return known(args.get("s", args.get("fill_value")))
     if kind in PICKS and node.index in (None, 0):
-        parts = [known(v) for name in ("self", "tensors") for v in leaves(args.get(name))]
+        parts = [known(v) for name in ("self", "tensors", "values") for v in leaves(args.get(name))]
         return min(low for low, _ in parts), max(high for _, high in parts)
     z, other = known(args.get("self")), known(args.get("other"))
     if kind.startswith("avg_pool") and args.get("divisor_override") is None:
