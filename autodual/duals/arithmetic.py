@@ -64,25 +64,34 @@ def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) 
     return Planes.with_slopes(slopes, gaps.lower, gaps.upper)
 
 
+AWAY = 0.5
+"""How far from the middle of a box, towards the corner where they are worst, planes are compared."""
+
+
 def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Planes:
-    """Enclose x·y by planes that are exact on two sides of the box, those closer to a point.
+    """Enclose x·y by planes that are exact on two sides of the box, the better one on each side.
 
-    Below, x y − (l_y x + l_x y − l_x l_y) = (x − l_x)(y − l_y), and likewise (u_x − x)(u_y − y). At
-    the point c + δ they differ from r_x r_y, the gap in the center, by ±(r_x δ_y + r_y δ_x) and
-    terms of second order; above, by ±(r_x δ_y − r_y δ_x). Where rounding decides which is closer
-    the planes through the center are taken.
+    Below, x y − (l_y x + l_x y − l_x l_y) = (x − l_x)(y − l_y), and likewise (u_x − x)(u_y − y).
+    In the middle of the box all of them, and the planes through the center, differ by r_x r_y from
+    x y, so that they are compared on the way from there to the corner where each is worst. Where
+    rounding decides, the planes through the center are taken.
     """
-    along_x, along_y = y.radius * (at[0] - x.center), x.radius * (at[1] - y.center)
-    size = y.radius * x.center.abs() + x.radius * y.center.abs()
-    toss = 8 * torch.finfo(size.dtype).eps * size
+    low, high, middle = (y.lower, x.lower), (y.upper, x.upper), (y.center, x.center)
 
-    def slopes(side: Tensor, low: Slopes, high: Slopes) -> Slopes:
-        near = [torch.where(side < 0, a, b) for a, b in zip(low, high, strict=True)]
-        tied = side.abs() <= toss
-        return tuple(torch.where(tied, box.center, s) for box, s in zip((y, x), near, strict=True))
+    def best(tried: Sequence[Slopes], sign: int) -> Slopes:
+        heights = []
+        for s_x, s_y in tried:
+            along = s_x * (at[0] - x.center) + s_y * (at[1] - y.center)
+            heights.append(sign * along - AWAY * (s_x.abs() * x.radius + s_y.abs() * y.radius))
+        index = torch.stack(heights)
+        size = 64 * torch.finfo(index.dtype).eps * index.abs().amax(0)
+        index = torch.cat([index[:1] + size, index[1:]]).argmax(0, keepdim=True)
+        return tuple(
+            torch.stack(list(s)).gather(0, index).squeeze(0) for s in zip(*tried, strict=True)
+        )
 
-    below = slopes(along_x + along_y, (y.lower, x.lower), (y.upper, x.upper))
-    above = slopes(along_x - along_y, (y.upper, x.lower), (y.lower, x.upper))
+    below = best((middle, low, high), 1)
+    above = best((middle, (y.upper, x.lower), (y.lower, x.upper)), -1)
     lower, upper = (product_planes(call, x, y, s) for s in (below, above))
     return Planes(below, lower.lower_intercept, above, upper.upper_intercept)
 
