@@ -65,7 +65,7 @@ def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) 
 
 
 AWAY = 0.5
-"""How far from the middle of a box, towards the corner where they are worst, planes are compared."""
+"""How far from the middle of a box, towards their worst corner, planes are compared."""
 
 
 def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Planes:
