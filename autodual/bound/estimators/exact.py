@@ -17,7 +17,7 @@ from autodual.bound.rows import Memo, Seeds, Units
 from autodual.bound.travel import Observer, deviations, row_cost
 from autodual.working import spend
 
-CACHE_BYTES = 2**21
+CACHE_BYTES = 2**23
 """How many bytes one form of a chunk's rows may take on a CPU: what stays in its cache is fast."""
 
 KEPT = 4
