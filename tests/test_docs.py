@@ -28,6 +28,12 @@ def test_examples_run(path, capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_find_what_they_use(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(path.parent))
+    assert runpy.run_path(str(path), run_name="read")["__doc__"]
+
+
 def test_the_command_line_says_what_it_can_do():
     result = subprocess.run(
         [sys.executable, "-m", "autodual.cli", "--help"], capture_output=True, text=True, check=True
