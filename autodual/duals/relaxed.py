@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.interval import Interval
 
@@ -171,8 +172,11 @@ class Planes:
             full = rows(nu)
             return [own(slope) * full for slope in self.lower_slopes]
         up, down = rows(nu.clamp(min=0)), rows(nu.clamp(max=0))
-        slopes = zip(self.lower_slopes, self.upper_slopes, strict=True)
-        return [torch.addcmul(own(lower) * down, own(upper), up) for lower, upper in slopes]
+        slopes = [*zip(self.lower_slopes, self.upper_slopes, strict=True)]
+        (lower, upper), *more = slopes
+        if not more and may_overwrite():
+            return [down.mul_(own(lower)).addcmul_(own(upper), up)]
+        return [torch.addcmul(own(low) * down, own(high), up) for low, high in slopes]
 
     def intercept(self, nu: Tensor) -> Tensor:
         """Return h = b_u[ν]₊ + b_l[ν]₋, elementwise."""
@@ -192,6 +196,11 @@ def _height(slopes: Slopes, intercept: Tensor, z: Sequence[Tensor]) -> Tensor:
     for term in more:
         first = first + term
     return first + intercept
+
+
+def may_overwrite() -> bool:
+    """Return whether tensors just made may be written over: no gradient, no trace wants them."""
+    return not torch.is_grad_enabled() and get_proxy_mode() is None
 
 
 class Lines(Planes):

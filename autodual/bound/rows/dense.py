@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.layer import Side
-from autodual.bound.rows.listed import Listed, Touched
+from autodual.bound.rows.listed import Listed, Touched, met
 from autodual.bound.rows.memo import Memo
 from autodual.duals import Planes
 
@@ -50,7 +50,7 @@ class Dense(Listed):
         if self.span is None and len(weights) == 1:
             return flat @ weights.flatten()
         if self.span is None:
-            return torch.linalg.vecdot(flat, self._own(weights.flatten(1)))
+            return met(flat, self._own(weights.flatten(1)))
         grouped, own = self._grouped(flat), self._own(weights.flatten(1))
         return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
 

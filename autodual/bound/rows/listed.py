@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from autodual.duals.relaxed import may_overwrite
 from autodual.threat.cut import See
+
+
+def met(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return Σⱼ wⱼνⱼ for each of rows [R, K] that nothing else reads."""
+    return rows.mul_(weights).sum(1) if may_overwrite() else torch.linalg.vecdot(rows, weights)
+
 
 Form = TypeVar("Form", bound="Listed")
 

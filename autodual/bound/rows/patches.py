@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autodual.bound.layer import Side
 from autodual.bound.rows.dense import Dense
-from autodual.bound.rows.listed import Listed, Touched
+from autodual.bound.rows.listed import Listed, Touched, met
 from autodual.bound.rows.memo import Memo
 from autodual.duals import Planes
 from autodual.duals.affine import Window
@@ -130,7 +130,7 @@ class Patches(Listed):
             return sums[self._pair(weights), self.pick]
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
-        return torch.linalg.vecdot(flat, self._own(weights, memo).flatten(1))
+        return met(flat, self._own(weights, memo).flatten(1))
 
     def touched(self, memo: Memo, halo: tuple[int, int]) -> Touched:
         """Return the rows' windows and what is around them, zero outside the image."""
