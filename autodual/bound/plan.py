@@ -17,6 +17,9 @@ from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
 from autodual.interval import Interval
 
+MAY_REPEAT = "aten.index", "aten.gather", "aten.pad", "aten.reflection", "aten.replication"
+"""Ops whose result may read an entry twice even where it is no larger than what they read."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -293,7 +296,8 @@ class Plan:
             rule, (first, *more) = step.rule, step.variables
             if more or not isinstance(rule, Affine):
                 continue
-            if rule.reads_one and first in single:
+            twice = step.out.numel > first.numel or step.node.op.startswith(MAY_REPEAT)
+            if rule.reads_one and first in single and not twice:
                 single.add(step.out)
             if first in single or (rule.reads_one and first in exact):
                 exact.add(step.out)

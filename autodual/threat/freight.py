@@ -59,10 +59,15 @@ class Freight(Local):
 
     def at(self, owner: Tensor, see: See) -> Freight:
         """Return what each row sees of it."""
-        high, down, up = (None if t is None else see(t) for t in (self.high, self.down, self.up))
+
+        def rows(of: Tensor) -> Tensor:  # all rows may be one example's
+            seen = see(of)
+            return seen.expand(len(owner), *seen.shape[1:])
+
+        high, down, up = (None if t is None else rows(t) for t in (self.high, self.down, self.up))
         return replace(
             self,
-            mass=see(self.mass),
+            mass=rows(self.mass),
             alive=see(self.alive),
             budget=self.budget[owner],
             high=high,
