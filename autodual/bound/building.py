@@ -201,11 +201,6 @@ class Building:
         """Return whether interval arithmetic says all that rows could say."""
         return self.network.entry.weights is not None and value in self.plan.by_intervals
 
-    def sides(self, value: Value) -> int:
-        """Return how many rows an entry takes at most: two where one cannot serve both ends."""
-        both = "free" not in self.groups or self.network.symmetric((value,))
-        return 1 if both or not self.method.intervals else 2
-
     def _tightened(self, value: Value, box: Interval) -> Interval:
         """Give rows to the entries of a value whose op is not yet exact on its interval."""
         serving = self.job.serving[value]
@@ -217,7 +212,7 @@ class Building:
             everywhere = Units.everywhere(value, self.batch, box.lower.device)
             return self._asked(sums, box, everywhere)
         units = Units.where(value, self._affordable(value, box))
-        if sums.parallel or self.sides(value) == 1:
+        if not self.method.intervals or sums.parallel or sums.network.symmetric((value,)):
             return self._asked(sums, box, units)
         # a row of its own for each side: where the first has made the op exact, one is enough
         upper = value.per_example(sums.network[value].reference, self.batch).flatten(1) < 0

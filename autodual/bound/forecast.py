@@ -40,9 +40,8 @@ def forecast(
     if not plan.method.intervals:
         plan, all = replace(plan, method=METHODS["ibp+dual"]), True
     inside = dict.fromkeys(plan.bounded, "ibp")
-    looking = Job(
-        plan, job.options, {**asked, **inside}, job.seed, job.memory, job.budget, job.asked
-    )
+    lines = replace(job.options, free=False)  # those that are found soonest
+    looking = replace(job, plan=plan, options=lines, serving={**asked, **inside})
     building = Building(looking, env, threat, None, None, {}, {})
     for step in plan.steps:
         building.add(step)
@@ -61,7 +60,8 @@ def forecast(
             mask = mask if value in job.asked else purse.pay(building.network, value, mask)
         count = int(mask.sum())
         record.how[value] = "ibp, over budget" if notes.over and not count else str(serving)
-        record.ask(value, count * building.sides(value))
+        sides = 2 if job.options.free and job.plan.method.intervals and serving == "backward" else 1
+        record.ask(value, sides * count)
         if count and serving == "backward":
             record.costs[value] = row_cost(building.network, Units.where(value, mask))
     _columns(building, record, [v for v, how in record.how.items() if how == "forward"])
