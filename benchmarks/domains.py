@@ -2,8 +2,9 @@
 
     python benchmarks/domains.py --data PATH [--images 8] [--runs 5]
 
-Seconds are CPU seconds of one thread, medians. "Exact" searches every multiplier to the end; a
-margin's gap to it is the median over images and classes, and the largest.
+Seconds are CPU seconds of one thread, medians. The prices of pixels that a Wasserstein ball's mass
+would overflow are found in a few steps; what more of these would gain is said for its margins, the
+median over images and classes, and the most. For the other balls the search runs to its end.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ def searched_long() -> Iterator[None]:
         prices.STEPS = kept
 
 
+def gained(net: ad.Certified, margins: Callable[[ad.Certified], Tensor]) -> str:
+    """Return how much tighter margins are by more steps, in their own size."""
+    found = margins(net)
+    with searched_long():
+        long = margins(net)
+    gain = (long - found) / long.abs()
+    return f"{100 * float(gain.median()):7.3f} {100 * float(gain.max()):7.3f} %"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with nets/ and mnist/")
@@ -65,20 +75,20 @@ def main() -> None:
     model, (x, y) = wk_mnist(args.data), mnist_test(args.data)
     x, y = x[: args.images], y[: args.images]
 
-    def step(net: ad.CertifiedNet) -> Callable[[], None]:
+    def step(net: ad.Certified) -> Callable[[], None]:
         def run() -> None:
             model.zero_grad()
             ad.robust_loss(net, x, y).backward()
 
         return run
 
-    def margins(net: ad.CertifiedNet) -> Tensor:
+    def margins(net: ad.Certified) -> Tensor:
         with torch.no_grad():
             found = net(x, y).margins
         return found[torch.arange(found.shape[1]) != y[:, None]]
 
     print(f"wk_mnist, {len(x)} images, domain {DOMAIN}, one thread, median of {args.runs} turns")
-    heads = "certify: without, with", "step: without, with", "gap to exact"
+    heads = "certify: without, with", "step: without, with", "by more steps"
     print(f"{'set':18} {heads[0]:>24} {heads[1]:>24} {heads[2]:>18}")
     for name, ball in BALLS.items():
         free, cut = (ad.certify(model, ball(domain)) for domain in (None, DOMAIN))
@@ -94,12 +104,8 @@ def main() -> None:
             f" × {seconds['cut' + what] / seconds['free' + what]:4.2f}"
             for what in ("", " step")
         ]
-        found = margins(cut)
-        with searched_long():
-            exact = margins(cut)
-        gap = (exact - found) / exact.abs()
-        gaps = f"{100 * float(gap.median()):7.3f} {100 * float(gap.max()):7.3f} %"
-        print(f"{name:18} {times[0]:>24} {times[1]:>24} {gaps:>18}", flush=True)
+        gains = gained(cut, margins) if isinstance(cut.threat, ad.Wasserstein) else "–"
+        print(f"{name:18} {times[0]:>24} {times[1]:>24} {gains:>18}", flush=True)
 
 
 if __name__ == "__main__":
