@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from autodual.bound.bisect import Search
+from autodual.bound.bisect import largest
 from autodual.bound.budget import Notes, taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
@@ -41,8 +41,8 @@ from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.properties import Property
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
+from autodual.threat.base import wide
 from autodual.warn import warn
-from autodual.working import working
 from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
@@ -152,13 +152,15 @@ class Certified(Wrapper):
         output, nominal = found.graph.output, found.output()
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
-        margins = []
+
+        def left(member: ThreatModel) -> Tensor:
+            box = found.program(found.env, member).interval(output)
+            farthest = torch.maximum(box.upper - y, y - box.lower)
+            return output.per_example(tolerance - farthest, len(found.x)).flatten(1)
+
         with taking_notes() as notes:
-            for member in self._around(found).members:
-                box = found.program(found.env, member).interval(output)
-                farthest = torch.maximum(box.upper - y, y - box.lower)
-                margins.append(output.per_example(tolerance - farthest, len(found.x)).flatten(1))
-        return self._answer(found, reduce(torch.minimum, margins), None, notes)
+            margins = _least(left, self._around(found))
+        return self._answer(found, margins, None, notes)
 
     @eager
     @torch.no_grad()
@@ -183,16 +185,16 @@ class Certified(Wrapper):
                 f"a property is made of AtLeastOne(C, d) and All(C, d), not {property!r}"
             )
         found = self._admit(x)
+
+        def bound(member: ThreatModel, rows: Tensor) -> Tensor:
+            return found.program.at_least_one(found.env, member, rows, steps)
+
         margins = []
         with taking_notes() as notes:
             for clause in property.clauses:
                 C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
                 rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
-                bounds = [
-                    found.program.at_least_one(found.env, member, rows, steps)
-                    for member in self._around(found).members
-                ]
-                margins.append(reduce(torch.minimum, bounds))
+                margins.append(_least(partial(bound, rows=rows), self._around(found)))
         return self._answer(found, torch.stack(margins, 1), None, notes, looks=len(margins))
 
     def _answer(
@@ -245,8 +247,8 @@ class Certified(Wrapper):
         classes = check_classes(found.graph.output)
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
         if classes.cells:
-            bounds = [found.program.margins(found.env, m, y) for m in threat.members]
-            return once(reduce(torch.minimum, bounds)).masked_fill(unlabelled, 0)
+            bound = _least(lambda member: found.program.margins(found.env, member, y), threat)
+            return once(bound).masked_fill(unlabelled, 0)
         rank = torch.arange(classes.count - 1, device=y.device)
         others = rank + (rank >= y.unsqueeze(1))
         unit = classes.rows(found.x)
@@ -289,10 +291,9 @@ class Certified(Wrapper):
         _warn(notes)
         if lost is None:
             return box
-        nowhere = lost.reshape(-1, *[1] * len(output.size(1)))
-        mask = output.in_layout(nowhere.expand(len(lost), *output.size(1)))
-        lower = box.lower.masked_fill(mask, -torch.inf)
-        return Interval(lower, box.upper.masked_fill(mask, torch.inf))
+        nowhere = output.spread(lost)
+        lower = box.lower.masked_fill(nowhere, -torch.inf)
+        return Interval(lower, box.upper.masked_fill(nowhere, torch.inf))
 
     @eager
     def relax(
@@ -383,18 +384,10 @@ class Certified(Wrapper):
         if lost is not None:
             nominal = nominal.masked_fill(lost, -torch.inf)
         start = float(torch.as_tensor(ball.eps).max()) or 1e-3
-        search = Search(nominal, start, steps)
-        with taking_notes() as notes, working("radius", len(labels), each=0) as bar:
-            try:
-                while bool(search.open.any()):
-                    index = search.open.nonzero().squeeze(1)
-                    search.tell(index, least(search.radius, index))
-                    bar.reach(search.done)
-            except KeyboardInterrupt:
-                said = f"{search.done:.0f} of {len(labels)} radii are found"
-                raise Interrupted(search.found, said) from None
+        with taking_notes() as notes:
+            radius = largest(least, nominal, start, steps)
         _warn(notes)
-        return search.found
+        return radius
 
     @eager
     def detect(self, x: Tensor | Inputs) -> Tensor:
@@ -512,9 +505,9 @@ class Certified(Wrapper):
         return found
 
 
-def wide(values: Tensor, like: Tensor) -> Tensor:
-    """Shape values [N] to broadcast with a tensor [N, *]."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
+def _least(ask: Callable[[ThreatModel], Tensor], threat: ThreatModel) -> Tensor:
+    """Return the least of what is answered for each member of a set."""
+    return reduce(torch.minimum, map(ask, threat.members))
 
 
 def _vacuous(margins: Tensor, found: Compiled) -> tuple[str, ...]:

@@ -126,6 +126,11 @@ class Inputs:
         return replaced
 
 
+def is_batched(leaf: Any, batch: int) -> bool:
+    """Return whether an argument looks as if it held one thing for each example of a batch."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
 def as_inputs(x: object) -> Inputs:
     """Return ``x`` as ``Inputs``; a tuple is read as positional arguments."""
     if isinstance(x, Inputs):

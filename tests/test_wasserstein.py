@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, nnls
+from torch import nn
 
 import autodual as ad
 
@@ -368,3 +369,16 @@ def test_the_radius_grows_until_the_attack_succeeds():
     assert torch.equal(model(found.x).argmax(1) != y, found.success)
     radius = ad.certify(model, ad.Wasserstein(0.05)).radius(x, y, steps=8)
     assert bool((found.eps >= radius)[found.success].all())
+
+
+@pytest.mark.parametrize("domain", [None, (0, 1)])
+def test_one_image_alone_gets_the_bound_that_it_gets_in_a_batch(domain):
+    """All rows are then one example's."""
+    conv = nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+    model = nn.Sequential(*conv, nn.Flatten(), nn.Linear(100, 3))
+    x = torch.rand(3, 2, 5, 5)
+    net = ad.certify(model, ad.Wasserstein(0.1, domain=domain))
+    whole = net.bounds(x)
+    for i in range(3):  # prices are found in steps, whose rounding depends on the chunk
+        alone = net.bounds(x[i : i + 1]).lower
+        torch.testing.assert_close(alone, whole.lower[i : i + 1], atol=1e-3, rtol=1e-3)

@@ -14,12 +14,13 @@ from autodual.attack import losses
 from autodual.attack.ascent import Path, Strategy, ascend
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
-from autodual.attack.problem import Model, Problem, wide
+from autodual.attack.problem import Model, Problem
 from autodual.attack.strategies import ahead
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Eps
+from autodual.threat.base import wide
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from autodual.inputs import Inputs, Keys
+from autodual.inputs import Inputs, Keys, is_batched
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,7 @@ class Call:
         count, index = len(x), self.index
 
         def some(leaf: Any) -> Any:
-            batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count
-            return leaf[index] if batched else leaf
+            return leaf[index] if is_batched(leaf, count) else leaf
 
         return pytree.tree_map(some, output)
 

@@ -14,12 +14,13 @@ from autodual.attack.apgd import Adaptive
 from autodual.attack.ascent import ascend, checked
 from autodual.attack.finding import Attack, Finding, Reading
 from autodual.attack.options import Options, pose
-from autodual.attack.problem import Model, Problem, unit, wide
+from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Ball, ThreatModel, Wasserstein
+from autodual.threat.base import wide
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,6 +18,7 @@ from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import NONE, Classes, classes_of
 from autodual.threat import ThreatModel
+from autodual.threat.base import wide
 
 Model = Callable[..., Any]
 Success = Callable[..., Tensor]
@@ -235,11 +236,6 @@ def unit(gradient: Tensor) -> Tensor:
     """Scale each gradient to a largest entry of 1, so that no norm of it over- or underflows."""
     size = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
     return gradient / wide(size, gradient)
-
-
-def wide(values: Tensor, x: Tensor) -> Tensor:
-    """Shape values [N] to broadcast with x [N, *]."""
-    return values.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def describe(output: object) -> str:

@@ -12,11 +12,12 @@ from autodual.attack import losses
 from autodual.attack.ascent import Path, Strategy, ascend
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
-from autodual.attack.problem import Model, Problem, wide
+from autodual.attack.problem import Model, Problem
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Eps, L2Ball
+from autodual.threat.base import wide
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from autodual.attack.ascent import Path, Strategy
-from autodual.attack.problem import unit, wide
+from autodual.attack.problem import unit
+from autodual.threat.base import wide
 
 
 def ahead(path: Path, point: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor
 from autodual.attack.ascent import try_elsewhere
 from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose
-from autodual.attack.problem import Model, wide
+from autodual.attack.problem import Model
 from autodual.attack.steady import examined, settled
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Wasserstein
+from autodual.threat.base import wide
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from autodual.errors import Interrupted
+from autodual.working import working
 
 FAR = 1e6
 """Where the search for a radius that is too large ends."""
@@ -99,6 +103,33 @@ class Search:
         share = torch.where(safe, parabola, torch.where(c.isnan(), line, 0.5))
         least = 0.5 * self.tolerance / (b - a).abs()
         return a + share.maximum(least).minimum(1 - least) * (b - a)
+
+
+def largest(
+    margins: Callable[[Tensor, Tensor], Tensor], nominal: Tensor, start: float, steps: int
+) -> Tensor:
+    """Return the largest radius [N] found at which margins are positive; 0 where none is.
+
+    Each that is returned was tried, so the result is right whatever ``steps``.
+
+    Args:
+        margins: (radii [N], which examples [R]) → their margins [R].
+        nominal, start, steps: as for ``Search``.
+
+    Raises:
+        Interrupted: Ctrl-C; ``partial`` [N] holds what was found until then.
+    """
+    search = Search(nominal, start, steps)
+    with working("radius", len(nominal), each=0) as bar:
+        try:
+            while bool(search.open.any()):
+                index = search.open.nonzero().squeeze(1)
+                search.tell(index, margins(search.radius, index))
+                bar.reach(search.done)
+        except KeyboardInterrupt:
+            said = f"{search.done:.0f} of {len(nominal)} radii are found"
+            raise Interrupted(search.found, said) from None
+    return search.found
 
 
 def _swapped(swap: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,9 +112,8 @@ class Building:
     @property
     def network(self) -> Relaxation:
         """The network that tells the most."""
-        return next(self.groups[k] for k in ("free", "parallel", "flat") if k in self.groups)[
-            0
-        ].network
+        kind = next(kind for kind in ("free", "parallel", "flat") if kind in self.groups)
+        return self.groups[kind][0].network
 
     def bound(self) -> Bound:
         """Return what has been built."""

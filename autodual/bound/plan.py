@@ -17,9 +17,6 @@ from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
 from autodual.interval import Interval
 
-MAY_REPEAT = "aten.index", "aten.gather", "aten.pad", "aten.reflection", "aten.replication"
-"""Ops whose result may read an entry twice even where it is no larger than what they read."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -296,7 +293,7 @@ class Plan:
             rule, (first, *more) = step.rule, step.variables
             if more or not isinstance(rule, Affine):
                 continue
-            twice = step.out.numel > first.numel or step.node.op.startswith(MAY_REPEAT)
+            twice = rule.repeats or step.out.numel > first.numel
             if rule.reads_one and first in single and not twice:
                 single.add(step.out)
             if first in single or (rule.reads_one and first in exact):

@@ -117,8 +117,7 @@ class Bound:
         lost, within = network.undefined, network.plan.within(target, box)
         if lost is None:
             return within.map(once)
-        mask = lost.reshape(-1, *[1] * len(target.size(1))).expand(len(lost), *target.size(1))
-        nowhere = target.in_layout(mask)  # a range must not hide that nothing is known
+        nowhere = target.spread(lost)  # a range must not hide that nothing is known
         ends = zip((box.lower, box.upper), (within.lower, within.upper), strict=True)
         return Interval(*(once(torch.where(nowhere, end, inside)) for end, inside in ends))
 

@@ -17,6 +17,7 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
+from autodual.threat.base import wide
 
 Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
 """(a layer, the layers of its perturbed arguments) → what takes its place."""
@@ -81,7 +82,7 @@ class Relaxation:
         z = value.per_example(self[value].reference, self.batch)
         if self.undefined is None:
             return z
-        return z.masked_fill(self.undefined.reshape(-1, *[1] * (z.dim() - 1)), torch.nan)
+        return z.masked_fill(wide(self.undefined, z), torch.nan)
 
     def tensors(self, values: Iterable[Value]) -> list[Tensor]:
         """Return every tensor that rows at ``values`` read on their way, each once."""

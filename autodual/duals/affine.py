@@ -85,6 +85,8 @@ class Affine(DualLayer):
         reads_one: whether each entry of the result reads one entry at most of each perturbed
             argument, as those of views, moves, and sums and products with constants do. Intervals
             that are exact stay so.
+        repeats: whether several entries of the result may read the same one, even where there are
+            no more of them.
     """
 
     together: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ class Affine(DualLayer):
     bias: str | None = None
     linear: bool = False
     reads_one: bool = False
+    repeats: bool = False
     exact: ClassVar[bool] = True
     kind: ClassVar[str] = "affine, exact"
 

@@ -72,11 +72,10 @@ def free_planes(call: Call, *boxes: Interval, at: Sequence[Tensor]) -> Planes:
     ``shares`` or by max u, whichever is lower on the way from the middle of the box to its top.
     """
     box = _stacked(boxes)
-    center, top = box.center, box.upper.amax(0)
-    only = torch.zeros_like(center).scatter(0, center.argmax(0, keepdim=True), 1)
+    only, top = _one(box.center), box.upper.amax(0)
     tilted = largest_planes(call, *boxes, None)
     s, b = torch.stack(tilted.upper_slopes), tilted.upper_intercept
-    low = (s * torch.lerp(center, box.upper, AWAY)).sum(0) + b <= top
+    low = (s * torch.lerp(box.center, box.upper, AWAY)).sum(0) + b <= top
     slopes = torch.where(low, s, torch.zeros_like(s))
     return Planes(tuple(only), torch.zeros_like(b), tuple(slopes), torch.where(low, b, top))
 
@@ -94,6 +93,11 @@ def smallest_planes(call: Call, *given: Any) -> Planes:
 
 def _stacked(boxes: Sequence[Interval]) -> Interval:
     return Interval(torch.stack([b.lower for b in boxes]), torch.stack([b.upper for b in boxes]))
+
+
+def _one(z: Tensor) -> Tensor:
+    """Return 1 where the largest of z [n, *] is, and else 0."""
+    return torch.zeros_like(z).scatter(0, z.argmax(0, keepdim=True), 1)
 
 
 def _negated(box: Interval) -> Interval:
@@ -130,8 +134,7 @@ def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None
 
 def one_alone(call: Call, *boxes: Interval) -> Sequence[Slopes]:
     """Return the slopes of one entry alone, the largest in the middle of the box, and of none."""
-    center = torch.stack([box.center for box in boxes])
-    only = torch.zeros_like(center).scatter(0, center.argmax(0, keepdim=True), 1)
+    only = _one(_stacked(boxes).center)
     return tuple(only), tuple(torch.zeros_like(only))
 
 

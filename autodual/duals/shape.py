@@ -46,7 +46,8 @@ def _padded(call: Call) -> Window | None:
 RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True, reads_one=True)
 MOVE = Affine(together=("self",), linear=True, reads_one=True)
 SLICE = Affine(together=("self",), linear=True, window=_sliced, reads_one=True)
-PAD = Affine(together=("self",), reads_one=True)
+PICK = Affine(together=("self",), linear=True, reads_one=True, repeats=True)
+PAD = Affine(together=("self",), reads_one=True, repeats=True)
 CONSTANT_PAD = Affine(together=("self",), window=_padded, reads_one=True)
 
 TABLE = {
@@ -71,17 +72,17 @@ TABLE = {
     "aten.diagonal.default": MOVE,
     "aten.flip.default": MOVE,
     "aten.roll.default": MOVE,
-    "aten.index_select.default": MOVE,
-    "aten.index.Tensor": MOVE,
-    "aten.gather.default": MOVE,
+    "aten.index_select.default": PICK,
+    "aten.index.Tensor": PICK,
+    "aten.gather.default": PICK,
     "aten.constant_pad_nd.default": CONSTANT_PAD,
     "aten.pad.default": PAD,
-    "aten.reflection_pad1d.default": MOVE,
-    "aten.reflection_pad2d.default": MOVE,
-    "aten.reflection_pad3d.default": MOVE,
-    "aten.replication_pad1d.default": MOVE,
-    "aten.replication_pad2d.default": MOVE,
-    "aten.replication_pad3d.default": MOVE,
+    "aten.reflection_pad1d.default": PICK,
+    "aten.reflection_pad2d.default": PICK,
+    "aten.reflection_pad3d.default": PICK,
+    "aten.replication_pad1d.default": PICK,
+    "aten.replication_pad2d.default": PICK,
+    "aten.replication_pad3d.default": PICK,
     "aten.pixel_shuffle.default": MOVE,
     "aten.pixel_unshuffle.default": MOVE,
     "aten.cat.default": Affine(together=("tensors",), window=_stacked_channels),

@@ -25,7 +25,6 @@ from autodual.front.capture import (
     call_untouched,
     capture,
     close,
-    is_batched,
     unwrap,
 )
 from autodual.front.evaluate import entries, run
@@ -33,7 +32,7 @@ from autodual.front.fidelity import check_apart, check_batch, check_ranges
 from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, freeze
 from autodual.front.ir import Graph, Value, alike
 from autodual.front.passes import simplify
-from autodual.inputs import Inputs, Keys, as_inputs
+from autodual.inputs import Inputs, Keys, as_inputs, is_batched
 
 Program = TypeVar("Program")
 

@@ -75,6 +75,11 @@ class Value:
         assert self.batch_dim is not None
         return examples.movedim(0, self.batch_dim).flatten(self.batch_dim, self.batch_dim + 1)
 
+    def spread(self, examples: Tensor) -> Tensor:
+        """Return what is said of each example [N] for all of its entries, in the value's layout."""
+        wide = examples.reshape(-1, *[1] * len(self.shape))
+        return self.in_layout(wide.expand(-1, *self.size(1)))
+
     @cached_property
     def numel(self) -> int:
         """The number of elements that belong to one example."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
-from autodual.threat.base import Domain, ThreatModel, checked_domain
+from autodual.threat.base import Domain, ThreatModel, checked_domain, wide
 from autodual.threat.cut import Cut, Far, Local, Whole
 
 PER_FEATURE = "For an ε e per feature there is ad.Box(x - e, x + e)."
@@ -86,14 +86,14 @@ class Ball(ThreatModel):
     def radius(self, x: Tensor) -> Tensor:
         """Return ε as a tensor that broadcasts with x [N, *]."""
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device)
-        return eps.reshape(-1, *[1] * (x.dim() - 1))
+        return wide(eps, x)
 
     def random_radius(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return εU^{1/D} for a uniform U, which spreads points evenly over the ball's volume."""
         most = torch.finfo(x.dtype).max / 4
         share = torch.rand(len(x), dtype=x.dtype, device=x.device, generator=generator)
-        share = share.pow(1 / x[0].numel()).reshape(-1, *[1] * (x.dim() - 1))
-        return self.radius(x).clamp(max=most) * share
+        share = share.pow(1 / x[0].numel())
+        return self.radius(x).clamp(max=most) * wide(share, x)
 
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Return [N] bool: ‖x′ − x‖ ≤ ε and x′ in the domain, to a relative tolerance."""
@@ -101,7 +101,7 @@ class Ball(ThreatModel):
         size = x.flatten(1).abs().amax(1) + eps
         near = self.distance(x, point) <= eps + tolerance * size
         lo, hi = self.domain_of(x)
-        slack = (tolerance * size).reshape(-1, *[1] * (x.dim() - 1))
+        slack = wide(tolerance * size, x)
         inside = (point >= lo - slack) & (point <= hi + slack)
         return near & inside.flatten(1).all(1)
 

@@ -293,6 +293,11 @@ def _without_values(value: object) -> str:
     return "tensor" if isinstance(value, Tensor) and value.dim() > 0 else brief(value)
 
 
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """Shape values [N] to broadcast with a tensor [N, *]."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
 def inner(nu: Tensor, z: Tensor) -> Tensor:
     """Return ⟨ν, z⟩ per row: nu [N or 1, S, *], z [N, *] → [N, S]."""
     nu, z = nu.flatten(2), z.flatten(1)

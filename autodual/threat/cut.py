@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Self = TypeVar("Self", bound="Local")
 
 See = Callable[[Tensor], Tensor]
 """A tensor [N or 1, *] → the part of it that each row touches, [R, *]."""
@@ -16,6 +19,7 @@ Far = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(ν [R, S, K], down, up [R, 1, K]) → sup {νᵀδ : ‖δ‖ ≤ 1, −down ≤ δ ≤ up}, [R, S]."""
 
 
+@dataclass(frozen=True, eq=False)
 class Local(ABC):
     """All that a deviation reads of x, coordinate by coordinate, so that a part can be asked.
 
@@ -28,13 +32,19 @@ class Local(ABC):
         return 0, 0
 
     @property
-    @abstractmethod
-    def tensors(self) -> list[Tensor]:
-        """Return what a gradient could be wanted for."""
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that it holds, by name."""
+        held = ((part.name, getattr(self, part.name)) for part in fields(self))
+        return {name: part for name, part in held if isinstance(part, Tensor)}
 
-    @abstractmethod
-    def replace(self, others: Mapping[int, Tensor]) -> Local:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What a gradient could be wanted for."""
+        return list(self.parts.values())
+
+    def replace(self: Self, others: Mapping[int, Tensor]) -> Self:
         """Return it with tensors replaced, by their identity."""
+        return replace(self, **{name: others.get(id(t), t) for name, t in self.parts.items()})
 
     @abstractmethod
     def at(self, owner: Tensor, see: See) -> Local:
@@ -59,15 +69,6 @@ class Cut(Local):
     eps: Tensor
     down: Tensor
     up: Tensor
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Return ε and the room."""
-        return [self.eps, self.down, self.up]
-
-    def replace(self, others: Mapping[int, Tensor]) -> Cut:
-        """Return it with tensors replaced."""
-        return Cut(self.far, *(others.get(id(t), t) for t in self.tensors))
 
     def at(self, owner: Tensor, see: See) -> Cut:
         """Return what each row sees of it."""
@@ -99,15 +100,6 @@ class Whole(Local):
 
     norm: Callable[[Tensor], Tensor]
     eps: Tensor
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Return ε."""
-        return [self.eps]
-
-    def replace(self, others: Mapping[int, Tensor]) -> Whole:
-        """Return it with ε replaced."""
-        return Whole(self.norm, others.get(id(self.eps), self.eps))
 
     def at(self, owner: Tensor, see: See) -> Whole:
         """Return it with the rows' own ε."""

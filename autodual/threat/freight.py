@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,16 +47,6 @@ class Freight(Local):
         down, right = (max(abs(offset[d]) for offset in offsets) for d in range(2))
         return down, right
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Return masses, budgets and rooms."""
-        return [t for t in vars(self).values() if isinstance(t, Tensor)]
-
-    def replace(self, others: Mapping[int, Tensor]) -> Freight:
-        """Return it with tensors replaced."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: others.get(id(t), t) for name, t in parts.items()})
-
     def at(self, owner: Tensor, see: See) -> Freight:
         """Return what each row sees of it."""
 
@@ -84,9 +74,10 @@ class Freight(Local):
         return torch.cat(parts) if parts else nu.new_zeros(nu.shape[:2])
 
     def _some(self, rows: slice) -> Freight:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        own = {n: t[rows] for n, t in parts.items() if isinstance(t, Tensor) and len(t) > 1}
-        return Freight(**{**parts, **own})
+        own: dict[str, Any] = {
+            name: part[rows] for name, part in self.parts.items() if len(part) > 1
+        }
+        return replace(self, **own)
 
     def _deviation(self, nu: Tensor) -> Tensor:
         shape = self.mass.shape[1:]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from autodual.threat.ball import Ball
+from autodual.threat.base import wide
 from autodual.threat.convex import least
 from autodual.threat.cut import Local, corner
 
@@ -42,7 +43,7 @@ class L1Ball(Ball):
         noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         noise = (noise - 0.5).sign() * -torch.log1p(-(2 * noise - 1).abs().clamp(max=1 - 1e-7))
         length = noise.flatten(1).abs().sum(1).clamp(min=torch.finfo(x.dtype).tiny)
-        noise = noise / length.reshape(-1, *[1] * (x.dim() - 1))
+        noise = noise / wide(length, x)
         return self.clamp(self.center(x) + noise * self.random_radius(x, generator))
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:

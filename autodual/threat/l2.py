@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.linalg import vecdot
 
 from autodual.threat.ball import Ball
+from autodual.threat.base import wide
 from autodual.threat.cut import Local, corner
 
 STEPS = 30
@@ -77,8 +78,7 @@ def norm(x: Tensor) -> Tensor:
 
 def _length(x: Tensor) -> Tensor:
     """Return ‖x‖₂ per example, at least tiny, shaped to broadcast with x [N, *]."""
-    length = norm(x.flatten(1)).clamp(min=torch.finfo(x.dtype).tiny)
-    return length.reshape(-1, *[1] * (x.dim() - 1))
+    return wide(norm(x.flatten(1)).clamp(min=torch.finfo(x.dtype).tiny), x)
 
 
 def _shorten(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

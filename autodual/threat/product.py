@@ -72,8 +72,7 @@ class Product(ThreatModel):
 
     def check(self, x: Tensor) -> None:
         """Raise unless every argument's set is well defined around it."""
-        for part, own in zip(self.sets.values(), self._split(x), strict=True):
-            part.check(own)
+        self._each(ThreatModel.check, x)
 
     def select(self, x: Tensor, index: Tensor) -> Product:
         """Return the product of the sets for the examples at ``index``."""

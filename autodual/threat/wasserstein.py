@@ -11,7 +11,7 @@ from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.ball import Ball
-from autodual.threat.base import ROUNDING, Domain
+from autodual.threat.base import ROUNDING, Domain, wide
 from autodual.threat.cheapest import least_cost
 from autodual.threat.cut import Local
 from autodual.threat.freight import Freight
@@ -260,7 +260,7 @@ class Wasserstein(Ball):
         noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         share = torch.rand(len(x), dtype=x.dtype, device=x.device, generator=generator)
         center = self.center(x)
-        return center + _spread(share, x) * (self.maximizer(x, noise) - center)
+        return center + wide(share, x) * (self.maximizer(x, noise) - center)
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the cost of the cheapest plan from x to x′, per unit of mass: a linear program.
@@ -308,11 +308,6 @@ class Wasserstein(Ball):
             lo, hi = (end.expand_as(x).flatten(1) for end in self.domain_of(x))
             end = moves.land_within(plan, mass, lo, hi)
         return self.clamp(end.reshape(x.shape))
-
-
-def _spread(values: Tensor, x: Tensor) -> Tensor:
-    """Return one value [N] per example, shaped to broadcast with x [N, *]."""
-    return values.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _checked_cost(cost: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.bound.estimators.base import Estimator, Setting, Sums
 from autodual.bound.memory import give_back
+from autodual.bound.plan import RowCost
 from autodual.bound.recompute import Others, Piece, in_pieces, recomputed
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Seeds, Units
@@ -95,6 +97,11 @@ class _Chunks:
     memory: int
     observe: Observer | None
 
+    @cached_property
+    def cost(self) -> RowCost:
+        """What a row takes."""
+        return row_cost(self.network, self.seeds)
+
     def __call__(self, others: Others, matter: Tensor | None) -> Iterator[Piece]:
         network, seeds = self.network, self.seeds
         if others:
@@ -102,7 +109,6 @@ class _Chunks:
         if matter is not None:
             with torch.enable_grad():
                 seeds = seeds.take(matter)
-        work = row_cost(self.network, self.seeds).work
         memo = Memo(detach=bool(others), room=self.memory // MEMO)
         for number, chunk in enumerate(self._cut(seeds), start=1):
 
@@ -110,7 +116,7 @@ class _Chunks:
                 return deviations(network, seeds.take(chunk), memo, self.both, self.observe)
 
             yield chunk, run
-            spend((chunk.stop - chunk.start) * work)
+            spend((chunk.stop - chunk.start) * self.cost.work)
             if number % TRIM == 0:
                 give_back()
         memo.finish()
@@ -119,9 +125,8 @@ class _Chunks:
         """Yield slices of the rows, as many at a time as there is room for."""
         if len(seeds) == 0:
             return
-        widest = row_cost(self.network, seeds).widest_bytes
         cuda = self.network.x.is_cuda
         room = self.memory // 16 if cuda else min(self.memory // 16, CACHE_BYTES)
-        size = max(1, room // widest // seeds.group) * seeds.group
+        size = max(1, room // self.cost.widest_bytes // seeds.group) * seeds.group
         for start in range(0, len(seeds), size):
             yield slice(start, min(start + size, len(seeds)))

@@ -6,7 +6,7 @@ from autodual.front.capture.diagnose import WEIGHTS
 from autodual.front.capture.join import Captured
 from autodual.front.capture.outputs import Output
 from autodual.front.capture.rehearse import close
-from autodual.front.capture.trace import TRACED, capture, is_batched, some
+from autodual.front.capture.trace import TRACED, capture, some
 from autodual.front.capture.untouched import call_untouched
 from autodual.front.capture.whole import Kind, name_of, plain_attributes
 from autodual.front.capture.wrappers import check_seen, unwrap
@@ -21,7 +21,6 @@ __all__ = [
     "capture",
     "check_seen",
     "close",
-    "is_batched",
     "name_of",
     "plain_attributes",
     "some",

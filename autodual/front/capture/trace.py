@@ -18,7 +18,7 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
@@ -33,7 +33,7 @@ from autodual.front.capture.record import Names, record
 from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
-from autodual.inputs import Inputs, Keys
+from autodual.inputs import Inputs, Keys, is_batched
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while a model is captured: the output streams and torch's settings are everybody's."""
@@ -105,11 +105,6 @@ def _run_alone(model: nn.Module, inputs: Inputs) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def is_batched(leaf: Any, batch: int) -> bool:
-    """Return whether an argument looks as if it held one thing for each example of a batch."""
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
 
 
 def some(inputs: Inputs, batch: int, count: int, shared: frozenset[int]) -> Inputs:
