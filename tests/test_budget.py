@@ -72,6 +72,22 @@ def test_what_does_not_fit_gets_interval_arithmetic_and_the_certificate_says_so(
     assert "budget=None" in str(tight)
 
 
+def test_rows_of_the_second_side_are_paid_for_when_they_are_asked_for():
+    model, x = make()
+    x = x[:1]
+    first = next(iter(prices(model, 0.3, x)))
+    whole = ad.certify(model, 0.3)
+    record = whole.admitted(x).program.run(whole.admitted(x).env, whole.threat)
+    work = {value.name: (record.rows[value], cost.work) for value, cost in record.costs.items()}
+    rows, price = work[first]
+    ones = ad.certify(model, 0.3, budget=(rows - 1) * price)(x)
+    assert first in ones.over_budget  # the rows of the first side fit
+    none = ad.certify(model, 0.3, budget=0)(x)
+    assert (ones.margins > none.margins).any()
+    assert (ones.margins >= none.margins - 1e-12).all()
+    assert (ones.margins <= whole(x).margins + 1e-12).all()
+
+
 def test_none_fits_into_nothing_and_everything_into_no_limit():
     model, x = make()
     nothing = ad.certify(model, 0.05, budget=0)(x)
@@ -136,7 +152,7 @@ def test_where_there_is_no_certificate_a_warning_tells():
     net, y = ad.certify(model, 0.05, budget=0), model(x).argmax(1)
     rows = torch.eye(3, dtype=torch.float64)
     for ask in (lambda: net.lower_bound(x, rows), lambda: net.bounds(x), lambda: net.radius(x, y)):
-        with pytest.warns(BudgetWarning, match="interval arithmetic alone at 2 nodes") as said:
+        with pytest.warns(BudgetWarning, match="interval arithmetic at 2 nodes") as said:
             ask()
         assert said[0].filename == __file__
     with warnings.catch_warnings():

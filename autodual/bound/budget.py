@@ -55,8 +55,8 @@ class Notes:
         some = ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
         count = f"{len(names)} nodes" if len(names) > 1 else "1 node"
         return (
-            f"interval arithmetic alone at {count} ({some}): rows there did not fit into the "
-            "budget; certify(..., budget=None) gives all, net.explain(x) says at what cost",
+            f"interval arithmetic at {count} ({some}): not all rows there fit into the budget; "
+            "certify(..., budget=None) gives all, net.explain(x) says at what cost",
         )
 
 
@@ -77,8 +77,9 @@ def taking_notes() -> Iterator[Notes]:
 class Purse:
     """What is left of each example's budget.
 
-    A value's rows are paid for in whole or not at all, so that what an example gets depends on
-    it alone and not on its batch, and is the same on every machine.
+    What a value asks for at a time, a row for each open entry or later one for the other side, is
+    paid for in whole or not at all, so that what an example gets depends on it alone and not on its
+    batch, and is the same on every machine.
 
     Args:
         budget: the work for each example, see ``RowCost.work``.

@@ -210,13 +210,14 @@ class Building:
         if not self.job.options.select:
             everywhere = Units.everywhere(value, self.batch, box.lower.device)
             return self._asked(sums, box, everywhere)
-        units = Units.where(value, self._affordable(value, box))
+        paid = self._paid(value, self.open(value, box))
+        units = Units.where(value, paid)
         if not self.method.intervals or sums.parallel or sums.network.symmetric((value,)):
             return self._asked(sums, box, units)
         # a row of its own for each side: where the first has made the op exact, one is enough
         upper = value.per_example(sums.network[value].reference, self.batch).flatten(1) < 0
         box = self._asked(sums, box, units.facing(upper))
-        units = units.those(self.open(value, box))
+        units = units.those(self._paid(value, self.open(value, box) & paid))
         return self._asked(sums, box, units.facing(~upper))
 
     def _asked(self, sums: Sums, box: Interval, units: Units) -> Interval:
@@ -227,12 +228,9 @@ class Building:
                 self.record.costs[units.value] = row_cost(sums.network, units)
         return box if len(units) == 0 else tighten(sums, box, units)
 
-    def _affordable(self, value: Value, box: Interval) -> Tensor:
-        """Return which of the open entries get rows, [N, numel]: all that the user asked for."""
-        open_ = self.open(value, box)
-        if value in self.job.asked:
-            return open_
-        return self.purse.pay(self.network, value, open_)
+    def _paid(self, value: Value, mask: Tensor) -> Tensor:
+        """Return which of some entries [N, numel] get rows: all where the user asked for rows."""
+        return mask if value in self.job.asked else self.purse.pay(self.network, value, mask)
 
     @torch.no_grad()
     def open(self, value: Value, box: Interval) -> Tensor:

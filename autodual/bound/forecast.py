@@ -12,7 +12,7 @@ import torch
 from autodual.bound.budget import Purse, taking_notes
 from autodual.bound.building import Building, Job
 from autodual.bound.cost import Record
-from autodual.bound.options import Serving
+from autodual.bound.options import Options, Serving
 from autodual.bound.plan import METHODS, Plan, RowCost
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
@@ -54,16 +54,18 @@ def forecast(
             or (job.plan.method.intervals and building.complete(value))
         ):
             continue
+        sides = sides_asked(job.plan, job.options) if serving == "backward" else 1
+        mask = building.open(value, building.ibp[value])
+        mask, count = torch.ones_like(mask) if all else mask, 0
         with taking_notes() as notes:
-            open_ = building.open(value, building.ibp[value])
-            mask = torch.ones_like(open_) if all else open_
-            mask = mask if value in job.asked else purse.pay(building.network, value, mask)
-        count = int(mask.sum())
+            for _ in range(sides):
+                if value not in job.asked:
+                    mask = purse.pay(building.network, value, mask)
+                count += int(mask.sum())
         record.how[value] = "ibp, over budget" if notes.over and not count else str(serving)
-        sides = 2 if job.options.free and job.plan.method.intervals and serving == "backward" else 1
-        record.ask(value, sides * count)
+        record.ask(value, count)
         if count and serving == "backward":
-            record.costs[value] = row_cost(building.network, Units.where(value, mask))
+            record.costs[value] = row_cost(building.network, Units.everywhere(value, building.batch, device))
     _columns(building, record, [v for v, how in record.how.items() if how == "forward"])
     if asked[plan.graph.output] == "ibp" or not isinstance(asked[plan.graph.output], str):
         return
@@ -82,14 +84,21 @@ def _columns(building: Building, record: Record, targets: list[Value]) -> None:
         record.push(step.out, building.batch * count)
 
 
-def at_most(plan: Plan, serving: Mapping[Value, Serving], budget: float) -> float:
+def sides_asked(plan: Plan, options: Options) -> int:
+    """Return how many rows an entry inside takes at most: one for each side, if lines are free."""
+    return 2 if options.free and plan.method.intervals else 1
+
+
+def at_most(
+    plan: Plan, options: Options, serving: Mapping[Value, Serving], budget: float
+) -> float:
     """Return what the rows of an example take at most, from the sizes of the graph alone."""
     most = 0.0
     for value in plan.bounded:
         if value != plan.graph.perturbed and serving[value] in ("backward", "forward"):
             forms = tuple(form for step in plan.upstream[value] for form in plan.dense[step.out])
             most += value.numel * RowCost(forms, plan.graph.perturbed.dtype.itemsize).work
-    return min(most, budget)
+    return min(most * sides_asked(plan, options), budget)
 
 
 @cache

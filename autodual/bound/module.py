@@ -237,7 +237,7 @@ class BoundModule:
     @cached_property
     def _most(self) -> float:
         """What the rows of an example take at most."""
-        return at_most(self.plan, self._servings({}), self._budget)
+        return at_most(self.plan, self.options, self._servings({}), self._budget)
 
     def _servings(self, orders: Mapping[Value, str]) -> dict[Value, Serving]:
         targets = (*self.plan.bounded, self.plan.graph.output)
