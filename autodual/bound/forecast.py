@@ -65,7 +65,9 @@ def forecast(
         record.how[value] = "ibp, over budget" if notes.over and not count else str(serving)
         record.ask(value, count)
         if count and serving == "backward":
-            record.costs[value] = row_cost(building.network, Units.everywhere(value, building.batch, device))
+            record.costs[value] = row_cost(
+                building.network, Units.everywhere(value, building.batch, device)
+            )
     _columns(building, record, [v for v, how in record.how.items() if how == "forward"])
     if asked[plan.graph.output] == "ibp" or not isinstance(asked[plan.graph.output], str):
         return
@@ -89,9 +91,7 @@ def sides_asked(plan: Plan, options: Options) -> int:
     return 2 if options.free and plan.method.intervals else 1
 
 
-def at_most(
-    plan: Plan, options: Options, serving: Mapping[Value, Serving], budget: float
-) -> float:
+def at_most(plan: Plan, options: Options, serving: Mapping[Value, Serving], budget: float) -> float:
     """Return what the rows of an example take at most, from the sizes of the graph alone."""
     most = 0.0
     for value in plan.bounded:
