@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from autodual import attack, errors
 from autodual.bound.estimators import Cauchy, Exact, Geometric, Normal
+from autodual.bound.options import Steps
 from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
@@ -42,6 +43,7 @@ __all__ = [
     "Property",
     "RobustLoss",
     "SelfCheck",
+    "Steps",
     "ThreatModel",
     "Union",
     "Wasserstein",

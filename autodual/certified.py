@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, reduce
@@ -82,7 +83,8 @@ class Certified(Wrapper):
         """Describe the set, the method and how sums are found."""
         estimator = self.options.estimator
         how = "" if type(estimator) is Exact else f", estimator={estimator}"
-        return f"{self.threat!r}, bounds={self.options.method.name!r}{how}"
+        steps = "" if self.options.optimize is None else f", optimize={self.options.optimize}"
+        return f"{self.threat!r}, bounds={self.options.method.name!r}{how}{steps}"
 
     def at(self, eps: Eps) -> Certified:
         """Return the same bound over another set; a number keeps the kind of ball and domain.
@@ -124,7 +126,7 @@ class Certified(Wrapper):
         labels = self._labels(found, y)
         with taking_notes() as notes:
             try:
-                margins = self._margins(found, labels, self._around(found))
+                margins = self._margins(found, labels, self._around(found), goal=0)
             except Interrupted as stop:
                 partial = self._answer(found, stop.partial, labels, notes)
                 raise Interrupted(partial, str(stop)) from None
@@ -243,7 +245,9 @@ class Certified(Wrapper):
             return classes.predict(found.output())
         return classes.read(y, len(found.x), found.x.device, self._looks(found.x))
 
-    def _margins(self, found: Compiled, labels: Tensor, threat: ThreatModel) -> Tensor:
+    def _margins(
+        self, found: Compiled, labels: Tensor, threat: ThreatModel, goal: float = math.inf
+    ) -> Tensor:
         classes = check_classes(found.graph.output)
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
         if classes.cells:
@@ -259,7 +263,7 @@ class Certified(Wrapper):
             return margins.masked_fill(unlabelled, 0)
 
         try:
-            return whole(self._lower(found, spec, threat))
+            return whole(self._lower(found, spec, threat, goal))
         except Interrupted as stop:
             raise Interrupted(whole(stop.partial), str(stop)) from None
 
@@ -334,9 +338,11 @@ class Certified(Wrapper):
             C: rows [S, *] or [N, S, *] for their shape; every output in turn if not given.
 
         Raises:
-            InputError: the set is neither an ℓ∞ nor an ℓ2 ball.
+            InputError: the set is neither an ℓ∞ nor an ℓ2 ball; optimize= was asked for.
             UnsoundError: the bound guarantees nothing.
         """
+        if self.options.optimize is not None:
+            raise InputError("no line is as long as optimize= asks: certify the model without it")
         whole = Certified(self.model, self.threat, replace(self.options, select=False))
         found = whole._admit(x, sound=True)
         output = found.graph.output
@@ -374,7 +380,7 @@ class Certified(Wrapper):
         def least(eps: Tensor, index: Tensor) -> Tensor:
             some, around = found.program.select(found.env, index), ball.with_eps(eps)
             part = replace(found, x=found.x[index], env=some, nominal=None)
-            margins = self._margins(part, labels[index], around.select(found.x, index))
+            margins = self._margins(part, labels[index], around.select(found.x, index), goal=0)
             own = labels[index].unsqueeze(1)
             unasked = torch.zeros_like(margins, dtype=torch.bool)
             unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
@@ -462,13 +468,15 @@ class Certified(Wrapper):
             )
         return self._around(found)
 
-    def _lower(self, found: Compiled, spec: Tensor, threat: ThreatModel) -> Tensor:
-        """Return lower bounds on C z over every member of the set."""
+    def _lower(
+        self, found: Compiled, spec: Tensor, threat: ThreatModel, goal: float = math.inf
+    ) -> Tensor:
+        """Return lower bounds on C z over every member of the set; see ``BoundModule.lower``."""
         bounds = list[Tensor]()
         for member in threat.members:
             through = quickest(found.program, found.x, member)
             try:
-                bounds.append(through.lower(found.env, member, spec))
+                bounds.append(through.lower(found.env, member, spec, goal))
             except Interrupted as stop:
                 if len(bounds) + 1 < len(threat.members):
                     raise KeyboardInterrupt from None  # no example is finished for all members

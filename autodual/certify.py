@@ -9,7 +9,7 @@ from torch import nn
 from autodual.bound.budget import BUDGET, parse_budget
 from autodual.bound.estimators import Estimator, Exact
 from autodual.bound.memory import parse_memory
-from autodual.bound.options import Options, Serving
+from autodual.bound.options import Options, Serving, Steps
 from autodual.bound.plan import METHODS
 from autodual.certified import Certified
 from autodual.duals.given import UserRules, read_rules
@@ -39,6 +39,7 @@ def certify(
     compile: bool = False,
     slopes: str = "free",
     budget: float | None = BUDGET,
+    optimize: int | Steps | None = None,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -88,6 +89,11 @@ def certify(
             serves: sound, looser, the same on every machine and in every batch; the certificate
             says where. None, or ``choose`` for single nodes, asks for all. Training has the same
             budget. (It is not counted with ``select=False``.)
+        optimize: seek for every row the best planes around each nonlinear op (Theorem 1's maximum),
+            in this many steps from those that are chosen without: never looser, at any step.
+            ``Steps(last, inside)`` says it for the rows of the answer and, inside the network, for
+            entries that are still open after one pass. Gradients reach the model at the planes
+            that were found, held fixed.
 
     Raises:
         ModelError: the model is not a module, or is certified already.
@@ -113,6 +119,11 @@ def certify(
         raise InputError("compile=True is for exact sums: the noise would be compiled in")
     if not isinstance(estimator, Exact) and bounds == "ibp":
         raise InputError('bounds="ibp" sums nothing that could be estimated; leave estimator out')
+    if optimize is not None and (compile or type(estimator) is not Exact or bounds == "ibp"):
+        raise InputError(
+            "optimize= is for exact sums over dual networks: leave compile= and estimator= out, "
+            'and take other bounds= than "ibp"'
+        )
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     threat = as_threat(eps)
@@ -129,8 +140,14 @@ def certify(
         compile=compile,
         free=slopes == "free",
         budget=parse_budget(budget),
+        optimize=_steps(optimize),
     )
     return Certified(model, threat, options)
+
+
+def _steps(optimize: int | Steps | None) -> Steps | None:
+    """Return how many steps to take, None for none."""
+    return optimize if optimize is None or isinstance(optimize, Steps) else Steps(optimize)
 
 
 def _perturbed(threat: ThreatModel, perturb: Key | None) -> Keys:

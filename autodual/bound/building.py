@@ -16,6 +16,7 @@ from autodual.bound.estimators import (
     Exact,
     ExactSums,
     Forward,
+    OptimisedSums,
     Setting,
     Sums,
 )
@@ -66,6 +67,7 @@ class Building:
         env: all tensors that the perturbation does not reach.
         threat: the set around the perturbed input.
         slopes, given: slopes and intervals from outside.
+        before: the bound without steps, where one with them is wanted.
         record: written to, if there is one.
         shared: noise that all parts of a batch read.
 
@@ -85,8 +87,9 @@ class Building:
         shared: CauchyNoise | None,
         slopes: Mapping[Value, Choice],
         given: Mapping[Value, Interval],
+        before: Bound | None = None,
     ) -> None:
-        self.job, self.env, self.record = job, env, record
+        self.job, self.env, self.record, self.before = job, env, record, before
         self.slopes, self.given = slopes, given
         self.plan, self.method = job.plan, job.plan.method
         entry = self.plan.graph.perturbed
@@ -98,8 +101,11 @@ class Building:
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
         self.groups: dict[str, list[Sums]] = {}
         self.book: dict[Serving, Sums] = {}
+        self.inside: OptimisedSums | None = None
+        self.last: OptimisedSums | None = None
         if "dual" in self.method.last:
             self.book = self._book(network, setting)
+            self._prepare_steps(network, setting)
         for sums in self.book.values():
             kind = "free" if job.options.free and not sums.parallel else "parallel"
             self.groups.setdefault(kind, []).append(sums)
@@ -108,6 +114,17 @@ class Building:
         self.ibp = {entry: threat.interval(x)}
         self.boxes: dict[Value, Interval] = {}
         self.origins: dict[Value, str] = {}
+
+    def _prepare_steps(self, network: Relaxation, setting: Setting) -> None:
+        """Make ready what seeks the best planes for rows inside and for the last ones."""
+        steps, kind = self.job.options.optimize, "free" if self.job.options.free else "parallel"
+        if self.before is None or steps is None:
+            return
+        self.last = OptimisedSums(network, setting, steps.last)
+        self.groups[kind] = [self.last]
+        if steps.inside:
+            self.inside = OptimisedSums(network, setting, steps.inside)
+            self.groups[kind].append(self.inside)
 
     @property
     def network(self) -> Relaxation:
@@ -119,10 +136,11 @@ class Building:
         """Return what has been built."""
         output = self.job.serving[self.plan.graph.output]
         last = [
-            self.groups["flat"][0] if name == "ibp" else self.book[output]
+            self.groups["flat"][0] if name == "ibp" else self.last or self.book[output]
             for name in self.method.last
         ]
-        return Bound(self.boxes, tuple(last))
+        earlier = () if self.before is None else self.before.sums
+        return Bound(self.boxes, (*last, *earlier))
 
     def add(self, step: Step) -> None:
         """Add a step."""
@@ -184,6 +202,8 @@ class Building:
             box, origin = widen(self.ibp[value], self.job.options.select), "ibp"
         else:
             box, origin = nothing_known(self.network[value].reference), "nothing"
+        if self.before is not None:
+            box = box.intersect(self.before.boxes[value])
         self.ibp[value] = box = self.plan.within(value, box)
         if value == self.plan.graph.perturbed:
             origin = "input"
@@ -212,6 +232,8 @@ class Building:
             return self._asked(sums, box, everywhere)
         paid = self._paid(value, self.open(value, box))
         units = Units.where(value, paid)
+        if self.before is not None:
+            return self._optimised(box, units)
         if not self.method.intervals or sums.parallel or sums.network.symmetric((value,)):
             return self._asked(sums, box, units)
         # a row of its own for each side: where the first has made the op exact, one is enough
@@ -219,6 +241,16 @@ class Building:
         box = self._asked(sums, box, units.facing(upper))
         units = units.those(self._paid(value, self.open(value, box) & paid))
         return self._asked(sums, box, units.facing(~upper))
+
+    def _optimised(self, box: Interval, units: Units) -> Interval:
+        """Intersect an interval with what rows say by their best planes, side by side."""
+        if self.inside is None:
+            return box
+        for upper in (False, True):
+            units = units.those(self.open(units.value, box))
+            sides = torch.full_like(units.unit, upper, dtype=torch.bool)
+            box = self._asked(self.inside, box, replace(units, negative=sides))
+        return box
 
     def _asked(self, sums: Sums, box: Interval, units: Units) -> Interval:
         """Intersect an interval with what rows say at ``units``."""

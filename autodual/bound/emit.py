@@ -7,6 +7,7 @@ that one trace holds for all inputs of these shapes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -89,7 +90,9 @@ class Lines:
         self._calls: dict[Hashable, int] = {}
         self._lines: dict[Hashable, Line | None] = {}
 
-    def lower(self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
+    def lower(
+        self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor, goal: float = math.inf
+    ) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
         x = env[self.bound.plan.graph.perturbed]
         tensors = [*env.values(), *inputs_of(threat, x), spec]
@@ -122,7 +125,7 @@ def quickest(bound: BoundModule, x: Tensor, threat: ThreatModel) -> BoundModule 
     """
     compile, exact = bound.options.compile, type(bound.options.estimator) is Exact
     few = len(x) <= FEW and not torch.is_grad_enabled() and not x.is_cuda
-    alike = exact and not bound.plan.method.rows
+    alike = exact and not bound.plan.method.rows and bound.options.optimize is None
     if not (compile or (few and alike and serves(threat))):
         return bound
     if bound.straight is None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from autodual.bound.plan import Step, centered
 from autodual.duals import Affine, Call, Choice, Exact, Planes, Product, Relaxed
+from autodual.duals.relaxed import Slopes
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
@@ -121,6 +122,48 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
+class Facet:
+    """Two planes around an op, per example, by their slopes and their distances from z⁰ there.
+
+    Attributes:
+        lower, upper: a slope [N, *size(1)] for each argument.
+        below, above: z⁰ less the lower plane's value, and the upper plane's less z⁰.
+    """
+
+    lower: Slopes
+    below: Tensor
+    upper: Slopes
+    above: Tensor
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Facet:
+        """Apply ``f`` to all tensors."""
+        lower, upper = tuple(map(f, self.lower)), tuple(map(f, self.upper))
+        return Facet(lower, f(self.below), upper, f(self.above))
+
+    def where_finite(self, other: Facet) -> Facet:
+        """Return another's planes where these say nothing."""
+        low, high = self.below.isfinite(), self.above.isfinite()
+
+        def pick(known: Tensor, mine: Slopes, others: Slopes) -> Slopes:
+            return tuple(torch.where(known, a, b) for a, b in zip(mine, others, strict=True))
+
+        *lower, below = pick(low, (*self.lower, self.below), (*other.lower, other.below))
+        *upper, above = pick(high, (*self.upper, self.above), (*other.upper, other.above))
+        return Facet(tuple(lower), below, tuple(upper), above)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Slopes and distances."""
+        return [*self.lower, self.below, *self.upper, self.above]
+
+    def lead(self, up: Tensor, down: Tensor) -> list[Tensor]:
+        """Return ν_in for each argument and what each entry adds to a sum, for ν = up + down."""
+        pairs = zip(self.lower, self.upper, strict=True)
+        pulled = [torch.addcmul(low * down, high, up) for low, high in pairs]
+        return [*pulled, self.above * up - self.below * down]
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A dual layer of the relaxed network, with all that it was made of.
 
@@ -195,6 +238,25 @@ class Layer:
             return self.relaxed.map(lambda t: self.value.per_example(t, self.batch))
 
     @cached_property
+    def facets(self) -> tuple[Facet, ...]:
+        """The planes that were chosen and others beside them; none where there is no choice."""
+        if not isinstance(self.relaxed, Planes) or self.stops:
+            return ()
+        z = [layer.reference for layer in self.inputs]
+        with with_grad(self.grad):
+            call = self.step.call(self.constants, self.batch)
+            more = self.step.rule.facets(call, *self.boxes, chosen=self.relaxed)
+
+            def facet(planes: Planes) -> Facet:
+                ends = planes.ends(*z)
+                gaps = self.reference - ends.lower, ends.upper - self.reference
+                made = Facet(planes.lower_slopes, gaps[0], planes.upper_slopes, gaps[1])
+                return made.map(lambda t: self.value.per_example(t, self.batch))
+
+            first = facet(self.relaxed)
+            return (first, *(facet(planes).where_finite(first) for planes in more)) if more else ()
+
+    @cached_property
     def sides(self) -> tuple[Side, ...]:
         """The affine ops it is made of: itself, or a product as a function of each argument."""
         constants = dict(self.constants)
@@ -235,7 +297,8 @@ class Layer:
             replace(side, constants={v: swap(t) for v, t in side.constants.items()})
             for side in (self.sides if planes is None else ())
         )
-        twin.__dict__.update(radius=radius, planes=planes, sides=sides)
+        facets = tuple(facet.map(swap) for facet in vars(self).get("facets", ()))
+        twin.__dict__.update(radius=radius, planes=planes, sides=sides, facets=facets)
         return twin
 
     def with_slopes(self, slopes: Choice | None, inputs: tuple[Layer | Entry, ...]) -> Layer:

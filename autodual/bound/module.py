@@ -33,6 +33,9 @@ from autodual.interval import Interval
 from autodual.threat import ThreatModel
 from autodual.working import PATIENCE, heard, metered
 
+Ask = Callable[[Bound, Value, Tensor], Tensor]
+"""(a bound, the output, a question [N, *] about it) → the answer [N, *]."""
+
 Env = Mapping[Value, Tensor]
 """Tensors by value; those that are given: inputs, live parameters, literals."""
 
@@ -124,12 +127,13 @@ class BoundModule:
             forecast(job, record, some, around, not self.options.select)
         return record
 
-    def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
+    def lower(self, env: Env, threat: ThreatModel, spec: Tensor, goal: float = math.inf) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
-        A batch that does not fit into memory is bounded some examples at a time.
+        A batch that does not fit into memory is bounded some examples at a time. An example whose
+        bounds all exceed the goal has no further steps taken.
         """
-        return self._ask(env, threat, spec, lambda bound, output, rows: bound.lower({output: rows}))
+        return self._ask(env, threat, spec, _lower, goal)
 
     def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
         """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
@@ -154,15 +158,16 @@ class BoundModule:
         env: Env,
         threat: ThreatModel,
         question: Tensor,
-        ask: Callable[[Bound, Value, Tensor], Tensor],
+        ask: Ask,
+        goal: float = math.inf,
     ) -> Tensor:
         """Return what bounds answer to a question [N, *] about the output, part by part."""
         env, estimator = self._complete(env), self.options.estimator
-        output, x = self.plan.graph.output, env[self.plan.graph.perturbed]
+        x = env[self.plan.graph.perturbed]
         parts, seed = self._parts(x), estimator.seed()
         if len(parts) == 1:
             with self._told(env, threat):
-                return ask(self.relax(env, threat, seed), output, question)
+                return self._climbed(env, threat, seed, None, ask, question, goal)
         question = question.expand(len(x), *question.shape[1:])
         noise = CauchyNoise(x, seed, keep=True) if estimator.kept else None
 
@@ -170,8 +175,8 @@ class BoundModule:
             swapped = {v: others.get(id(t), t) for v, t in env.items()}
             around = threat.replace(others).select(swapped[self.plan.graph.perturbed], index)
             some = others.get(id(question), question)[index]
-            bound = self.relax(self.select(swapped, index), around, seed, shared=noise)
-            return ask(bound, output, some)
+            chosen = self.select(swapped, index)
+            return self._climbed(chosen, around, seed, noise, ask, some, goal)
 
         def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
             for index in parts:
@@ -182,6 +187,32 @@ class BoundModule:
             with self._told(env, threat):
                 return _one_by_one(pieces({}, None), len(x))
         return recomputed(pieces, [*env.values(), *threat.tensors(), question], dim=0, select=False)
+
+    def _climbed(
+        self,
+        env: Env,
+        threat: ThreatModel,
+        seed: int,
+        shared: CauchyNoise | None,
+        ask: Ask,
+        question: Tensor,
+        goal: float,
+    ) -> Tensor:
+        """Return what a bound answers: one without steps, and where that misses the goal, with."""
+        output = self.plan.graph.output
+        if self.options.optimize is None or math.isinf(goal):
+            return ask(self.relax(env, threat, seed, shared=shared), output, question)
+        plain = self._made(env, threat, seed, {}, {})
+        best = ask(plain, output, question)
+        index = (best <= goal).flatten(1).any(1).nonzero().squeeze(1)
+        if len(index) == 0:
+            return best
+        count = len(best)
+        boxes = _of_some(plain.boxes, count, index)
+        some, around = self.select(env, index), threat.select(env[self.plan.graph.perturbed], index)
+        bound = self._made(some, around, seed, {}, {}, before=Bound(boxes, ()))
+        better = ask(bound, output, question.expand(count, *question.shape[1:])[index])
+        return best.index_copy(0, index, torch.maximum(best[index], better))
 
     def relax(
         self,
@@ -194,15 +225,32 @@ class BoundModule:
         given: Mapping[Value, Interval] | None = None,
     ) -> Bound:
         """Relax the network, step by step; ``env`` has what the perturbation does not reach."""
+        bound = self._made(env, threat, seed, slopes or {}, given or {}, record, shared)
+        if self.options.optimize is None:
+            return bound
+        return self._made(env, threat, seed, slopes or {}, given or {}, record, before=bound)
+
+    def _made(
+        self,
+        env: Env,
+        threat: ThreatModel,
+        seed: int,
+        slopes: Mapping[Value, Choice],
+        given: Mapping[Value, Interval],
+        record: Record | None = None,
+        shared: CauchyNoise | None = None,
+        before: Bound | None = None,
+    ) -> Bound:
+        """Relax the network once; after a bound without steps, with them."""
         batch, kind = len(env[self.plan.graph.perturbed]), type(threat)
-        sided = any(isinstance(choice, Sides) for choice in (slopes or {}).values())
+        sided = any(isinstance(choice, Sides) for choice in slopes.values())
         new = not sided and batch > self._decided_for.get(kind, 0)
         deciding = self._plans and record is None and new
         if deciding:
             record, self._orders[kind] = Record(), {}
         orders = {} if sided else self._orders.get(kind, {})  # columns need parallel planes
         job = self._job(self._servings(orders), seed)
-        building = Building(job, env, threat, record, shared, slopes or {}, given or {})
+        building = Building(job, env, threat, record, shared, slopes, given, before)
         for step in self.plan.steps:
             building.add(step)
         if deciding and record is not None:
@@ -278,6 +326,17 @@ class BoundModule:
         if self._plans and not torch.is_grad_enabled():  # what is finished outlives Ctrl-C
             fit = min(fit, int(PART / max(1.0, self._most)))
         return max(1, fit)
+
+
+def _lower(bound: Bound, output: Value, rows: Tensor) -> Tensor:
+    """Return lower bounds on the rows of an output."""
+    return bound.lower({output: rows})
+
+
+def _of_some(boxes: Mapping[Value, Interval], batch: int, index: Tensor) -> dict[Value, Interval]:
+    """Return the intervals of the examples at ``index``."""
+    pick = example_layout(batch, index)
+    return {v: Interval(pick(v, box.lower), pick(v, box.upper)) for v, box in boxes.items()}
 
 
 def _one_by_one(pieces: Iterator[Piece], batch: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,19 @@ Observer = Callable[[Step, Rows], None]
 """Told of the rows that a step has pulled back."""
 
 
+Passage = Callable[[Layer, Rows, Memo], tuple[Sequence[Rows], "Tensor | None"]]
+"""(layer, rows, memo) → ν_in for each perturbed argument, none where rows stop, and what the layer
+adds to each row's sum, [R]."""
+
+
+def passage(layer: Layer, rows: Rows, memo: Memo) -> tuple[Sequence[Rows], Tensor | None]:
+    """Lead rows through a layer, by the two planes that it has chosen: they add Σⱼ rⱼ|νⱼ|."""
+    far = None if layer.radius is None else rows.weigh(layer.radius, memo)
+    if layer.planes is not None:
+        return [] if layer.stops else rows.pull_lines(layer.planes, memo), far
+    return [p for side in layer.sides for p in pull_affine(rows, side, memo)], far
+
+
 def deviations(
     network: Relaxation, seeds: Seeds, memo: Memo, both: bool, observe: Observer | None = None
 ) -> Tensor:
@@ -30,17 +43,18 @@ def deviations(
     down = {v: -r for v, r in rows.items()}
     two = both and not network.symmetric(seeds.values)
     if not two or network.parallel(seeds.values):
-        return _far(network, down, memo, two, observe)
-    return torch.cat([_far(network, way, memo, False, observe) for way in (down, rows)])
+        return rise(network, down, memo, two, observe)
+    return torch.cat([rise(network, way, memo, False, observe) for way in (down, rows)])
 
 
-def _far(
+def rise(
     network: Relaxation,
     starts: Mapping[Value, Rows],
     memo: Memo,
     two: bool = False,
     observe: Observer | None = None,
     stop: Callable[[Mapping[Value, Rows]], bool] = lambda nu: False,
+    through: Passage = passage,
 ) -> Tensor:
     """Return deviation_B(ν₁) + Σⱼ rⱼ|νⱼ| for each row and, if ``two``, for minus it, [E, R].
 
@@ -55,22 +69,16 @@ def _far(
         out = nu.pop(layer.value, None)
         if out is None:
             continue
-        if layer.radius is not None:
-            total = total + out.weigh(layer.radius, memo)
-        for value, pulled in zip(layer.step.variables, _pull(layer, out, memo), strict=False):
-            nu[value] = add(nu[value], pulled) if value in nu else pulled
+        pulled, far = through(layer, out, memo)
+        if far is not None:
+            total = total + far
+        for value, rows in zip(layer.step.variables, pulled, strict=False):
+            nu[value] = add(nu[value], rows) if value in nu else rows
             if observe is not None:
-                observe(layer.step, pulled)
+                observe(layer.step, rows)
     entry = nu.get(network.entry.value)
     total = total.unsqueeze(0)
     return total if entry is None else total + _at_entry(network.entry, entry, memo, two)
-
-
-def _pull(layer: Layer, rows: Rows, memo: Memo) -> list[Rows]:
-    """Return ν_in for each perturbed argument; nothing where rows stop."""
-    if layer.planes is not None:
-        return [] if layer.stops else list(rows.pull_lines(layer.planes, memo))
-    return [p for side in layer.sides for p in pull_affine(rows, side, memo)]
 
 
 def _at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:
@@ -126,10 +134,10 @@ def _measured(network: Relaxation, seeds: Seeds) -> tuple[list[Form], set[Value]
         return True
 
     memo, rows = Memo(False, 0), seeds.rows(network.x)
-    _far(network, rows, memo, stop=stop)  # fills the memo
+    rise(network, rows, memo, stop=stop)  # fills the memo
     rest.clear()
     with FlopCounterMode(display=False) as counter:
-        _far(network, rows, memo, False, observe, stop)
+        rise(network, rows, memo, False, observe, stop)
     return forms, rest
 
 

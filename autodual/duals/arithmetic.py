@@ -96,6 +96,17 @@ def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Pla
     return Planes(below, lower.lower_intercept, above, upper.upper_intercept)
 
 
+def mccormick_beside(call: Call, x: Interval, y: Interval, chosen: Planes) -> list[Planes]:
+    """Return all four planes that are exact on two sides of the box."""
+    below = (y.lower, x.lower), (y.upper, x.upper)
+    above = (y.upper, x.lower), (y.lower, x.upper)
+    found = []
+    for low, high in zip(below, above, strict=True):
+        lower, upper = (product_planes(call, x, y, slopes) for slopes in (low, high))
+        found.append(Planes(low, lower.lower_intercept, high, upper.upper_intercept))
+    return found
+
+
 SUM = Affine(
     together=("self", "other"),
     interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
@@ -125,7 +136,13 @@ NEGATION = Affine(
 SCALED = Affine(
     alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True
 )
-PLANES = Elementwise(product_planes, interval=corners, arguments=("self", "other"), free=mccormick)
+PLANES = Elementwise(
+    product_planes,
+    interval=corners,
+    arguments=("self", "other"),
+    free=mccormick,
+    beside=mccormick_beside,
+)
 PRODUCT = Either((SCALED, PLANES))
 QUOTIENT = Affine(
     alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True

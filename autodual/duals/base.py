@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from autodual.duals.relaxed import Choice, Relaxed
+from autodual.duals.relaxed import Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import holds, invoke, map_leaves
 from autodual.interval import Interval
@@ -137,6 +137,14 @@ class DualLayer(ABC):
     @abstractmethod
     def formula(self, out: str, variables: Sequence[str]) -> str:
         """Return the dual layer as the paper writes it, for the printed program."""
+
+    def facets(self, call: Call, *boxes: Interval, chosen: Planes) -> Sequence[Planes]:
+        """Return further planes around the op on the boxes, beside those that were chosen.
+
+        Every mean of planes below f is a plane below f. Optimised duals seek the best one for each
+        row; to a linear program each plane is a constraint.
+        """
+        return ()
 
     def serving(self, names: Sequence[str], args: Mapping[str, Any]) -> DualLayer | None:
         """Return the rule that serves a call with these arguments perturbed, if there is one."""

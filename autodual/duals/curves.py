@@ -103,6 +103,7 @@ def by_curve(
         interval=functools.partial(read, curve_interval),
         arguments=(argument,),
         slopes=functools.partial(read, curve_slopes),
+        beside=functools.partial(_beside, functools.partial(read, curve_beside)),
         partial=partial,
     )
 
@@ -183,6 +184,23 @@ def _in_the_middle(derivative: Function, box: Interval) -> Tensor:
     """Return f′ in the middle; at a point no bound moves with the slope, and f″ may be ∞."""
     moves = box.lower != box.upper
     return derivative(torch.where(moves, box.center, box.center.detach()))
+
+
+def curve_beside(f: Function, curve: Curve, box: Interval) -> list[Lines]:
+    """Return lines with the slopes of the chord, in the middle, at either end and of tangents."""
+    known = _known(f, curve, box)
+    finite = box.map(lambda end: torch.where(known, end, curve.inside))
+    ends = (curve.derivative(end) for end in (finite.lower, finite.upper))
+    middle, *tangents = curve_slopes(f, curve, box)
+    steep = [torch.where(end.isfinite(), end, middle) * known for end in ends]
+    return [curve_lines(f, curve, box, s) for s in (None, middle, *steep, *tangents)]
+
+
+def _beside(
+    lines: Callable[..., list[Lines]], call: Call, box: Interval, chosen: Lines
+) -> list[Lines]:
+    """Return lines beside any that were chosen."""
+    return lines(call, box)
 
 
 def curve_slopes(f: Function, curve: Curve, box: Interval) -> list[Tensor]:

@@ -42,6 +42,8 @@ class Elementwise(DualLayer):
             each of the two lines may have its own. Any are sound.
         free: (call, *intervals, at=points) → two planes with slopes of their own, where there is a
             better way to find them than to try ``slopes``.
+        beside: (call, *intervals, chosen=planes) → further planes, of which with the chosen ones
+            means are made, where these are others than those of ``slopes``.
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
     """
@@ -53,6 +55,7 @@ class Elementwise(DualLayer):
     accepts: Callable[[Mapping[str, Any]], bool] = always
     slopes: Callable[..., Sequence[Tensor | Slopes]] = no_others
     free: Callable[..., Planes] | None = None
+    beside: Callable[..., Sequence[Planes]] | None = None
     partial: bool = False
     takes_slopes: ClassVar[bool] = True
 
@@ -91,6 +94,17 @@ class Elementwise(DualLayer):
         """Return where the planes do not meet."""
         return [~self.lines(call, *boxes, None).meet] * len(boxes)
 
+    def facets(self, call: Call, *boxes: Interval, chosen: Planes) -> Sequence[Planes]:
+        """Return planes beside those that were chosen."""
+        if self.beside is not None:
+            return self.beside(call, *boxes, chosen=chosen)
+        return self._tried(call, boxes)
+
+    def _tried(self, call: Call, boxes: Sequence[Interval]) -> list[Planes]:
+        """Return the parallel planes, and those of further slopes."""
+        slopes = (None, *self.slopes(call, *boxes))
+        return [self.lines(call, *boxes, slope) for slope in slopes]
+
     def _free(self, call: Call, boxes: Sequence[Interval], point: Sequence[Tensor]) -> Planes:
         """Return two planes with slopes of their own: of those tried, closest to f at a point.
 
@@ -100,8 +114,7 @@ class Elementwise(DualLayer):
         """
         if self.free is not None:
             return self.free(call, *boxes, at=point)
-        tried = [self.lines(call, *boxes, None)]
-        tried += [self.lines(call, *boxes, slope) for slope in self.slopes(call, *boxes)]
+        tried = self._tried(call, boxes)
         if len(tried) == 1:
             return tried[0]
         ends, exact = [lines.ends(*point) for lines in tried], tried[0].meet

@@ -80,6 +80,22 @@ def free_planes(call: Call, *boxes: Interval, at: Sequence[Tensor]) -> Planes:
     return Planes(tuple(only), torch.zeros_like(b), tuple(slopes), torch.where(low, b, top))
 
 
+def beside(call: Call, *boxes: Interval, chosen: Planes) -> list[Planes]:
+    """Return a plane below max(z₁, …, zₙ) for each entry alone; above, max u and that of shares."""
+    box = _stacked(boxes)
+    tilted, zero = largest_planes(call, *boxes, None), torch.zeros_like(box.lower[0])
+    flat = (zero,) * len(boxes), box.upper.amax(0)
+    above = (flat, (tilted.upper_slopes, tilted.upper_intercept))
+    alone = [tuple(zero + (i == j) for j in range(len(boxes))) for i in range(len(boxes))]
+    return [Planes(slopes, zero, *above[i % 2]) for i, slopes in enumerate(alone)]
+
+
+def beside_below(call: Call, *boxes: Interval, chosen: Planes) -> list[Planes]:
+    """Return those of min(z₁, …, zₙ) likewise."""
+    found = beside(call, *map(_negated, boxes), chosen=chosen)
+    return [_mirrored(planes) for planes in found]
+
+
 def free_below(call: Call, *boxes: Interval, at: Sequence[Tensor]) -> Planes:
     """Enclose min(z₁, …, zₙ) likewise."""
     return _mirrored(free_planes(call, *map(_negated, boxes), at=at))
@@ -154,9 +170,17 @@ BOTH = ("self", "other")
 ANY = ("values",)
 
 TABLE = {
-    "aten.maximum.default": Elementwise(largest_planes, arguments=BOTH, slopes=one_alone),
-    "aten.minimum.default": Elementwise(smallest_planes, arguments=BOTH, slopes=smallest_alone),
-    "autodual.largest": Elementwise(largest_planes, arguments=ANY, listed=True, free=free_planes),
-    "autodual.smallest": Elementwise(smallest_planes, arguments=ANY, listed=True, free=free_below),
+    "aten.maximum.default": Elementwise(
+        largest_planes, arguments=BOTH, slopes=one_alone, beside=beside
+    ),
+    "aten.minimum.default": Elementwise(
+        smallest_planes, arguments=BOTH, slopes=smallest_alone, beside=beside_below
+    ),
+    "autodual.largest": Elementwise(
+        largest_planes, arguments=ANY, listed=True, free=free_planes, beside=beside
+    ),
+    "autodual.smallest": Elementwise(
+        smallest_planes, arguments=ANY, listed=True, free=free_below, beside=beside_below
+    ),
     "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autodual.duals.base import Call, by_endpoints
 from autodual.duals.elementwise import Elementwise
-from autodual.duals.relaxed import Lines
+from autodual.duals.relaxed import Lines, Planes
 from autodual.interval import Interval
 
 Function = Callable[[Tensor], Tensor]
@@ -183,6 +183,7 @@ def pieces(
     argument: str = "self",
     lines: Callable[..., Lines] | None = None,
     free: Callable[..., Lines] | None = None,
+    beside: Callable[..., Sequence[Planes]] | None = None,
 ) -> Piecewise:
     """Return the dual layer of an elementwise op that is linear between breakpoints.
 
@@ -195,7 +196,7 @@ def pieces(
         jumps: whether f may jump there.
         nondecreasing: whether f is, so that the ends of a box map to the ends.
         argument: the name of the op's input in its schema or forward.
-        lines, free: quicker ways to the same lines.
+        lines, free, beside: quicker ways to the same lines.
     """
     shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
@@ -204,6 +205,7 @@ def pieces(
         arguments=(argument,),
         slopes=partial(_ask, shape, Pieces.slopes),
         free=free,
+        beside=beside,
         shape=shape,
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autodual.duals.base import Call
 from autodual.duals.piecewise import Piecewise, enclose, pieces
-from autodual.duals.relaxed import Lines
+from autodual.duals.relaxed import Lines, Planes
 from autodual.interval import Interval
 
 
@@ -44,6 +44,14 @@ def relu_free(call: Call, box: Interval, at: Sequence[Tensor]) -> Lines:
     return Lines(lower, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
 
 
+def relu_beside(call: Call, box: Interval, chosen: Planes) -> list[Planes]:
+    """Return, where the op bends, the piece which is farther from the lower line."""
+    (slope,), exact = chosen.lower_slopes, chosen.meet
+    lower = torch.where(exact, slope, (slope < 0.5).to(slope))
+    at_zero = chosen.lower_intercept.masked_fill(~exact, 0)
+    return [Planes((lower,), at_zero, chosen.upper_slopes, chosen.upper_intercept)]
+
+
 def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
     """Return the rule of max(z, 0) + s·min(z, 0), with s given by the call.
 
@@ -64,7 +72,9 @@ def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
 
 
 TABLE = {
-    "aten.relu.default": pieces(0.0, nondecreasing=True, lines=relu_lines, free=relu_free),
+    "aten.relu.default": pieces(
+        0.0, nondecreasing=True, lines=relu_lines, free=relu_free, beside=relu_beside
+    ),
     "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
     "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),
     "aten.abs.default": hinge(lambda call: -1.0),

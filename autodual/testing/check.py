@@ -157,6 +157,9 @@ def _check_elementwise(
     elementwise.check_enclosure(call, box, given, "a slope given")
     sides = rule.relax(call, box, slopes=Sides(slope, nu))
     elementwise.check_enclosure(call, box, sides, "a slope given for each side")
+    for chosen in (free, sides):
+        for lines in rule.facets(call, box, chosen=chosen):
+            elementwise.check_enclosure(call, box, lines, "lines beside those chosen")
     elementwise.check_fenchel(rule, call, box, torch.stack([nu, -nu]))
     elementwise.check_interval(rule, call, box, part)
     elementwise.check_parts(rule, call, box, part, slope)

@@ -113,6 +113,8 @@ def check_planes(
         "slopes given": given,
         "a slope given for each side": rule.relax(call, *boxes, slopes=Sides(slopes, slopes[::-1])),
     }
+    beside = rule.facets(call, *boxes, chosen=found["free slopes"])
+    found |= {f"planes beside those chosen, {i}": planes for i, planes in enumerate(beside)}
     for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):
         value, ends = call(*z), planes.ends(*z)
         slopes_of = zip(planes.lower_slopes, planes.upper_slopes, z, strict=True)

@@ -6,6 +6,7 @@ from autodual.bound.estimators.base import Estimator, Setting, Sums
 from autodual.bound.estimators.exact import Exact, ExactSums
 from autodual.bound.estimators.forward import Forward
 from autodual.bound.estimators.noise import CauchyNoise
+from autodual.bound.estimators.optimised import OptimisedSums
 from autodual.bound.estimators.projected import Cauchy, Geometric, Median, Normal
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Geometric",
     "Median",
     "Normal",
+    "OptimisedSums",
     "Setting",
     "Sums",
 ]

@@ -70,14 +70,20 @@ class ExactSums(Sums):
         if len(seeds) == 0:
             ends = 2 if both and not network.symmetric(seeds.values) else 1
             return network.x.new_zeros(ends, 0)
-        rows = _Chunks(network, seeds, both, memory, self.observe)
-        leaves = []
-        if torch.is_grad_enabled():
-            leaves = [*network.tensors(seeds.values), *seeds.tensors()]
+        rows = self.chunks(seeds, both)
+        leaves = self.leaves(seeds) if torch.is_grad_enabled() else []
         if not any(t.requires_grad for t in leaves) or self._keeps(seeds):
             return in_pieces(rows, dim=1)
         rows = replace(rows, network=network.until(seeds.values))
         return recomputed(rows, leaves, dim=1, select=self.select)
+
+    def chunks(self, seeds: Seeds, both: bool) -> Chunks:
+        """Return the chunks in which rows are taken."""
+        return Chunks(self.network, seeds, both, self.memory, self.observe)
+
+    def leaves(self, seeds: Seeds) -> list[Tensor]:
+        """Return what a gradient could be wanted for."""
+        return [*self.network.tensors(seeds.values), *seeds.tensors()]
 
     def _keeps(self, seeds: Seeds) -> bool:
         """Return whether autograd may keep the rows."""
@@ -88,7 +94,7 @@ class ExactSums(Sums):
 
 
 @dataclass(frozen=True, eq=False)
-class _Chunks:
+class Chunks:
     """Chunks of rows; what they share is computed once per pass."""
 
     network: Relaxation
@@ -103,6 +109,7 @@ class _Chunks:
         return row_cost(self.network, self.seeds)
 
     def __call__(self, others: Others, matter: Tensor | None) -> Iterator[Piece]:
+        """Yield them, as ``recompute`` asks for them."""
         network, seeds = self.network, self.seeds
         if others:
             network, seeds = network.replace(others), seeds.replace(others)
@@ -113,7 +120,7 @@ class _Chunks:
         for number, chunk in enumerate(self._cut(seeds), start=1):
 
             def run(chunk: slice = chunk) -> Tensor:
-                return deviations(network, seeds.take(chunk), memo, self.both, self.observe)
+                return self.find(network, seeds.take(chunk), memo)
 
             yield chunk, run
             spend((chunk.stop - chunk.start) * self.cost.work)
@@ -121,12 +128,21 @@ class _Chunks:
                 give_back()
         memo.finish()
 
+    def find(self, network: Relaxation, seeds: Seeds, memo: Memo) -> Tensor:
+        """Return how far rows can fall, and rise, [E, R]."""
+        return deviations(network, seeds, memo, self.both, self.observe)
+
+    @property
+    def at_once(self) -> int:
+        """How many rows fit."""
+        cuda = self.network.x.is_cuda
+        room = self.memory // 16 if cuda else min(self.memory // 16, CACHE_BYTES)
+        return room // self.cost.widest_bytes
+
     def _cut(self, seeds: Seeds) -> Iterator[slice]:
         """Yield slices of the rows, as many at a time as there is room for."""
         if len(seeds) == 0:
             return
-        cuda = self.network.x.is_cuda
-        room = self.memory // 16 if cuda else min(self.memory // 16, CACHE_BYTES)
-        size = max(1, room // self.cost.widest_bytes // seeds.group) * seeds.group
+        size = max(1, self.at_once // seeds.group) * seeds.group
         for start in range(0, len(seeds), size):
             yield slice(start, min(start + size, len(seeds)))

@@ -67,6 +67,10 @@ class Dense(Listed):
 
         return owner, rows, see
 
+    def own(self, tensor: Tensor, memo: Memo) -> Tensor:
+        """Return what each row meets of a tensor [N or 1, *], [R or 1, *]."""
+        return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
+
     def pull_affine(self, side: Side) -> Sequence[Dense]:
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
         if side.step.own:

@@ -47,6 +47,10 @@ class Listed:
         """The number of entries of one row."""
         return self.data[0].numel()
 
+    def become(self: Form, data: Tensor) -> Form:
+        """Return rows [R, *] in the place of these, one by one."""
+        return replace(self, data=data, pick=None)
+
     def full(self) -> Tensor:
         """Return the rows [R, *], one by one."""
         return self._picked(self.data)

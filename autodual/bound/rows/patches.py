@@ -116,7 +116,7 @@ class Patches(Listed):
 
     def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Patches]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, 1, C, H, W]."""
-        pulled = lines.pull(self.data, lambda slope: self._own(slope, memo), self._picked)
+        pulled = lines.pull(self.data, lambda slope: self.own(slope, memo), self._picked)
         return [replace(self, data=data, pick=None, clean=True) for data in pulled]
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
@@ -130,7 +130,7 @@ class Patches(Listed):
             return sums[self._pair(weights), self.pick]
         if self.pick is not None:
             flat = flat.index_select(0, self.pick)
-        return met(flat, self._own(weights, memo).flatten(1))
+        return met(flat, self.own(weights, memo).flatten(1))
 
     def touched(self, memo: Memo, halo: tuple[int, int]) -> Touched:
         """Return the rows' windows and what is around them, zero outside the image."""
@@ -138,7 +138,7 @@ class Patches(Listed):
         rows = F.pad(self.cleaned(memo).full(), (right, right, down, down))
         frame = replace(self.frame, offset=(top + down, left + right))
         wide = replace(self, data=rows, pick=None, frame=frame)
-        return self.owner, rows.unsqueeze(1), lambda tensor: wide._own(tensor, memo)
+        return self.owner, rows.unsqueeze(1), lambda tensor: wide.own(tensor, memo)
 
     def pull_affine(self, side: Side, memo: Memo) -> Sequence[Patches] | None:
         """Pull back through an op that reads windows; None if it does not or they cover all."""
@@ -188,7 +188,7 @@ class Patches(Listed):
             ("inside", self.value),
             lambda: torch.ones(self.value.size(1), dtype=self.data.dtype, device=self.data.device),
         )
-        data = self.full() * self._own(inside, memo)
+        data = self.full() * self.own(inside, memo)
         return replace(self, data=data, pick=None, clean=True)
 
     def dense(self) -> Dense:
@@ -236,7 +236,7 @@ class Patches(Listed):
             return self.cell
         return self.owner * (self.frame.grid[0] * self.frame.grid[1]) + self.cell
 
-    def _own(self, tensor: Tensor, memo: Memo) -> Tensor:
+    def own(self, tensor: Tensor, memo: Memo) -> Tensor:
         """Return each row's window [R, C, h, w] of a tensor [N, *], zero outside the image."""
         h, w = self.data.shape[2:]
         if self._keeps(tensor, memo):
