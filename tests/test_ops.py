@@ -93,6 +93,11 @@ def scored(x):
     return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-5)
 
 
+def largest(x):
+    """The largest entry, as the root of a sum of one square."""
+    return x.abs().amax(1, keepdim=True).square().sum(1, keepdim=True).sqrt()
+
+
 ROOT = 3**0.5
 RANGES = {
     "the largest": (lambda x: x / (x.abs().amax(1, keepdim=True) + 1e-6), -1, 1),
@@ -138,6 +143,7 @@ LOOK_ALIKE = {
     "a quasinorm of less than itself": lambda x: x / x.norm(p=0.5, dim=1, keepdim=True).sqrt(),
     "a length squared": lambda x: x / (x.pow(2).sum(1, keepdim=True) + 1e-3),
     "cosines in a larger norm": lambda x: F.normalize(x, p=4) @ F.normalize(W, p=4).T,
+    "cosines in the largest entry": lambda x: (x / largest(x) * (x / largest(x))).sum(1),
     "cosines with a shift": lambda x: F.linear(F.normalize(x), F.normalize(W), W[:, 0]),
     "weights of another length": lambda x: F.normalize(x) @ F.normalize(W, dim=0).T,
     "scores about another mean": lambda x: (x - x.mean()) / (x.std(1, keepdim=True) + 1e-5),

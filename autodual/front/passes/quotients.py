@@ -105,7 +105,8 @@ class Shares:
             return self.share(z, x, power, dims) if made.index in (None, 0) and not dims else 0.0
         if kind == "var":
             return self._variance(made, reduced, x, power, dims)
-        if self.least(z) < 0 or (dims and not (dims <= reduced and power <= 2)):
+        along = dims <= reduced and power <= 2 and all(z.shape[d] == x.shape[d] for d in dims)
+        if self.least(z) < 0 or not along:
             return 0.0
         whole = self.share(z, x, power, ENTRIES)
         return whole / _count(z, reduced) if kind == "mean" else whole
