@@ -66,6 +66,8 @@ BAD_CALLS = {
     "negative eps": (lambda: net(eps=-0.1), errors.InputError, "at least 0"),
     "NaN eps": (lambda: net(eps=float("nan")), errors.InputError, "finite"),
     "string eps": (lambda: net(eps="big"), errors.InputError, "must be a number"),
+    "list of eps": (lambda: net(eps=[0.1, 0.2]), errors.InputError, "must be a number or a tensor"),
+    "complex eps": (lambda: net(eps=torch.tensor([0.1j])), errors.InputError, "must be a number"),
     "eps shape": (
         lambda: net(eps=torch.rand(3))(X, Y),
         errors.InputError,
@@ -108,6 +110,11 @@ BAD_CALLS = {
     "not a module": (lambda: ad.certify(torch.relu, 0.1), errors.ModelError, "nn.Module"),
     "method": (lambda: net(bounds="magic"), errors.InputError, "ibp&dual"),
     "spec": (lambda: net().lower_bound(X, torch.ones(3, 5)), errors.InputError, r"rows \[S, 2\]"),
+    "no rows": (
+        lambda: net().lower_bound(X, torch.ones(0, 2)),
+        errors.InputError,
+        r"rows \[S, 2\]",
+    ),
     "spec NaN": (
         lambda: net().lower_bound(X, torch.full((1, 2), torch.nan)),
         errors.InputError,

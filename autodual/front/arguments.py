@@ -90,7 +90,7 @@ def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:
     example = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
     shared, own = (1 + len(example), 2 + len(example))
     fits = spec.dim() in (shared, own) and spec.shape[spec.dim() - len(example) :] == example
-    if not fits or (spec.dim() == own and spec.shape[0] != len(x)):
+    if not fits or spec.numel() == 0 or (spec.dim() == own and spec.shape[0] != len(x)):
         raise InputError(
             f"C has shape {list(spec.shape)}; the output {output.type} needs rows "
             f"[S, {', '.join(map(str, example))}] or [N, S, {', '.join(map(str, example))}]"

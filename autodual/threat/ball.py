@@ -143,10 +143,13 @@ def _checked_eps(eps: float | Tensor) -> float | Tensor:
             f"ε has shape {list(eps.shape)}; give a number or a tensor with one per example, [N]. "
             f"{PER_FEATURE}"
         )
+    told = f"ε must be a number or a tensor [N], not {eps!r}"
     try:
-        values = torch.as_tensor(eps, dtype=torch.float64)
+        values = eps if isinstance(eps, Tensor) else torch.as_tensor(eps, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"ε must be a number or a tensor [N], not {eps!r}") from None
+        raise InputError(told) from None
+    if values.is_complex() or (values.dim() > 0 and values is not eps):
+        raise InputError(told)
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise InputError(f"ε must be finite and at least 0, not {eps}")
     return eps if isinstance(eps, Tensor) and eps.dim() > 0 else float(values)
