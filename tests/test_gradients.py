@@ -139,3 +139,20 @@ def test_where_a_root_is_vertical_gradients_stay_finite(name, bounds):
         net = ad.certify(model, eps, bounds=bounds, slopes=slopes)
         (gradient,) = torch.autograd.grad(ad.robust_loss(net, x, y), [layer.weight])
         assert bool(gradient.isfinite().all()), (eps, slopes)
+
+
+@pytest.mark.parametrize("slopes", ["free", "equal"])
+def test_gradients_of_maxima_are_finite_where_boxes_are_points(slopes):
+    """At ε = 0, where schedules begin, and where no unit of a window is on."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)
+    )
+    model = model.double()
+    with torch.no_grad():
+        model[0].bias[0] = -9.0
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    for eps in (0.0, 0.01):
+        net = ad.certify(model, eps, slopes=slopes)
+        loss = ad.robust_loss(net, x, torch.tensor([0, 2]))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        assert all(bool(g.isfinite().all()) for g in gradients), eps

@@ -28,8 +28,9 @@ def shares(box: Interval) -> Tensor:
     width = (box.upper - box.lower).masked_fill(above == 0, torch.inf)
     height, order = above.sort(0, descending=True)
     inverse = (1 / width).gather(0, order)
-    full = (height * inverse).cumsum(0) - 1
-    level = (full / inverse.cumsum(0)).nan_to_num(0, 0, 0).amax(0, keepdim=True)
+    full, total = (height * inverse).cumsum(0) - 1, inverse.cumsum(0)
+    level = full / total.masked_fill(total == 0, 1)  # 0 where none is above: its gradient is too
+    level = level.nan_to_num(0, 0, 0).amax(0, keepdim=True)
     share = ((above - level.clamp(min=0)) / width).clamp(min=0)
     rest = 1 - share.sum(0, keepdim=True)
     return share.scatter_add(0, first, rest)
