@@ -92,6 +92,7 @@ MODELS = {
     "adaptive max pool": (lambda z: F.adaptive_max_pool2d(z, (3, 2)), (1, 5, 4)),
     "softmax": (lambda z: F.softmax(z, 1), (3, 2)),
     "softmax of one": (lambda z: F.softmax(z, 1) * z, (1, 3)),
+    "softmax, a number added": (lambda z: F.softmax(z + 0.5, 1), (4,)),
     "softmax, −∞ added": (lambda z: F.softmax(z + CAUSAL.to(z), 2), (3, 3)),
     "softmax, −∞ filled in": (lambda z: F.softmax(z.masked_fill(DIAGONAL, -torch.inf), 1), (3, 3)),
     "softmax, −∞ elsewhere": (lambda z: F.softmax(torch.where(DIAGONAL, z, -torch.inf), 1), (3, 3)),

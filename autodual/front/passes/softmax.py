@@ -105,7 +105,7 @@ def unmasked(emit: Emit, z: Value) -> tuple[Value, Value | None]:
     if made.op == "aten.add.Tensor" and made.args["alpha"] == 1:
         a, b = made.args["self"], made.args["other"]
         c, scores = (b, a) if emit.moves(a) else (a, b)
-        if emit.moves(c):
+        if emit.moves(c) or not isinstance(c, Value):
             return z, None
         silent, shift = silenced(emit, c)
         return emit(aten.add.Tensor, scores, shift), counting(emit, silent, z)
