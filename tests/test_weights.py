@@ -90,6 +90,18 @@ def test_input_and_weight_may_both_move():
             assert bool(((box.lower <= found) & (found <= box.upper)).all()), method
 
 
+def test_input_and_weight_may_each_have_a_set():
+    model, x, weight = build("1d")
+    sets = {"x": ad.L2Ball(0.2), "weight": 0.1}
+    noise = 0.2 * torch.rand(300, *weight.shape, dtype=x.dtype) - 0.1
+    one = ad.L2Ball(0.2).random_start(x.expand(300, *x.shape).flatten(0, 1))
+    with torch.no_grad():
+        z = model(one, (weight + noise).flatten(0, 1)).unflatten(0, (-1, 3))
+        for method in METHODS:
+            box = ad.certify(model, sets, bounds=method).bounds(ad.Inputs(x, weight=weight))
+            assert bool(((box.lower <= z) & (z <= box.upper)).all()), method
+
+
 def test_windows():
     index, places = windows((5, 7), (2, 3), (2, 1), (3, 2))
     image = torch.randn(1, 1, 5, 7)

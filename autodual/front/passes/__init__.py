@@ -24,8 +24,8 @@ from autodual.front.passes.softmax import share_out
 from autodual.front.passes.stop_gradient import stop_gradients
 
 PIPELINE = (
-    remove_dead_code,
     views_to_reshapes,
+    remove_dead_code,
     fill_by_shape,
     unflatten_linear,
     set_apart,
@@ -49,8 +49,10 @@ PIPELINE = (
 
 
 def simplify(graph: Graph) -> Graph:
-    """Run the whole pipeline, checking the graph after every pass that changes it."""
-    check(graph)
+    """Run the whole pipeline, checking the graph after every pass that changes it.
+
+    Views come first: what they read may lie otherwise in memory than it did when captured.
+    """
     for rewrite in PIPELINE:
         rewritten = rewrite(graph)
         graph = graph if rewritten is graph else check(rewritten)
