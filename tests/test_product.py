@@ -243,6 +243,12 @@ def test_bad_sets(case):
         call()
 
 
+def test_attacks_take_no_choice_for_an_argument_as_certify_does():
+    sets, both = {"x": 0.1, "state": 0.1}, ad.Inputs(X, X)
+    assert ad.certify(Two(), sets, perturb=None)(both) is not None
+    assert len(pgd(Two(), both, None, sets, perturb=None, steps=1)) == len(X)
+
+
 @pytest.mark.parametrize("wrong", ["one set alone", "the farthest alone"])
 def test_sums_that_leave_sets_out_are_caught(wrong, monkeypatch):
     """Canary: deviations add up over the arguments."""

@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
     early_stop: bool
     logits: Callable[[Any], Tensor] | None
     success: Success | None
-    perturb: Key
+    perturb: Key | None
     generator: torch.Generator | None
     eot: int | None
 
@@ -83,10 +83,10 @@ def pose(
     _check_names(attack, options, without)
     given = {"loss": losses.log_odds, **options}
     inputs, threat = as_inputs(x), as_threat(eps)
-    named = keys(threat)
-    if named is not None and "perturb" in options:
+    named, perturb = keys(threat), given.pop("perturb", None)
+    if named is not None and perturb is not None:
         raise InputError(f"the sets say what is attacked, {threat}: leave perturb= out")
-    key = inputs.key(given.pop("perturb", 0) if named is None else named, model)  # type: ignore[arg-type]
+    key = inputs.key(named or (0 if perturb is None else perturb), model)  # type: ignore[arg-type]
     alone, x = isinstance(x, Tensor) and named is None, inputs.get(key)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.numel() == 0:
         kind = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
