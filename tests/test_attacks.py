@@ -264,6 +264,9 @@ def test_what_cannot_be_attacked_is_said():
     for wrong in ({"restarts": 0}, {"steps": 0}, {"ascent": "down"}):
         with pytest.raises(InputError):
             pgd(model, x, y, 0.1, **wrong)
+    for size in (-0.1, 0.0, torch.nan, torch.inf):
+        with pytest.raises(InputError, match="above 0"):
+            pgd(model, x, y, 0.1, step_size=size)
 
 
 def test_reduced_losses_will_do_for_pgd():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypedDict
@@ -108,6 +109,19 @@ def pose(
     around = threat.around(inputs.shapes(key))
     problem = Problem(whole, around, x, labels, targeted=aimed, **given)  # type: ignore[arg-type]
     return problem if y is not None or problem.success is not None else problem.predicted()
+
+
+def rate_of(step_size: float | None, default: float) -> float:
+    """Return how far steps go: as given, or the default.
+
+    Raises:
+        InputError: it is no finite number above 0.
+    """
+    if step_size is None:
+        return default
+    if not 0 < step_size < math.inf:
+        raise InputError(f"step_size={step_size}: give a finite number above 0")
+    return step_size
 
 
 def _check_names(

@@ -10,7 +10,7 @@ from torch import Tensor
 from autodual.attack import losses
 from autodual.attack.ascent import Strategy, ascend
 from autodual.attack.finding import Attack
-from autodual.attack.options import Options, pose
+from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.problem import Model
 from autodual.attack.strategies import Momentum, Plain, Steepest
 from autodual.errors import InputError
@@ -76,8 +76,8 @@ def pgd(
     problem = pose(pgd, model, x, y, eps, options)
     if steps < 1 or ascent not in ASCENTS:
         raise InputError(f"pgd has steps ≥ 1 and ascent {' or '.join(ASCENTS)}")
-    default = 1.0 if ascent == "plain" else 2.5 / steps
-    return ascend(problem, ASCENTS[ascent](default if step_size is None else step_size), steps)
+    rate = rate_of(step_size, 1.0 if ascent == "plain" else 2.5 / steps)
+    return ascend(problem, ASCENTS[ascent](rate), steps)
 
 
 def fgsm(

@@ -13,7 +13,7 @@ from torch import Tensor
 from autodual.attack.ascent import Path, Strategy, ascend
 from autodual.attack.call import Call
 from autodual.attack.finding import Attack, Finding
-from autodual.attack.options import Options, pose
+from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.pgd import pgd
 from autodual.attack.problem import Model, unit
 from autodual.inputs import Inputs
@@ -72,7 +72,7 @@ def msd(
         options: see ``ad.attack.Options``, with one loss per example.
     """
     problem = pose(msd, model, x, y, eps, options)
-    rate = 2.5 / max(steps, 1) if step_size is None else step_size
+    rate = rate_of(step_size, 2.5 / max(steps, 1))
     return ascend(problem, MultiSteepest(rate, average), steps)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autodual.attack.ascent import try_elsewhere
 from autodual.attack.finding import Attack, Finding
-from autodual.attack.options import Options, pose
+from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.problem import Model
 from autodual.attack.steady import examined, settled
 from autodual.errors import InputError
@@ -91,11 +91,10 @@ def wasserstein(
     for t in range(steps):
         around = ball.with_eps(radius)
         if method == "conjugate":
-            share = 2 / (t % every + 2 if grows else t + 2) if step_size is None else step_size
+            share = rate_of(step_size, 2 / (t % every + 2 if grows else t + 2))
             point = here.x + share * (around.maximizer(x, here.gradient) - here.x)
         else:
-            rate = 0.1 if step_size is None else step_size
-            point = around.sinkhorn(x, here.x + rate * here.gradient.sign())
+            point = around.sinkhorn(x, here.x + rate_of(step_size, 0.1) * here.gradient.sign())
         here = problem.read(point, gradient=t + 1 < steps)
         better = (-here.score < least) & ((least > 0) | (not grows))
         best = torch.where(wide(better, point), point, best)
