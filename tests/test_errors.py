@@ -99,6 +99,11 @@ BAD_CALLS = {
         errors.DomainError,
         "leaves the domain",
     ),
+    "domain of tensors": (
+        lambda: net(eps=ad.L2Ball(0.1, domain=(torch.zeros(3), torch.full((3,), 0.5))))(X, Y),
+        errors.DomainError,
+        r"leaves the domain \(tensor\[3\] of 0, tensor\[3\] of 0.5\): it spans",
+    ),
     "domain order": (lambda: ad.LinfBall(0.1, domain=(1, 0)), errors.InputError, "lo must be"),
     "domain kind": (lambda: ad.LinfBall(0.1, domain=3), errors.InputError, "pair"),
     "box order": (lambda: ad.Box(X, X - 1), errors.InputError, "lower ≤ upper"),

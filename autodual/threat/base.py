@@ -250,7 +250,7 @@ class ThreatModel(ABC):
         if bool((outside > 0).any()):
             index = int(outside.flatten(1).amax(1).argmax())
             raise DomainError(
-                f"example {index} leaves the domain {self.domain}: it spans "
+                f"example {index} leaves the domain {brief(self.domain)}: it spans "
                 f"[{float(x[index].min()):.4g}, {float(x[index].max()):.4g}]. Scale the input, or "
                 "put its normalisation inside the model, so that ε keeps its unit."
             )
@@ -328,5 +328,5 @@ def checked_domain(domain: Domain | None) -> Domain | None:
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"domain must be a pair (lo, hi), not {domain!r}") from None
     if not ordered:
-        raise InputError(f"domain {domain} is empty or NaN: lo must be ≤ hi everywhere")
+        raise InputError(f"domain {brief(domain)} is empty or NaN: lo must be ≤ hi everywhere")
     return (lo, hi)
