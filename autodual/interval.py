@@ -35,6 +35,13 @@ class Interval:
         """Apply ``f`` to both ends. Sound only where f is nondecreasing or moves entries."""
         return Interval(f(self.lower), f(self.upper))
 
+    def nearest(self, point: Tensor) -> Tensor:
+        """Return the points of the interval nearest to others.
+
+        Unlike those of ``torch.clamp`` they move with the interval where it is a point, too.
+        """
+        return torch.minimum(torch.maximum(point, self.lower), self.upper)
+
     def intersect(self, other: Interval) -> Interval:
         """Return the points in both. Sound when both bound the same tensor."""
         return Interval(

@@ -156,3 +156,46 @@ def test_gradients_of_maxima_are_finite_where_boxes_are_points(slopes):
         loss = ad.robust_loss(net, x, torch.tensor([0, 2]))
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         assert all(bool(g.isfinite().all()) for g in gradients), eps
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+@pytest.mark.parametrize("f", [F.elu, F.gelu, torch.abs, F.hardswish, F.relu6])
+def test_gradients_at_a_point_are_those_of_the_model(f, bounds):
+    """At ε = 0 breakpoints and inflections that lie outside a box move with it."""
+    layer = nn.Linear(3, 5).double()
+    model = Net(lambda net, x: f(net.fc(x)), fc=layer)
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 4])
+    (expected,) = torch.autograd.grad(F.cross_entropy(model(x), y), [layer.weight])
+    for slopes in ("free", "equal"):
+        net = ad.certify(model, 0.0, bounds=bounds, slopes=slopes)
+        (gradient,) = torch.autograd.grad(ad.robust_loss(net, x, y), [layer.weight])
+        assert torch.allclose(gradient, expected), slopes
+
+
+BENT = {
+    "leaky ReLU": lambda z: F.leaky_relu(z, 0.2),
+    "ELU": F.elu,
+    "GELU": F.gelu,
+    "abs": torch.abs,
+    "square": lambda z: z * z,
+    "step": lambda z: torch.where(z > 0.1, 2 * z, -z),
+    "product": lambda z: z * z.sigmoid().roll(1, 1),
+    "normalize": F.normalize,
+    "layer norm": lambda z: F.layer_norm(z, z.shape[1:]),
+}
+
+
+@pytest.mark.parametrize("slopes", ["free", "equal"])
+@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
+@pytest.mark.parametrize("name", BENT)
+def test_at_a_point_gradients_are_the_models_own(name, bounds, slopes):
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3).double()
+    model = Net(lambda net, x: BENT[name](net.fc(x)), fc=layer)
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    z = model(x)
+    own = torch.autograd.grad((z.gather(1, y[:, None]) - z).sum(), list(layer.parameters()))
+    margins = ad.certify(model, 0.0, bounds=bounds, slopes=slopes).margins(x, y)
+    found = torch.autograd.grad(margins.sum(), list(layer.parameters()))
+    for a, b in zip(found, own, strict=True):
+        torch.testing.assert_close(a, b)

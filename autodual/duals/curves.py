@@ -286,4 +286,4 @@ def _inside(points: Points, box: Interval) -> list[Tensor]:
     found = (
         points(box) if callable(points) else [torch.full_like(box.lower, point) for point in points]
     )
-    return [torch.clamp(point, box.lower, box.upper) for point in found]
+    return [box.nearest(point) for point in found]

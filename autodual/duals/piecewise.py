@@ -70,12 +70,12 @@ class Pieces:
     def vertices(self, box: Interval) -> list[Tensor]:
         """Return the ends of the pieces, ascending; of those outside a box its nearer end."""
         inner = itertools.chain(*self.beside(box.lower)) if self.jumps else self.points(box.lower)
-        return [box.lower, *(torch.clamp(p, box.lower, box.upper) for p in inner), box.upper]
+        return [box.lower, *map(box.nearest, inner), box.upper]
 
     def candidates(self, box: Interval) -> list[Tensor]:
         """Return all points where f minus a line can be extreme on the box."""
         at_jumps = self.points(box.lower) if self.jumps else []
-        return [*self.vertices(box), *(torch.clamp(p, box.lower, box.upper) for p in at_jumps)]
+        return [*self.vertices(box), *map(box.nearest, at_jumps)]
 
     def of(self, f: Function, like: Tensor) -> list[Piece]:
         """Return the pieces of f from left to right, in the shape of ``like``.
