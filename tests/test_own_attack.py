@@ -85,3 +85,42 @@ def test_searches_take_starts_and_verdicts():
     found = A.search(model, x, y, 0.3, steps=4, restarts=3, success=success)
     assert len(asked) == 16
     assert torch.equal(found.success, model(found.x).argmax(1) == (y + 1) % 3)
+
+
+class Slip(A.Strategy):
+    """Takes a step, and then makes what the caller says of it."""
+
+    def __init__(self, slip):
+        self.slip = slip
+
+    def step(self, path):
+        if path.index == 0:
+            return path.point
+        return self.slip(path.point)
+
+
+def with_nan(point):
+    point = point.clone()
+    point[[2, 5], 1] = torch.nan
+    return point
+
+
+@pytest.mark.parametrize(
+    ("slip", "returned"),
+    [
+        (lambda point: point[:1], r"a float64 tensor \[1, 4\]"),
+        (lambda point: point.sum(1), r"a float64 tensor \[12\]"),
+        (lambda point: point.sum(), r"a float64 tensor \[\]"),
+        (lambda point: point.float(), r"a float32 tensor \[12, 4\]"),
+        (lambda point: point > 0, r"a bool tensor \[12, 4\]"),
+        (lambda point: point.tolist()[0][:1], r"\[0\.\d*\]"),
+        (lambda point: None, "None"),
+        (lambda point: point.numpy(), r"array\[12, 4\]"),
+        (with_nan, "NaN for 2 of 12 examples"),
+    ],
+)
+def test_what_a_step_returns_by_mistake_is_named(slip, returned):
+    model, x, y = case()
+    expected = r"a point of each example's set, a float64 tensor \[12, 4\]"
+    with pytest.raises(InputError, match=rf"Slip\.step.*returned {returned}.*step 1;.*{expected}"):
+        A.run(Slip(slip), model, x, y, 0.2, steps=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from autodual.attack.finding import Attack, Finding, Reading
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
+from autodual.brief import brief
 from autodual.errors import AttackWarning, InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
@@ -84,7 +85,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def step(self, path: Path) -> Tensor:
-        """Return where to look next, a point of each example's set, [N, *]."""
+        """Return where to look next, a point of each example's set: like ``path.x``, [N, *]."""
 
 
 def run(
@@ -106,7 +107,7 @@ def run(
         options: see ``ad.attack.Options``.
 
     Raises:
-        InputError: as for ``pgd``.
+        InputError: as for ``pgd``; ``step`` returns anything but points like ``path.x``, or NaN.
     """
     return ascend(pose(run, model, x, y, eps, options), strategy, steps)
 
@@ -197,8 +198,37 @@ def _climb(
             index, mine = index[keep], mine.select(keep)
             problem, here = problem.select(keep), here.narrow(keep)
             memory = {name: kept[keep] for name, kept in memory.items()}
-        point = strategy.step(Path(problem, here, memory, i, steps))
+        point = _next(strategy, Path(problem, here, memory, i, steps))
     return best.put(index, mine)
+
+
+def _next(strategy: Strategy, path: Path) -> Tensor:
+    """Return where a strategy looks next.
+
+    Raises:
+        InputError: it answers with anything but points shaped like x.
+    """
+    point: Any = strategy.step(path)
+    expected = _kind(path.x)
+    if not isinstance(point, Tensor):
+        found = brief(point)
+    elif _kind(point) != expected:
+        found = _kind(point)
+    else:
+        lost = int(point.isnan().flatten(1).any(1).sum())
+        if lost == 0:
+            return point
+        found = f"NaN for {lost} of {len(point)} examples (does path.threat.project give it?)"
+    raise InputError(
+        f"{type(strategy).__name__}.step(path) returned {found} at step {path.index}; it must "
+        f"return a point of each example's set, {expected} like path.x"
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    """Say what a tensor is like."""
+    kind = f"a {str(tensor.dtype).removeprefix('torch.')} tensor {list(tensor.shape)}"
+    return kind if tensor.device.type == "cpu" else f"{kind} on {tensor.device}"
 
 
 def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
