@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.ir import Graph, Value
 from autodual.inputs import Inputs
+from autodual.interrupts import finish
 from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.properties import Property
@@ -119,18 +119,18 @@ class Certified(Wrapper):
         Raises:
             InputError: x or y is not usable, see the message.
             CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
-            Interrupted: Ctrl-C; ``partial`` is the certificate, with −∞ for examples that were not
-                reached. (Before the first are finished it is a plain KeyboardInterrupt.)
+            Interrupted: Ctrl-C; ``partial`` is the result where examples are finished, and says
+                nothing of others: margins and bounds of −∞, ``verified`` False, a radius of 0. So
+                it is for all that the net is asked. (Before the first examples are finished it is
+                a plain KeyboardInterrupt.)
         """
         found = self._admit(x)
         labels = self._labels(found, y)
         with taking_notes() as notes:
-            try:
-                margins = self._margins(found, labels, self._around(found), goal=0)
-            except Interrupted as stop:
-                partial = self._answer(found, stop.partial, labels, notes)
-                raise Interrupted(partial, str(stop)) from None
-        return self._answer(found, margins, labels, notes)
+            return finish(
+                lambda: self._margins(found, labels, self._around(found), goal=0),
+                lambda margins: self._answer(found, margins, labels, notes),
+            )
 
     @eager
     @torch.no_grad()
@@ -149,20 +149,20 @@ class Certified(Wrapper):
 
         Raises:
             InputError: ``tolerance`` or y does not fit, or is negative or NaN.
+            Interrupted: Ctrl-C; as for the net itself.
         """
         found = self._admit(x)
         output, nominal = found.graph.output, found.output()
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
 
-        def left(member: ThreatModel) -> Tensor:
-            box = found.program(found.env, member).interval(output)
+        def answer(box: Interval) -> Certificate | Estimate:
             farthest = torch.maximum(box.upper - y, y - box.lower)
-            return output.per_example(tolerance - farthest, len(found.x)).flatten(1)
+            left = output.per_example(tolerance - farthest, len(found.x)).flatten(1)
+            return self._answer(found, left, None, notes)
 
         with taking_notes() as notes:
-            margins = _least(left, self._around(found))
-        return self._answer(found, margins, None, notes)
+            return finish(lambda: found.program.interval(found.env, self._around(found)), answer)
 
     @eager
     @torch.no_grad()
@@ -181,6 +181,7 @@ class Certified(Wrapper):
 
         Raises:
             InputError: C does not fit the output.
+            Interrupted: Ctrl-C; as for the net itself.
         """
         if not isinstance(property, Property):
             raise InputError(
@@ -188,16 +189,15 @@ class Certified(Wrapper):
             )
         found = self._admit(x)
 
-        def bound(member: ThreatModel, rows: Tensor) -> Tensor:
-            return found.program.at_least_one(found.env, member, rows, steps)
-
-        margins = []
+        clauses = []
+        for clause in property.clauses:
+            C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
+            clauses.append(torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1))
         with taking_notes() as notes:
-            for clause in property.clauses:
-                C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
-                rows = torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1)
-                margins.append(_least(partial(bound, rows=rows), self._around(found)))
-        return self._answer(found, torch.stack(margins, 1), None, notes, looks=len(margins))
+            return finish(
+                lambda: found.program.at_least_one(found.env, self._around(found), clauses, steps),
+                lambda margins: self._answer(found, margins, None, notes, looks=len(clauses)),
+            )
 
     def _answer(
         self,
@@ -226,7 +226,7 @@ class Certified(Wrapper):
         What the robust loss is made of. No guarantee while the graph has caveats; calling the
         net itself tells.
         """
-        return -self.worst(x, y)[0]
+        return finish(lambda: self.worst(x, y), lambda worst: -worst[0])
 
     @eager
     def worst(self, x: Tensor | Inputs, y: Labels) -> tuple[Tensor, Tensor]:
@@ -236,7 +236,10 @@ class Certified(Wrapper):
         """
         found = self._admit(x, confirm=False)
         labels = self._labels(found, y)
-        return -self._margins(found, labels, self._around(found)), labels
+        return finish(
+            lambda: self._margins(found, labels, self._around(found)),
+            lambda margins: (-margins, labels),
+        )
 
     def _labels(self, found: Compiled, y: Labels | None) -> Tensor:
         """Return labels as a tensor that fits, or the model's own predictions."""
@@ -251,8 +254,10 @@ class Certified(Wrapper):
         classes = check_classes(found.graph.output)
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
         if classes.cells:
-            bound = _least(lambda member: found.program.margins(found.env, member, y), threat)
-            return once(bound).masked_fill(unlabelled, 0)
+            return finish(
+                lambda: once(found.program.margins(found.env, threat, y)),
+                lambda margins: margins.masked_fill(unlabelled, 0),
+            )
         rank = torch.arange(classes.count - 1, device=y.device)
         others = rank + (rank >= y.unsqueeze(1))
         unit = classes.rows(found.x)
@@ -262,10 +267,7 @@ class Certified(Wrapper):
             margins = bound.new_zeros(len(y), classes.count).scatter(1, others, bound)
             return margins.masked_fill(unlabelled, 0)
 
-        try:
-            return whole(self._lower(found, spec, threat, goal))
-        except Interrupted as stop:
-            raise Interrupted(whole(stop.partial), str(stop)) from None
+        return finish(lambda: self._lower(found, spec, threat, goal), whole)
 
     @eager
     def lower_bound(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
@@ -274,30 +276,45 @@ class Certified(Wrapper):
         Args:
             x: the inputs.
             C: rows [S, *] or [N, S, *], with * the shape of one example's output.
+
+        Raises:
+            InputError: C does not fit the output.
+            UnsoundError: the bound guarantees nothing.
+            Interrupted: Ctrl-C; as for the net itself.
         """
         found = self._admit(x, sound=True)
-        spec = check_spec(C, found.x, found.graph.output)
+        spec, lost = check_spec(C, found.x, found.graph.output), found.undefined()
+
+        def known(bound: Tensor) -> Tensor:
+            return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
+
         with taking_notes() as notes:
-            bound = self._lower(found, spec, self._around(found))
+            bound = finish(lambda: self._lower(found, spec, self._around(found)), known)
         _warn(notes)
-        lost = found.undefined()
-        return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
+        return bound
 
     @eager
     def bounds(self, x: Tensor | Inputs) -> Interval:
-        """Return bounds on every output, two tensors shaped like the model's output."""
+        """Return bounds on every output, two tensors shaped like the model's output.
+
+        Raises:
+            UnsoundError: the bound guarantees nothing.
+            Interrupted: Ctrl-C; as for the net itself.
+        """
         found = self._admit(x, sound=True)
         output, lost = found.graph.output, found.undefined()
+
+        def known(box: Interval) -> Interval:
+            if lost is None:
+                return box
+            nowhere = output.spread(lost)
+            lower = box.lower.masked_fill(nowhere, -torch.inf)
+            return Interval(lower, box.upper.masked_fill(nowhere, torch.inf))
+
         with taking_notes() as notes:
-            members = self._around(found).members
-            boxes = [found.program(found.env, m).interval(output) for m in members]
-        box = reduce(Interval.hull, boxes)
+            box = finish(lambda: found.program.interval(found.env, self._around(found)), known)
         _warn(notes)
-        if lost is None:
-            return box
-        nowhere = output.spread(lost)
-        lower = box.lower.masked_fill(nowhere, -torch.inf)
-        return Interval(lower, box.upper.masked_fill(nowhere, torch.inf))
+        return box
 
     @eager
     def relax(
@@ -386,7 +403,10 @@ class Certified(Wrapper):
             unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
             return margins.masked_fill(unasked, 1e30).flatten(1).amin(1)
 
-        nominal = least(found.x.new_zeros(len(labels)), every)
+        try:
+            nominal = least(found.x.new_zeros(len(labels)), every)
+        except Interrupted:
+            raise KeyboardInterrupt from None  # which says of no ε that it is certified
         if lost is not None:
             nominal = nominal.masked_fill(lost, -torch.inf)
         start = float(torch.as_tensor(ball.eps).max()) or 1e-3
@@ -405,11 +425,16 @@ class Certified(Wrapper):
 
         Raises:
             InputError: the set does not say where a point came from (``Box``).
+            UnsoundError: the bound guarantees nothing.
+            Interrupted: Ctrl-C; as for the net itself.
         """
-        result = self.at(self.threat.reversed())(x)
-        if isinstance(result, Estimate):
-            raise _unsound(result.caveats)
-        return result.verified
+
+        def verified(result: Certificate | Estimate) -> Tensor:
+            if isinstance(result, Estimate):
+                raise _unsound(result.caveats)
+            return result.verified
+
+        return finish(lambda: self.at(self.threat.reversed())(x), verified)
 
     @eager
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
@@ -472,17 +497,8 @@ class Certified(Wrapper):
         self, found: Compiled, spec: Tensor, threat: ThreatModel, goal: float = math.inf
     ) -> Tensor:
         """Return lower bounds on C z over every member of the set; see ``BoundModule.lower``."""
-        bounds = list[Tensor]()
-        for member in threat.members:
-            through = quickest(found.program, found.x, member)
-            try:
-                bounds.append(through.lower(found.env, member, spec, goal))
-            except Interrupted as stop:
-                if len(bounds) + 1 < len(threat.members):
-                    raise KeyboardInterrupt from None  # no example is finished for all members
-                partial = reduce(torch.minimum, [*bounds, stop.partial])
-                raise Interrupted(partial, str(stop)) from None
-        return once(reduce(torch.minimum, bounds))
+        through = quickest(found.program, found.x, threat)
+        return once(through.lower(found.env, threat, spec, goal))
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""
@@ -511,11 +527,6 @@ class Certified(Wrapper):
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
-
-
-def _least(ask: Callable[[ThreatModel], Tensor], threat: ThreatModel) -> Tensor:
-    """Return the least of what is answered for each member of a set."""
-    return reduce(torch.minimum, map(ask, threat.members))
 
 
 def _vacuous(margins: Tensor, found: Compiled) -> tuple[str, ...]:

@@ -70,7 +70,8 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         partial: what was found until then, in the form of the whole result. It holds: what was
-            not reached reads as nothing known, never as something found.
+            not reached reads as nothing known, never as something found. Margins and bounds are
+            −∞ there, ``verified`` is False, a radius 0, an example not broken.
     """
 
     def __init__(self, partial: Any, said: str) -> None:

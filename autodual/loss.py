@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.errors import InputError
+from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_classes
 from autodual.front.capture import check_seen, unwrap
 from autodual.inputs import Inputs
@@ -61,7 +61,10 @@ def robust_loss(
         raise InputError("this model is already certified; give bounds= to certify")
     elif eps is not None:
         net = net.at(eps)
-    logits, labels = net.worst(x, y)
+    try:
+        logits, labels = net.worst(x, y)
+    except Interrupted:
+        raise KeyboardInterrupt from None  # the loss of some examples is not that of all
     classes = check_classes(net.graph.output)
     if loss is None or not classes.binary:
         return (loss or F.cross_entropy)(logits, labels)

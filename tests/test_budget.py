@@ -11,8 +11,7 @@ import autodual as ad
 from autodual.bound.budget import BUDGET
 from autodual.bound.cost import total
 from autodual.bound.estimators import ExactSums
-from autodual.bound.module import BoundModule
-from autodual.errors import BudgetWarning, InputError, Interrupted
+from autodual.errors import BudgetWarning, InputError
 
 
 class Skip(nn.Module):
@@ -207,33 +206,6 @@ def test_a_long_bound_says_how_far_it_is(monkeypatch):
     assert len(set(shares)) > 10
     assert 0.3 < shares[-1] <= 1
     assert said[0].left is not None
-
-
-def test_an_interrupted_certificate_holds_for_what_is_finished(monkeypatch):
-    monkeypatch.setattr("autodual.bound.module.PART", 1.0)  # an example at a time
-    model, x = make()
-    full, net, count = ad.certify(model, 0.01)(x), ad.certify(model, 0.01), 0
-    relax = BoundModule.relax
-
-    def interrupted(self, *args, **options):
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise KeyboardInterrupt
-        return relax(self, *args, **options)
-
-    monkeypatch.setattr(BoundModule, "relax", interrupted)
-    with pytest.raises(Interrupted, match="2 of 4 examples are finished") as caught:
-        net(x)
-    partial = caught.value.partial
-    assert isinstance(partial, ad.Certificate)
-    torch.testing.assert_close(partial.margins[:2], full.margins[:2])
-    assert not partial.verified[2:].any()
-    assert partial.verified[:2].any()
-    count = 2
-    with pytest.raises(KeyboardInterrupt) as plain:
-        net(x)
-    assert not isinstance(plain.value, Interrupted)
 
 
 def test_a_vacuous_bound_is_called_so():

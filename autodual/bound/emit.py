@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -95,17 +96,27 @@ class Lines:
     ) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
         x = env[self.bound.plan.graph.perturbed]
-        tensors = [*env.values(), *inputs_of(threat, x), spec]
+        given = [[*env.values(), *inputs_of(member, x), spec] for member in threat.members]
+        pairs = zip(threat.members, given, strict=True)
+        lines = [self._line(list(env), member, tensors) for member, tensors in pairs]
+        drawn = [line(*tensors) for line, tensors in zip(lines, given, strict=True) if line]
+        if len(drawn) < len(lines):
+            return self.bound.lower(env, threat, spec)
+        return reduce(torch.minimum, drawn)
+
+    def _line(
+        self, names: Sequence[Value], threat: ThreatModel, tensors: Sequence[Tensor]
+    ) -> Line | None:
+        """Return the line that serves tensors of these shapes, if there is one by now."""
         assert isinstance(threat, Ball)
         bounded = threat.domain is not None
         key = (type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
         if key not in self._lines:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= self.after:
-                return self.bound.lower(env, threat, spec)
-            self._lines[key] = self._draw(list(env), threat, tensors)
-        line = self._lines[key]
-        return self.bound.lower(env, threat, spec) if line is None else line(*tensors)
+                return None
+            self._lines[key] = self._draw(names, threat, tensors)
+        return self._lines[key]
 
     def _draw(self, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor]) -> Line | None:
         """Return a line; None where an op looks at data, unless a compiled one is asked for."""
@@ -126,7 +137,7 @@ def quickest(bound: BoundModule, x: Tensor, threat: ThreatModel) -> BoundModule 
     compile, exact = bound.options.compile, type(bound.options.estimator) is Exact
     few = len(x) <= FEW and not torch.is_grad_enabled() and not x.is_cuda
     alike = exact and not bound.plan.method.rows and bound.options.optimize is None
-    if not (compile or (few and alike and serves(threat))):
+    if not (compile or (few and alike and all(map(serves, threat.members)))):
         return bound
     if bound.straight is None:
         bound.straight = Lines(bound, after=0 if compile else TIMES, compile=compile)

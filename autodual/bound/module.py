@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -21,14 +21,15 @@ from autodual.bound.memory import default_memory, give_back
 from autodual.bound.options import Options, Serving
 from autodual.bound.plan import Plan
 from autodual.bound.reading import Bound
-from autodual.bound.recompute import Others, Piece, recomputed
+from autodual.bound.recompute import Others, Piece, in_pieces, recomputed
 from autodual.bound.relaxation import check_slopes
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
 from autodual.duals import Choice, Sides
-from autodual.errors import InputError, Interrupted
+from autodual.errors import InputError
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
+from autodual.interrupts import finish, keeping
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
 from autodual.working import PATIENCE, heard, metered
@@ -130,28 +131,52 @@ class BoundModule:
     def lower(self, env: Env, threat: ThreatModel, spec: Tensor, goal: float = math.inf) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
-        A batch that does not fit into memory is bounded some examples at a time. An example whose
-        bounds all exceed the goal has no further steps taken.
+        Those of a union hold for every member. A batch that does not fit into memory is bounded
+        some examples at a time. An example whose bounds all exceed the goal has no further steps
+        taken.
         """
         return self._ask(env, threat, spec, _lower, goal)
 
     def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
         """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
 
-        Batches are taken in parts as for ``lower``.
+        Unions and batches are as for ``lower``.
         """
         return self._ask(env, threat, labels, Bound.margins)
 
-    def at_least_one(self, env: Env, threat: ThreatModel, rows: Tensor, steps: int) -> Tensor:
-        """Return lower bounds [N] on the largest of c·z − d, for rows [S, K + 1] of c and d.
+    def interval(self, env: Env, threat: ThreatModel) -> Interval:
+        """Return bounds on every output, in the model's layout; unions are as for ``lower``."""
+        output, x = self.plan.graph.output, env[self.plan.graph.perturbed]
+
+        def ends(bound: Bound, output: Value, _: Tensor) -> Tensor:
+            box, batch = bound.interval(output), bound.networks[0].batch
+            return torch.stack(
+                [output.per_example(end, batch) for end in (box.lower, -box.upper)], 1
+            )
+
+        return finish(
+            lambda: self._ask(env, threat, x.new_empty(len(x), 0), ends),
+            lambda low: Interval(output.in_layout(low[:, 0]), output.in_layout(-low[:, 1])),
+        )
+
+    def at_least_one(
+        self, env: Env, threat: ThreatModel, clauses: Sequence[Tensor], steps: int
+    ) -> Tensor:
+        """Return lower bounds [N, clauses] on the largest of c·z − d, for rows [S, K + 1] each.
 
         Weights of the rows are sought in ``steps`` steps if sums are exact, else none are tried
         but equal ones: another look would be another chance for an estimate to be wrong.
         """
         steps = steps if type(self.options.estimator) is Exact else 0
+        rows, sizes = torch.cat(list(clauses)), [len(clause) for clause in clauses]
         question = rows.unsqueeze(0).expand(len(env[self.plan.graph.perturbed]), *rows.shape)
         given = {v: t.detach() for v, t in env.items()}
-        return self._ask(given, threat, question, partial(at_least_one, steps=steps))
+
+        def each(bound: Bound, output: Value, rows: Tensor) -> Tensor:
+            found = [at_least_one(bound, output, some, steps) for some in rows.split(sizes, 1)]
+            return torch.stack(found, 1)
+
+        return self._ask(given, threat, question, each)
 
     def _ask(
         self,
@@ -161,32 +186,46 @@ class BoundModule:
         ask: Ask,
         goal: float = math.inf,
     ) -> Tensor:
-        """Return what bounds answer to a question [N, *] about the output, part by part."""
-        env, estimator = self._complete(env), self.options.estimator
+        """Return what bounds answer to a question [N, *] about the output, part by part.
+
+        Answers are lower bounds: of several members the least counts.
+        """
+        env, estimator, members = self._complete(env), self.options.estimator, threat.members
         x = env[self.plan.graph.perturbed]
-        parts, seed = self._parts(x), estimator.seed()
+        parts, seeds = self._parts(x), [estimator.seed() for _ in members]
         if len(parts) == 1:
             with self._told(env, threat):
-                return self._climbed(env, threat, seed, None, ask, question, goal)
+                pairs = zip(members, seeds, strict=True)
+                each = (self._climbed(env, *pair, None, ask, question, goal) for pair in pairs)
+                return reduce(torch.minimum, each)
         question = question.expand(len(x), *question.shape[1:])
-        noise = CauchyNoise(x, seed, keep=True) if estimator.kept else None
+        noises = [CauchyNoise(x, s, keep=True) if estimator.kept else None for s in seeds]
 
-        def part(others: Others, index: Tensor) -> Tensor:
+        def one(others: Others, index: Tensor, i: int) -> Tensor:
             swapped = {v: others.get(id(t), t) for v, t in env.items()}
-            around = threat.replace(others).select(swapped[self.plan.graph.perturbed], index)
+            around = members[i].replace(others).select(swapped[self.plan.graph.perturbed], index)
             some = others.get(id(question), question)[index]
             chosen = self.select(swapped, index)
-            return self._climbed(chosen, around, seed, noise, ask, some, goal)
+            return self._climbed(chosen, around, seeds[i], noises[i], ask, some, goal)
 
-        def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
-            for index in parts:
-                yield slice(int(index[0]), int(index[-1]) + 1), partial(part, others, index)
-                give_back()
+        with self._told(env, threat), keeping(len(x)) as done:
 
-        if not torch.is_grad_enabled():
-            with self._told(env, threat):
-                return _one_by_one(pieces({}, None), len(x))
-        return recomputed(pieces, [*env.values(), *threat.tensors(), question], dim=0, select=False)
+            def part(others: Others, index: Tensor) -> Tensor:
+                each = (one(others, index, i) for i in range(len(members)))
+                found = reduce(torch.minimum, each)
+                if not others:  # none are replaced but to differentiate
+                    done.append(found)
+                return found
+
+            def pieces(others: Others, matter: Tensor | None) -> Iterator[Piece]:
+                for index in parts:
+                    yield slice(int(index[0]), int(index[-1]) + 1), partial(part, others, index)
+                    give_back()
+
+            if not torch.is_grad_enabled():
+                return in_pieces(pieces, dim=0)
+            described = [tensor for member in members for tensor in member.tensors()]
+            return recomputed(pieces, [*env.values(), *described, question], dim=0, select=False)
 
     def _climbed(
         self,
@@ -274,11 +313,11 @@ class BoundModule:
         if torch.is_grad_enabled() or not heard():
             yield
             return
-        speed = pace(x.device)
-        if len(x) * self._most < PATIENCE * speed:
+        speed, members = pace(x.device), threat.members
+        if len(members) * len(x) * self._most < PATIENCE * speed:
             yield
             return
-        work = total(self.plan, self.forecast(env, threat))
+        work = sum(total(self.plan, self.forecast(env, member)) for member in members)
         with metered("bounds", work, work / speed):
             yield
 
@@ -337,26 +376,6 @@ def _of_some(boxes: Mapping[Value, Interval], batch: int, index: Tensor) -> dict
     """Return the intervals of the examples at ``index``."""
     pick = example_layout(batch, index)
     return {v: Interval(pick(v, box.lower), pick(v, box.upper)) for v, box in boxes.items()}
-
-
-def _one_by_one(pieces: Iterator[Piece], batch: int) -> Tensor:
-    """Return the results of all pieces.
-
-    Raises:
-        Interrupted: Ctrl-C; ``partial`` holds those that are finished, and −∞ for other examples.
-    """
-    done: list[Tensor] = []
-    try:
-        for _, run in pieces:
-            done.append(run())
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        count = sum(map(len, done))
-        rest = done[0].new_full((batch - count, *done[0].shape[1:]), -torch.inf)
-        said = f"{count} of {batch} examples are finished"
-        raise Interrupted(torch.cat([*done, rest]), said) from None
-    return torch.cat(done)
 
 
 def _named(plan: Plan, given: Mapping[Value | str, Any]) -> dict[Value, Any]:
