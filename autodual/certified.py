@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,6 +21,7 @@ from autodual.bound.once import once
 from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
+from autodual.bound.widening import widened
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
 from autodual.eager import eager
@@ -48,6 +49,8 @@ from autodual.wrapper import Wrapper
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
+
+Found = TypeVar("Found")
 
 
 VACUOUS = 1e6
@@ -126,11 +129,12 @@ class Certified(Wrapper):
         """
         found = self._admit(x)
         labels = self._labels(found, y)
-        with taking_notes() as notes:
-            return finish(
-                lambda: self._margins(found, labels, self._around(found), goal=0),
-                lambda margins: self._answer(found, margins, labels, notes),
-            )
+        return self._answered(
+            found,
+            lambda: self._margins(found, labels, self._around(found), goal=0),
+            lambda m: m,
+            labels,
+        )
 
     @eager
     @torch.no_grad()
@@ -156,13 +160,12 @@ class Certified(Wrapper):
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
 
-        def answer(box: Interval) -> Certificate | Estimate:
+        def left(box: Interval) -> Tensor:
             farthest = torch.maximum(box.upper - y, y - box.lower)
-            left = output.per_example(tolerance - farthest, len(found.x)).flatten(1)
-            return self._answer(found, left, None, notes)
+            return output.per_example(tolerance - farthest, len(found.x)).flatten(1)
 
-        with taking_notes() as notes:
-            return finish(lambda: found.program.interval(found.env, self._around(found)), answer)
+        around = self._around(found)
+        return self._answered(found, lambda: found.program.interval(found.env, around), left, None)
 
     @eager
     @torch.no_grad()
@@ -193,11 +196,28 @@ class Certified(Wrapper):
         for clause in property.clauses:
             C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
             clauses.append(torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1))
+
+        def bound() -> Tensor:
+            return found.program.at_least_one(found.env, self._around(found), clauses, steps)
+
+        return self._answered(found, bound, lambda m: m, None, looks=len(clauses))
+
+    def _answered(
+        self,
+        found: Compiled,
+        ask: Callable[[], Found],
+        margins: Callable[[Found], Tensor],
+        y: Tensor | None,
+        looks: int = 1,
+    ) -> Certificate | Estimate:
+        """Say what bounds answer, as margins, and where those are vacuous why."""
         with taking_notes() as notes:
-            return finish(
-                lambda: found.program.at_least_one(found.env, self._around(found), clauses, steps),
-                lambda margins: self._answer(found, margins, None, notes, looks=len(clauses)),
-            )
+            answer = finish(ask, lambda a: self._answer(found, margins(a), y, notes, looks))
+        try:
+            remarks = _vacuous(answer.margins, found, self._around(found))
+        except KeyboardInterrupt:
+            raise Interrupted(answer, "every example is finished") from None
+        return replace(answer, remarks=(*answer.remarks, *remarks)) if remarks else answer
 
     def _answer(
         self,
@@ -213,8 +233,7 @@ class Certified(Wrapper):
             margins = margins.masked_fill(wide(lost, margins), -torch.inf)
         said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
-        remarks = (*notes.remarks(), *_vacuous(margins, found))
-        beside: Any = {"remarks": remarks, "over_budget": tuple(notes.over)}
+        beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
         if caveats:
             return Estimate(*said, caveats, **beside)
         chances = looks * len(self.threat.members)
@@ -529,18 +548,22 @@ class Certified(Wrapper):
         return found
 
 
-def _vacuous(margins: Tensor, found: Compiled) -> tuple[str, ...]:
-    """Say for how many examples margins are so low that they tell nothing."""
+def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str, ...]:
+    """Say for how many examples margins are so low that they tell nothing, and from where on."""
     z = found.graph.output.per_example(found.output(), len(found.x)).flatten(1)
     scale = z.abs().amax(1).clamp(min=torch.finfo(z.dtype).tiny)
-    fall = -margins.flatten(1).amin(1)
-    count = int((fall.isfinite() & (fall > VACUOUS * scale)).sum())
+    fall = -margins.flatten(1).amin(1) / scale  # NaN where z is not finite
+    low = z.isfinite().all(1) & (fall > VACUOUS)
+    count = int(low.sum())
     if not count:
         return ()
+    worst = fall.masked_fill(~low, 0).argmax().reshape(1)
+    where = widened(found.program, found.env, threat, worst, VACUOUS)
+    where = where and f"; in example {int(worst)} {where}"
     return (
-        f"vacuous for {count} of {len(z)} examples: margins lie below zero by more than "
-        f"{VACUOUS:g} times the outputs at x; take a smaller ε or another net, or relax(x) to "
-        "see the intervals widen from node to node",
+        f"vacuous for {count} of {len(z)} examples: margins are −∞, or lie below zero by more than "
+        f"{VACUOUS:g} times the outputs at x{where}; take a smaller ε or another net, or look at "
+        "the intervals, relax(x).boxes",
     )
 
 

@@ -24,8 +24,7 @@ class Match:
     remedy: str = ""
 
     def __str__(self) -> str:
-        where = self.node.source or self.node.out.name
-        return f"{self.node.op} at {where}: {self.problem}"
+        return f"{self.node.where}: {self.problem}"
 
     @property
     def problem(self) -> str:

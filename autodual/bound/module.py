@@ -99,12 +99,12 @@ class BoundModule:
             raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)
         seed = self.options.estimator.seed()
-        return self.relax(self._complete(env), threat, seed, slopes=sloped, given=known)
+        return self.relax(self.complete(env), threat, seed, slopes=sloped, given=known)
 
     @torch.no_grad()
     def run(self, env: Env, threat: ThreatModel) -> Record:
         """Bound every output once; return a record of what was done and how long it took."""
-        env, output = self._complete(env), self.plan.graph.output
+        env, output = self.complete(env), self.plan.graph.output
         x, seed = env[self.plan.graph.perturbed], self.options.estimator.seed()
         record = Record()
         for part in self._parts(x):
@@ -120,7 +120,7 @@ class BoundModule:
     @torch.no_grad()
     def forecast(self, env: Env, threat: ThreatModel) -> Record:
         """Return what ``run`` would record, at most, without rows and their times."""
-        env, record = self._complete(env), Record()
+        env, record = self.complete(env), Record()
         x, kind = env[self.plan.graph.perturbed], type(threat)
         job = self._job(self._servings(self._orders.get(kind, {})), 0)
         for part in self._parts(x):
@@ -190,7 +190,7 @@ class BoundModule:
 
         Answers are lower bounds: of several members the least counts.
         """
-        env, estimator, members = self._complete(env), self.options.estimator, threat.members
+        env, estimator, members = self.complete(env), self.options.estimator, threat.members
         x = env[self.plan.graph.perturbed]
         parts, seeds = self._parts(x), [estimator.seed() for _ in members]
         if len(parts) == 1:
@@ -340,7 +340,7 @@ class BoundModule:
             return self.options.estimator
         return orders.get(value, "backward")
 
-    def _complete(self, env: Env) -> Env:
+    def complete(self, env: Env) -> Env:
         """Add to what is given what the perturbation does not reach."""
         whole = dict(env)
         run_nodes(self.plan.graph.prelude, whole, len(env[self.plan.graph.perturbed]))

@@ -166,6 +166,11 @@ class Node:
         """The op's everyday name: ``aten.add.Tensor`` is ``add``."""
         return self.op.split(".")[1 if hasattr(self.target, "_schema") else -1]
 
+    @property
+    def where(self) -> str:
+        """The op, and where in the user's program it stands, to speak of in a message."""
+        return f"{self.op} at {self.source or self.out.name}"
+
     def __str__(self) -> str:
         args = ", ".join(f"{k}={_show(v)}" for k, v in self.args.items() if v is not None)
         index = "" if self.index is None else f"[{self.index}]"
