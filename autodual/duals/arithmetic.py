@@ -58,10 +58,28 @@ def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) 
     With any slopes s_x, s_y, x y − s_x x − s_y y is bilinear: it is extreme at corners.
     """
     if slopes is None:
-        product, rest = call(x.center, y.center), call(x.radius, y.radius)
-        return Planes.with_slopes((y.center, x.center), -product - rest, rest - product)
+        slopes = _moving(x, y, (y.center, x.center))
+        middle, rest = call(x.center, y.center), call(x.radius, y.radius)
+        middle = middle - slopes[0] * x.center - slopes[1] * y.center
+        ends = (_without_one(x, y, end) for end in (middle - rest, middle + rest))
+        return Planes.with_slopes(slopes, *ends)
     gaps = corners(lambda p, q: call(p, q) - slopes[0] * p - slopes[1] * q, x, y)
     return Planes.with_slopes(slopes, gaps.lower, gaps.upper)
+
+
+def _moving(x: Interval, y: Interval, slopes: Slopes) -> Slopes:
+    """Return slopes with 0 for what is a point.
+
+    The product is then exact, so that nobody asks how large the other's box is, and rounding with
+    it: 10¹² for a length's reciprocal.
+    """
+    points = (z.lower == z.upper for z in (x, y))
+    return tuple(s.masked_fill(point, 0) for s, point in zip(slopes, points, strict=True))
+
+
+def _without_one(x: Interval, y: Interval, intercept: Tensor) -> Tensor:
+    """Return the intercept, which is 0 where one of both is a point, with its slope 0."""
+    return intercept.masked_fill((x.lower == x.upper) ^ (y.lower == y.upper), 0)
 
 
 AWAY = 0.5
@@ -76,7 +94,10 @@ def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Pla
     x y, so that they are compared on the way from there to the corner where each is worst. Where
     rounding decides, the planes through the center are taken.
     """
-    low, high, middle = (y.lower, x.lower), (y.upper, x.upper), (y.center, x.center)
+    lows, highs, middle = (
+        _moving(x, y, slopes)
+        for slopes in ((y.lower, x.lower), (y.upper, x.upper), (y.center, x.center))
+    )
 
     def best(tried: Sequence[Slopes], sign: int) -> Slopes:
         heights = []
@@ -90,10 +111,13 @@ def mccormick(call: Call, x: Interval, y: Interval, at: Sequence[Tensor]) -> Pla
             torch.stack(list(s)).gather(0, index).squeeze(0) for s in zip(*tried, strict=True)
         )
 
-    below = best((middle, low, high), 1)
-    above = best((middle, (y.upper, x.lower), (y.lower, x.upper)), -1)
+    below = best((middle, lows, highs), 1)
+    crossed = (y.upper, x.lower), (y.lower, x.upper)
+    above = best((middle, *(_moving(x, y, slopes) for slopes in crossed)), -1)
     lower, upper = (product_planes(call, x, y, s) for s in (below, above))
-    return Planes(below, lower.lower_intercept, above, upper.upper_intercept)
+    intercepts = lower.lower_intercept, upper.upper_intercept
+    low, high = (_without_one(x, y, intercept) for intercept in intercepts)
+    return Planes(below, low, above, high)
 
 
 def mccormick_beside(call: Call, x: Interval, y: Interval, chosen: Planes) -> list[Planes]:
