@@ -24,7 +24,7 @@ class Model(nn.Module):
 
 
 def main() -> None:
-    check_dual_layer(ASINH, "aten.asinh.default")
+    print(check_dual_layer(ASINH, "aten.asinh.default", reach=(-20.0, 20.0)))
     torch.manual_seed(0)
     model, x, y = Model(), torch.randn(100, 4), torch.randint(3, (100,))
     net = ad.certify(model, 0.05, rules={"aten.asinh.default": ASINH})

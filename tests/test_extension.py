@@ -233,12 +233,17 @@ def test_rules_for_no_op_are_refused():
 
 def test_slips_in_a_rule_are_named():
     model, x = Model(Sharp()), torch.rand(2, 3)
-    with pytest.raises(UnsupportedOpError, match='for self; say argument="z"'):
-        ad.certify(model, 0.1, rules={Sharp: ASINH})(x)
     with pytest.raises(UnsupportedOpError, match=r"a perturbed self \(not affine there"):
         ad.certify(Model(lambda z: F.softplus(z, -1.0)), 0.1)(x)
-    with pytest.raises(TypeError, match="forward takes z, shift, not self"):
+    advice = 'its dual layer is for self; say argument="z" where that is made'
+    with pytest.raises(TypeError, match=f"Sharp.* takes z, shift, but {advice}"):
         check_dual_layer(ASINH, Sharp())
+    with pytest.raises(UnsupportedOpError, match=f"of a perturbed z, but {advice}"):
+        ad.certify(model, 0.1, rules={Sharp: ASINH})(x)
+    with pytest.raises(TypeError, match=f"bump.* takes z, but {advice}"):
+        check_dual_layer(ASINH, "autodual_tests.bump.default")
+    with pytest.raises(TypeError, match="forward takes z, shift, not self"):
+        check_dual_layer(ASINH, Case(Sharp(), {"self": Z((1, 4))}))
     with pytest.raises(TypeError, match="an instance of Sharp"):
         check_dual_layer(OWN, Sharp)
     with pytest.raises(TypeError, match="names no op"):

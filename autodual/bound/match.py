@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from autodual.duals import REGISTRY, DualLayer, Either, Registry
+from autodual.duals.base import for_another
 from autodual.errors import BatchError
 from autodual.front.capture import WEIGHTS
 from autodual.front.ir import Batch, Graph, Node, leaves
@@ -74,8 +75,8 @@ def _misfit(node: Node, rule: DualLayer | Either, names: list[str]) -> tuple[str
     expected: tuple[str, ...] = getattr(rule, "arguments", ())
     users = rule is not REGISTRY.get(node.op)
     if users and len(names) == len(expected) == 1 and tuple(names) != expected:
-        reason = f"of a perturbed {names[0]}, but its dual layer is for {expected[0]}"
-        return reason, f'say argument="{names[0]}" where that is made'
+        reason, remedy = for_another(expected[0], names[0])
+        return f"of a perturbed {names[0]}, but {reason}", remedy
     reason = f"of a perturbed {', '.join(names)} (not affine there)"
     if names == ["weight"]:
         return reason, WEIGHTS

@@ -80,6 +80,11 @@ class Call:
         return self.replace({other: y}), self.replace({one: x, other: Hole(0)})
 
 
+def for_another(expected: str, name: str) -> tuple[str, str]:
+    """Return that a dual layer is for an argument called otherwise than ``name``, and a remedy."""
+    return f"its dual layer is for {expected}", f'say argument="{name}" where that is made'
+
+
 def always(args: Mapping[str, Any]) -> bool:
     """Accept every call."""
     return True

@@ -111,14 +111,21 @@ def check_linear_part(rule: Affine, call: Call, shapes: Shapes, generator: torch
     )
 
 
-def check_window(rule: Affine, call: Call, shapes: Shapes, generator: torch.Generator) -> None:
-    """A unit row pulled back through the whole op is its window's, where the window lies."""
+def check_window(
+    rule: Affine, call: Call, shapes: Shapes, generator: torch.Generator
+) -> str | None:
+    """A unit row pulled back through the whole op is its window's, where the window lies.
+
+    Returns why that says nothing here, if so.
+    """
     window = rule.window(call)
-    if window is None or any(len(shape) != 4 for shape in shapes):
-        return
+    if window is None:
+        return "the rule names none for such a call (window=)"
+    if any(len(shape) != 4 for shape in shapes):
+        return "these are no images [1, C, H, W]"
     out = call(*(torch.zeros(s, dtype=torch.float64) for s in shapes))
     if window.pointwise and any(s[2:] != out.shape[2:] for s in shapes):
-        return  # spread over pixels, which rows in patches do not follow
+        return "spread over pixels, which rows in patches do not follow"
     i, j = (int(torch.randint(n, (), generator=generator)) for n in out.shape[2:])
     values = normal(out.shape[1:2], generator)
     row = torch.zeros(1, *out.shape, dtype=torch.float64)
@@ -139,3 +146,4 @@ def check_window(rule: Affine, call: Call, shapes: Shapes, generator: torch.Gene
         torch.testing.assert_close(
             whole, expected, rtol=1e-9, atol=1e-9, msg=lambda m: f"the window is not there: {m}"
         )
+    return None

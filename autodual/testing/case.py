@@ -105,6 +105,14 @@ class Case:
         args = {k: draw(self.args.get(k, default)) for k, default in dict(names).items()}
         return Call(self.target, args, self.index), shapes
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The names of the op's arguments in order; none where only their places count."""
+        if isinstance(self.op, nn.Module):
+            return tuple(inspect.signature(self.op.forward).parameters)
+        schema = getattr(self.target, "_schema", None)
+        return () if schema is None else tuple(a.name for a in schema.arguments)
+
     def _of_module(self, module: nn.Module, draw: Callable[[Any], Any], dtype: torch.dtype) -> Call:
         """Return a call of a module with the arguments that a captured one has."""
         known = inspect.signature(module.forward).parameters

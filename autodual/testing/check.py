@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,21 +14,41 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autodual.duals import Affine, Call, DualLayer, Elementwise, MatrixProduct, Sides
+from autodual.duals.base import for_another
+from autodual.errors import InputError
+from autodual.front.ir import map_leaves
 from autodual.interval import Interval
 from autodual.testing import affine, elementwise, several
 from autodual.testing.case import Case, Z
-from autodual.testing.strategies import intervals, ordinary
+from autodual.testing.report import Checked, Tally
+from autodual.testing.strategies import Reach, intervals, ordinary
 
 SHAPE = (1, 2, 3)
 """The shape that an elementwise op is tried on, if no case says otherwise."""
 
+DTYPES = (torch.float64, torch.float32)
+"""The dtypes that bounds are computed in."""
+
+PRECISE = "that is tried in float64 alone; see dtypes="
 
 _HINT = ". Is f′ right, and no inflection, kink, stationary point or pole forgotten?"
 
+Note = Callable[..., None]
+"""(a property that holds on an example, why it says nothing of that if so)."""
+
+Check = Callable[[Any, Call, Any, torch.Generator, Note], None]
+"""(rule, call, boxes, generator, note): try every property on an example."""
+
 
 def check_dual_layer(
-    rule: DualLayer, op: str | Callable[..., Any] | Case, *, examples: int = 20, shrink: bool = True
-) -> None:
+    rule: DualLayer,
+    op: str | Callable[..., Any] | Case,
+    *,
+    examples: int = 20,
+    shrink: bool = True,
+    reach: tuple[float, float] | None = None,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+) -> Checked:
     """Raise unless a rule keeps every property of a dual layer, on every example tried.
 
     For an affine op z ↦ Az + b: Fenchel's equality, the adjoint ⟨Az, ν⟩ = ⟨z, Aᵀν⟩, exact
@@ -38,22 +61,81 @@ def check_dual_layer(
     Args:
         rule: the dual layer.
         op: the op's name, the function itself, or a ``Case`` that says with which arguments.
-        examples: how many examples hypothesis draws in float64; a third of that in float32.
+        examples: how many examples hypothesis draws in the first of the dtypes; a third of that in
+            the other.
         shrink: look for the smallest example once one fails.
+        reach: the least and the largest number of all boxes, such as the part of f's domain that
+            matters. By default they lie about 0, and some go as far as 10⁴.
+        dtypes: float64, float32 or both.
+
+    Returns:
+        Which properties were tried, on how many examples, and which were not, and why.
 
     Raises:
         AssertionError: the inequality that is violated, with the numbers of the smallest example.
+            One that holds in float64, of the same numbers, is said to be broken by rounding.
+        InputError: ``examples``, ``reach`` or ``dtypes`` makes no sense.
+        TypeError: the op has no such arguments.
     """
-    case = op if isinstance(op, Case) else Case(op, {name: Z(SHAPE) for name in _arguments(rule)})
-    for dtype, count in ((torch.float64, examples), (torch.float32, (examples + 2) // 3)):
+    reach, dtypes = _read_reach(reach), _read_dtypes(dtypes)
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise InputError(f"examples={examples!r}: give how many to draw, at least 1")
+    case, tally = _case(rule, op), Tally()
+    for dtype in dtypes:
+        count = examples if dtype == dtypes[0] else (examples + 2) // 3
+        search = _Search(_checks(rule), rule, case, dtype, reach, dtype == dtypes[0], tally)
+        with_hint = _HINT if isinstance(rule, Elementwise) else ""
         try:
-            _search(_checks(rule), rule, case, dtype, count, shrink)
+            search.run(count, shrink)
         except AssertionError as error:
-            hint = _HINT if isinstance(rule, Elementwise) else ""
-            raise AssertionError(f"{case}, {dtype}: {error}{hint}") from error
+            raise AssertionError(f"{case}, {dtype}: {error}{with_hint}") from error
     if isinstance(rule, Elementwise) and not rule.several:
-        call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
-        elementwise.check_gradients(rule, call, shape)
+        apart: str | None = PRECISE
+        if torch.float64 in dtypes:
+            call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
+            apart = elementwise.check_gradients(rule, call, shape, reach)
+        tally.add(torch.float64, "gradients of the lines", apart)
+    return tally.checked(f"{case} as {rule.kind}")
+
+
+def _read_reach(reach: object) -> Reach | None:
+    """Return the range of all boxes."""
+    if reach is None:
+        return None
+    try:
+        low, high = map(float, reach)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"reach={reach!r} is no range: give the least and the largest number of the boxes to "
+            "try, such as (0.0, 50.0)"
+        )
+    return low, high
+
+
+def _read_dtypes(dtypes: Any) -> tuple[torch.dtype, ...]:
+    """Return the dtypes to try, each once."""
+    given = dtypes if isinstance(dtypes, tuple | list) else (dtypes,)
+    if not given or any(dtype not in DTYPES for dtype in given):
+        raise InputError(
+            f"dtypes={dtypes!r}: bounds are computed in torch.float64 and torch.float32, give one "
+            "or both, such as (torch.float64,)"
+        )
+    return tuple(dict.fromkeys(given))
+
+
+def _case(rule: DualLayer, op: str | Callable[..., Any] | Case) -> Case:
+    """Return the case that is meant: where none is given, that of the arguments of the rule."""
+    if isinstance(op, Case):
+        return op
+    names = _arguments(rule)
+    case = Case(op, {name: Z(SHAPE) for name in names})
+    taken = case.takes
+    if isinstance(rule, Elementwise) and len(names) == 1 and taken and names[0] not in taken:
+        other = "; ".join(for_another(names[0], taken[0]))
+        raise TypeError(f"{case} takes {', '.join(taken)}, but {other}")
+    return case
 
 
 def _arguments(rule: DualLayer) -> Sequence[str]:
@@ -66,79 +148,113 @@ def _arguments(rule: DualLayer) -> Sequence[str]:
     return arguments
 
 
-def _checks(rule: DualLayer) -> Callable[..., None]:
+def _checks(rule: DualLayer) -> Check:
     if isinstance(rule, Affine):
         return _check_affine
     one = isinstance(rule, Elementwise) and not rule.several
     return _check_elementwise if one else _check_several
 
 
-def _search(
-    check: Callable[..., None],
-    rule: DualLayer,
-    case: Case,
-    dtype: torch.dtype,
-    count: int,
-    shrink: bool,
-) -> None:
-    shapes = case.build(torch.Generator(), dtype)[1]
+@dataclass(frozen=True)
+class _Search:
+    """Tries to break a rule in a dtype; ``first`` says that this is the first it is tried in."""
 
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        report_multiple_bugs=False,
-        derandomize=True,
-        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(
-        boxes=st.tuples(*(intervals(shape, dtype) for shape in shapes)),
-        seed=st.integers(0, 2**31),
-    )
-    def run(boxes: tuple[Interval, ...], seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        call, _ = case.build(generator, dtype)
+    check: Check
+    rule: DualLayer
+    case: Case
+    dtype: torch.dtype
+    reach: Reach | None
+    first: bool
+    tally: Tally
+
+    def run(self, count: int, shrink: bool) -> None:
+        """Try so many examples."""
+        shapes = self.case.build(torch.Generator(), self.dtype)[1]
+
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            derandomize=True,
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(
+            boxes=st.tuples(*(intervals(shape, self.dtype, self.reach) for shape in shapes)),
+            seed=st.integers(0, 2**31),
+        )
+        def run(boxes: tuple[Interval, ...], seed: int) -> None:
+            generator = torch.Generator().manual_seed(seed)
+            call, _ = self.case.build(generator, self.dtype)
+            self._try(call, boxes, generator)
+            if isinstance(self.rule, Elementwise) and self.first:
+                more = ordinary(shapes, self.dtype, generator, self.reach)
+                self._try(call, more, generator)
+
+        run()
+
+    def _try(self, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator) -> None:
+        """Check an example; where it fails, say whether that is rounding."""
+        state = generator.get_state()
+        note = partial(self.tally.add, self.dtype)
         try:
-            check(rule, call, boxes, generator)
+            self.check(self.rule, call, boxes, generator, note)
         except AssertionError as error:
-            if dtype == torch.float64 or not _holds(check, rule, case, boxes, seed):
+            generator.set_state(state)
+            if self.dtype == torch.float64 or not self._holds(call, boxes, generator):
                 raise
             said = "The same example holds in float64: it is rounding that breaks it"
             raise AssertionError(f"{error}. {said}") from error
-        if isinstance(rule, Elementwise) and dtype == torch.float64:
-            check(rule, call, ordinary(shapes, dtype, generator), generator)
 
-    run()
+    def _holds(self, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator) -> bool:
+        """Return whether an example of a lower precision holds for its own numbers in float64."""
 
+        def precise(leaf: Any) -> Any:
+            is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+            return leaf.double() if is_float else leaf
 
-def _holds(
-    check: Callable[..., None], rule: DualLayer, case: Case, boxes: Sequence[Interval], seed: int
-) -> bool:
-    """Return whether an example that fails in a lower precision holds in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    call, _ = case.build(generator, torch.float64)
-    try:
-        check(rule, call, tuple(box.map(Tensor.double) for box in boxes), generator)
-    except AssertionError:
-        return False
-    return True
+        same = call.replace({name: map_leaves(arg, precise) for name, arg in call.args.items()})
+        try:
+            self.check(
+                self.rule,
+                same,
+                tuple(box.map(Tensor.double) for box in boxes),
+                generator,
+                lambda *_: None,
+            )
+        except AssertionError:
+            return False
+        return True
 
 
 def _check_affine(
-    rule: Affine, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator
+    rule: Affine,
+    call: Call,
+    boxes: tuple[Interval, ...],
+    generator: torch.Generator,
+    note: Note,
 ) -> None:
     affine.check_fenchel(rule, call, boxes, generator)
+    note("Fenchel's equality")
     affine.check_interval(rule, call, boxes, generator)
-    if boxes[0].lower.dtype == torch.float64:
-        shapes = [box.lower.shape for box in boxes]
-        affine.check_adjoint(rule, call, shapes, generator)
-        affine.check_linear_part(rule, call, shapes, generator)
-        affine.check_window(rule, call, shapes, generator)
+    note("the interval is exact")
+    shapes = [box.lower.shape for box in boxes]
+    for name, check in (
+        ("the adjoint", affine.check_adjoint),
+        ("the linear part", affine.check_linear_part),
+        ("the window", affine.check_window),
+    ):
+        precise = boxes[0].lower.dtype == torch.float64
+        note(name, check(rule, call, shapes, generator) if precise else PRECISE)
 
 
 def _check_elementwise(
-    rule: Elementwise, call: Call, boxes: tuple[Interval, ...], generator: torch.Generator
+    rule: Elementwise,
+    call: Call,
+    boxes: tuple[Interval, ...],
+    generator: torch.Generator,
+    note: Note,
 ) -> None:
     (box,) = boxes
     nu, slope, s, t = torch.randn(4, *box.lower.shape, generator=generator).to(box.lower)
@@ -150,22 +266,28 @@ def _check_elementwise(
     )
     part = Interval(*(torch.clamp(end, box.lower, box.upper) for end in (part.lower, part.upper)))
     assert rule.covers(rule.arguments, call.args), "the rule does not accept this call"
-    elementwise.check_enclosure(call, box, rule.relax(call, box), "equal slopes")
-    free = rule.relax(call, box, at=[box.center])
-    elementwise.check_enclosure(call, box, free, "free slopes")
-    given = rule.relax(call, box, slopes=slope)
-    elementwise.check_enclosure(call, box, given, "a slope given")
-    sides = rule.relax(call, box, slopes=Sides(slope, nu))
-    elementwise.check_enclosure(call, box, sides, "a slope given for each side")
-    for chosen in (free, sides):
-        for lines in rule.facets(call, box, chosen=chosen):
-            elementwise.check_enclosure(call, box, lines, "lines beside those chosen")
-    elementwise.check_fenchel(rule, call, box, torch.stack([nu, -nu]))
-    elementwise.check_interval(rule, call, box, part)
-    elementwise.check_parts(rule, call, box, part, slope)
-    elementwise.check_point(rule, call, box.lower)
-    if box.lower.dtype == torch.float64:
+    free, sides = (
+        rule.relax(call, box, at=[box.center]),
+        rule.relax(call, box, slopes=Sides(slope, nu)),
+    )
+    beside = [f for chosen in (free, sides) for f in rule.facets(call, box, chosen=chosen)]
+    for which, lines in (
+        ("equal slopes", rule.relax(call, box)),
+        ("free slopes", free),
+        ("a slope given", rule.relax(call, box, slopes=slope)),
+        ("a slope given for each side", sides),
+        *(("lines beside those chosen", lines) for lines in beside),
+    ):
+        note(f"lines enclose f: {which}", elementwise.check_enclosure(call, box, lines, which))
+    rows = torch.stack([nu, -nu])
+    note("Fenchel's inequality", elementwise.check_fenchel(rule, call, box, rows))
+    note("the interval holds f and shrinks", elementwise.check_interval(rule, call, box, part))
+    note("lines of one slope close in", elementwise.check_parts(rule, call, box, part, slope))
+    note("all is exact at ℓ = u", elementwise.check_point(rule, call, box.lower))
+    precise = box.lower.dtype == torch.float64
+    if precise:
         elementwise.check_batch(rule, call, [box, part])
+    note("examples do not mix", None if precise else PRECISE)
 
 
 def _check_several(
@@ -173,8 +295,11 @@ def _check_several(
     call: Call,
     boxes: tuple[Interval, ...],
     generator: torch.Generator,
+    note: Note,
 ) -> None:
-    several.check_fenchel(rule, call, boxes, generator)
-    several.check_interval(rule, call, boxes, generator)
+    note("Fenchel's inequality", several.check_fenchel(rule, call, boxes, generator))
+    note("the interval holds f and shrinks", several.check_interval(rule, call, boxes, generator))
+    apart: str | None = "the rule gives none"
     if isinstance(rule, Elementwise):
-        several.check_planes(rule, call, boxes, generator)
+        apart = several.check_planes(rule, call, boxes, generator)
+    note("planes enclose f", apart)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from autodual.duals import Call, Elementwise, Planes
 from autodual.interval import Interval
-from autodual.testing.strategies import BENDS
+from autodual.testing.strategies import BENDS, Reach
+
+SILENT = "the rule says ±∞ on every box that was drawn; see reach="
+"""Why a property that holds was not tried: it says something of finite numbers alone."""
 
 SHARES = torch.linspace(0, 1, 17, dtype=torch.float64)
 ZOOMS = 3
@@ -52,7 +55,12 @@ def first(broken: Tensor, **numbers: Tensor) -> str:
     return ", ".join(f"{letters.get(k, k)} = {v!r}" for k, v in shown.items())
 
 
-def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> None:
+def unless(told: Tensor) -> str | None:
+    """Return that a rule is silent, unless it is told something anywhere."""
+    return None if bool(told.any()) else SILENT
+
+
+def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> str | None:
     """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u]."""
     for side, sign in (("upper", 1), ("lower", -1)):
         slope = getattr(lines, f"{side}_slopes")[0]
@@ -81,22 +89,31 @@ def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> Non
             f"{which}: f is not defined on the whole box, and the {side} line is finite: "
             + first(claimed, ℓ=box.lower, u=box.upper, a=slope, b=intercept)
         )
+    return unless(lines.lower_intercept.isfinite() | lines.upper_intercept.isfinite())
 
 
-def check_fenchel(rule: Elementwise, call: Call, box: Interval, nu: Tensor) -> None:
-    """−z·ν_in + f(z)·ν_out ≤ h, summed over the entries, for rows ν_out [R, *]."""
-    (pulled,), h = rule.relax(call, box).dual(nu, [box.lower.shape])
-    finite = h.isfinite() & pulled.flatten(1).isfinite().all(1)
-    for row, back, bound in zip(nu[finite], pulled[finite], h[finite], strict=True):
+def check_fenchel(rule: Elementwise, call: Call, box: Interval, nu: Tensor) -> str | None:
+    """−z·ν_in + f(z)·ν_out ≤ h, summed over the entries, for rows ν_out [R, *].
+
+    Rows are 0 at entries where the line that they read is infinite.
+    """
+    lines = rule.relax(call, box)
+    read = torch.where(nu > 0, lines.upper_intercept, lines.lower_intercept)
+    nu = torch.where(read.isfinite(), nu, 0)
+    lines = lines.map(lambda t: torch.where(t.isfinite(), t, 0))
+    (pulled,), h = lines.dual(nu, [box.lower.shape])
+    for row, back, bound in zip(nu, pulled, h, strict=True):
         z = worst(lambda z, r=row, p=back: call(z) * r - z * p, box)  # type: ignore[misc]
-        terms = torch.where(row == 0, 0 * row, call(z) * row) - z * back
-        room = slack(z, call(z) * row, z * back, bound).sum()
+        value = torch.where(row == 0, 0 * row, call(z) * row)
+        terms = value - z * back
+        room = slack(z, value, z * back, bound).sum()
         assert bool(terms.sum() <= bound + room), (
             f"violated −zᵀν_in + f(z)ᵀν_out ≤ h: {terms.sum().item()!r} > {bound.item()!r}"
         )
+    return unless(nu != 0)
 
 
-def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval) -> None:
+def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval) -> str | None:
     """The image holds f, says nothing where f is undefined, and shrinks with the box."""
     image, part = rule.interval(call, box), rule.interval(call, inner)
     ends = {"ℓ": box.lower, "u": box.upper}
@@ -125,9 +142,12 @@ def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval
                 broken, **ends, part_ℓ=inner.lower, part_u=inner.upper, bound=end, part_bound=less
             )
         )
+    return unless(image.lower.isfinite() | image.upper.isfinite())
 
 
-def check_parts(rule: Elementwise, call: Call, box: Interval, inner: Interval, a: Tensor) -> None:
+def check_parts(
+    rule: Elementwise, call: Call, box: Interval, inner: Interval, a: Tensor
+) -> str | None:
     """With one slope, the lines of a part of the box lie between those of the whole."""
     whole, part = (rule.relax(call, b, slopes=a) for b in (box, inner))
     assert whole.are_parallel, "a slope given from outside must serve both lines"
@@ -140,9 +160,10 @@ def check_parts(rule: Elementwise, call: Call, box: Interval, inner: Interval, a
             f"the {side} line of a part of the box lies outside that of the whole: "
             + first(broken, ℓ=box.lower, u=box.upper, a=a, b=end, part_b=less)
         )
+    return unless(whole.lower_intercept.isfinite() | whole.upper_intercept.isfinite())
 
 
-def check_point(rule: Elementwise, call: Call, z: Tensor) -> None:
+def check_point(rule: Elementwise, call: Call, z: Tensor) -> str | None:
     """At ℓ = u both lines and the interval are f(z)."""
     value, point = call(z), Interval(z, z)
     for which, lines in (
@@ -163,6 +184,7 @@ def check_point(rule: Elementwise, call: Call, z: Tensor) -> None:
         assert not bool(broken.any()), "the interval is not exact at ℓ = u: " + first(
             broken, z=z, f=value, bound=end
         )
+    return unless(value.isfinite())
 
 
 def check_batch(rule: Elementwise, call: Call, boxes: list[Interval]) -> None:
@@ -186,10 +208,19 @@ def _part(lines: Planes, name: str) -> Tensor:
     return found
 
 
-def check_gradients(rule: Elementwise, call: Call, shape: torch.Size) -> None:
+def check_gradients(
+    rule: Elementwise, call: Call, shape: torch.Size, reach: Reach | None
+) -> str | None:
     """Lines differentiate in ℓ and u like their finite differences, away from the bends."""
     starts = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0, 0.61], dtype=torch.float64)
     widths = torch.tensor([9.7, 0.9, 0.11, 0.53, 3.1, 4.3], dtype=torch.float64)
+    others = torch.tensor([[1.3, 0.53], [0.2, 0.31]], dtype=torch.float64)
+    if reach is not None:  # they lie in [−8, 6.4]
+        low, high = max(reach[0], -8.0), min(reach[1], 6.4)
+        low, high = (low, high) if low < high else reach
+        scale = (high - low) / 14.4
+        starts, widths = low + (starts + 8) * scale, widths * scale
+        others = torch.stack([low + (others[:, 0] + 8) * scale, others[:, 1] * scale], 1)
     count = int(shape.numel())
     lower = starts.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
     width = widths.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
@@ -199,12 +230,15 @@ def check_gradients(rule: Elementwise, call: Call, shape: torch.Size) -> None:
         return found.lower_slopes[0], found.lower_intercept, found.upper_intercept
 
     with torch.no_grad():
-        for start, extent in ((1.3, 0.53), (0.2, 0.31)):
+        for start, extent in others.tolist():
             defined = torch.stack(lines(lower, width)).isfinite().all(0)
             lower[~defined], width[~defined] = start, extent
+        if not bool(torch.stack(lines(lower, width)).isfinite().all()):
+            return "f is not defined where that is tried; see reach="
     try:
         torch.autograd.gradcheck(lines, (lower, width))
     except RuntimeError as error:
         raise AssertionError(
             f"lines do not differentiate like their differences: {error}"
         ) from error
+    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autodual.duals import Call, DualLayer, Elementwise, Planes, Sides
 from autodual.interval import Interval
-from autodual.testing.elementwise import first, slack
+from autodual.testing.elementwise import first, slack, unless
 from autodual.testing.strategies import BENDS
 
 RANDOM = 8
@@ -36,7 +36,7 @@ def points(boxes: Sequence[Interval], generator: torch.Generator) -> Iterator[li
 
 def check_fenchel(
     rule: DualLayer, call: Call, boxes: Sequence[Interval], generator: torch.Generator
-) -> None:
+) -> str | None:
     """−Σ zᵀν_in + f(z)ᵀν_out ≤ h for rows ν_out [R, *], with equality at ℓ = u."""
     out = call(*(box.lower for box in boxes))
     shapes = [box.lower.shape for box in boxes]
@@ -58,6 +58,7 @@ def check_fenchel(
     value, size = _value(call, nu, z, pulled)
     broken = (value - h).abs() > slack(h, size, h)
     assert not bool(broken.any()), "not exact at ℓ = u: " + first(broken, sum=value, h=h)
+    return unless(finite)
 
 
 def _value(
@@ -72,7 +73,7 @@ def _value(
 
 def check_interval(
     rule: DualLayer, call: Call, boxes: Sequence[Interval], generator: torch.Generator
-) -> None:
+) -> str | None:
     """The image holds f, and shrinks with the boxes."""
     image = rule.interval(call, *boxes)
     shares = [torch.rand(2, *b.lower.shape, generator=generator).to(b.lower) for b in boxes]
@@ -94,11 +95,12 @@ def check_interval(
             f"the {side} bound of parts of the boxes lies outside that of the whole: "
             + first(broken, bound=end, part_bound=less)
         )
+    return unless(image.lower.isfinite() | image.upper.isfinite())
 
 
 def check_planes(
     rule: Elementwise, call: Call, boxes: Sequence[Interval], generator: torch.Generator
-) -> None:
+) -> str | None:
     """Both planes enclose f: of equal slopes, of free ones, and of any slopes given."""
     slopes = tuple(torch.randn(b.lower.shape, generator=generator).to(b.lower) for b in boxes)
     shares = [torch.rand(b.lower.shape, generator=generator).to(b.lower) for b in boxes]
@@ -125,3 +127,4 @@ def check_planes(
                 f"{which}: violated {'f ≤ Σ a·z + b' if sign > 0 else 'Σ a·z + b ≤ f'}: "
                 + first(broken, f=value, plane=end)
             )
+    return unless(given.lower_intercept.isfinite() | given.upper_intercept.isfinite())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import InputError
+from autodual.testing.report import Checked, Tally
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
 
@@ -15,8 +18,14 @@ TOLERANCE = 1e-4
 
 
 def check_threat_model(
-    threat: ThreatModel, x: Tensor, *, exact: bool = True, rows: int = 50, seed: int = 0
-) -> None:
+    threat: ThreatModel,
+    x: Tensor,
+    *,
+    exact: bool = True,
+    rows: int = 50,
+    seed: int = 0,
+    reach: float = 1.0,
+) -> Checked:
     """Try to break a set around x [N, *]: points that it reaches against all that it says.
 
     Checked are shapes; that ``deviation`` is at least νᵀ(x′ − c), and ``interval`` contains x′, for
@@ -26,21 +35,34 @@ def check_threat_model(
 
     Args:
         threat: the set.
-        x: float64 examples, of any shape [N, *].
+        x: float64 examples, of any shape [N, *], such as lie where the set is used.
         exact: whether ``deviation`` is the supremum itself, which is homogeneous and convex; give
             False for an upper bound.
         rows: how many directions and points are tried.
         seed: of the random numbers.
+        reach: about how large the entries of directions are; points are sought up to ten times as
+            far from x.
+
+    Returns:
+        Which properties were tried, on how many directions, examples or points, and which were
+        not, and why.
 
     Raises:
         AssertionError: what is violated, by how much, and for which example.
+        InputError: x is not float64, or ``rows`` or ``reach`` is not positive.
     """
+    if not isinstance(x, Tensor) or x.dtype != torch.float64:
+        raise InputError(f"sets are tried in float64: give x.double(), not {brief(x)}")
+    if not (rows >= 1 and 0 < reach < float("inf")):
+        raise InputError(f"rows and reach are positive numbers, not {rows!r} and {reach!r}")
+    tally = Tally()
+    note, every = partial(tally.add, x.dtype), rows * len(x)
     generator = torch.Generator(x.device).manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         sparse = torch.rand(shape, generator=generator, dtype=x.dtype, device=x.device) < 0.5
         normal = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        return normal * torch.where(sparse, 0.1, 1.0)
+        return reach * normal * torch.where(sparse, 0.1, 1.0)
 
     threat.check(x)
     nu = draw(len(x), rows, *x.shape[1:])
@@ -51,20 +73,29 @@ def check_threat_model(
     _has_shape("deviation of rows that all examples share", shared[:1], (1, rows))
     _at_most("the deviation of shared rows and of each one's own", shared[:1] - far[:1], 0, far)
     _at_most("deviation(ν) + deviation(−ν) < 0", -far - threat.deviation(x, -nu), 0, far)
+    note("deviation: shapes, shared rows, at least 0 both ways", count=every)
     if threat.symmetric:
         _equal("symmetric: deviation(−ν)", threat.deviation(x, -nu), far)
+    note("symmetric", None if threat.symmetric else "the set says it is not", every)
     weights = threat.weights(x)
     if weights is not None:
         _equal("weights: Σ w|ν|", inner(nu.abs(), weights.expand_as(x)), far)
+    note("weights", "the set has none" if weights is None else None, every)
     if exact:
         _equal("deviation(2ν)/2", threat.deviation(x, 2 * nu) / 2, far)
         both = threat.deviation(x, nu + nu.flip(1))
         _at_most("deviation(ν + μ) over the sum", both, far + far.flip(1), far)
+    note("deviation is homogeneous and convex", None if exact else "exact=False", every)
     for i in range(len(x)):
         one = torch.tensor([i], device=x.device)
         own = threat.select(x, one).deviation(x[one], nu[one])
         _equal(f"select: deviation of example {i} alone", own, far[one])
-    box = threat.interval(x)
+    note("select", count=len(x))
+    box, back = threat.interval(x), _reversed(threat)
+    if back is None:
+        note("reversed", "the set does not say where a point came from")
+    for what in ("project", "maximizer", "random_start", "advance", "reversed"):
+        note(what, "the set has no project, and so no points to try")
     for name, point in _points(threat, x, nu):
         _has_shape(name, point, x.shape)
         step = (point - center).unsqueeze(1)
@@ -75,7 +106,12 @@ def check_threat_model(
         for text, gap in (("below", box.lower - point), ("above", point - box.upper)):
             _at_most(f"a point of {name} lies {text} interval", gap.flatten(1), 0, size)
         assert bool(threat.contains(x, point, 1e-4).all()), f"contains() denies a point of {name}"
-        _check_reversed(threat, x, point)
+        note(name, count=len(x))
+        if back is not None:
+            found = back.contains(point, x, 1e-4)
+            assert bool(found.all()), "reversed() around a point leaves out its x"
+            note("reversed", count=len(x))
+    return tally.checked(str(threat))
 
 
 def _points(threat: ThreatModel, x: Tensor, nu: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -93,13 +129,12 @@ def _points(threat: ThreatModel, x: Tensor, nu: Tensor) -> Iterator[tuple[str, T
         yield "advance", threat.advance(x, point, direction, 0.3)
 
 
-def _check_reversed(threat: ThreatModel, x: Tensor, point: Tensor) -> None:
-    """Raise unless x lies in the reversed set around each of its points."""
+def _reversed(threat: ThreatModel) -> ThreatModel | None:
+    """Return the reversed set, if there is one."""
     try:
-        back = threat.reversed()
+        return threat.reversed()
     except InputError:
-        return
-    assert bool(back.contains(point, x, 1e-4).all()), "reversed() around a point leaves out its x"
+        return None
 
 
 def _has_shape(what: str, answer: Tensor, shape: tuple[int, ...]) -> None:

@@ -381,7 +381,7 @@ RULES = {
     "GELU: one of two inflections forgotten": Broken(
         "aten.gelu.default",
         0,
-        "equal slopes: violated f ≤ a·z",
+        "equal slopes: violated",
         lambda rule: by_curve(
             lambda call: Curve(gelu_derivative, (-(2**0.5),), (-0.7517915246935645,))
         ),
@@ -405,7 +405,7 @@ RULES = {
     "reciprocal: said to hold at its pole": Broken(
         "aten.reciprocal.default",
         0,
-        "the upper bound of a part of the box lies outside",
+        "violated −zᵀν_in . f.z.ᵀν_out ≤ h",
         given(derivative=lambda z: -(z**-2), inflections=(0.0,)),
     ),
     "cosh: stationary point forgotten": Broken(
