@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -311,6 +312,43 @@ class Certified(Wrapper):
             bound = finish(lambda: self._lower(found, spec, self._around(found)), known)
         _warn(notes)
         return bound
+
+    @eager
+    @torch.no_grad()
+    def lp(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
+        """Return lower bounds [N, S] on C z by linear programs over the relaxed network.
+
+        The minimum over the convex outer polytope (thesis, 3.1.1): every plane that the rules know
+        around each nonlinear op is a constraint. For ReLU, LeakyReLU and abs these are the convex
+        hull of each unit; for other functions of pieces the lines through any two vertices; for
+        smooth ones tangents at both ends and in the middle, and the chord; for maxima each argument
+        below, and above the largest upper end and the plane of shared slopes; for products
+        McCormick's four. Intervals are this net's own, and tighter with ``optimize=``. The value is
+        proved by the dual point that HiGHS finds, not read off its solution.
+
+        Args:
+            x, C: as for ``lower_bound``.
+
+        Raises:
+            InputError: the set is neither a box nor an ℓ1 or ℓ2 ball (with or without a domain) nor
+                a union of such; the method has no dual network.
+        """
+        from autodual.solve import lower as programs  # scipy.optimize takes a while to import
+
+        found = self._admit(x, sound=True)
+        spec, output = check_spec(C, found.x, found.graph.output), found.graph.output
+        if "dual" not in self.options.method.last:
+            raise InputError(f"bounds={self.options.method.name!r} has no network to program")
+
+        def bound(member: ThreatModel) -> Tensor:
+            made = found.program(found.env, member)
+            return torch.maximum(
+                made.lower({output: spec}), programs(made.travelled, {output: spec})
+            )
+
+        best = reduce(torch.minimum, map(bound, self._around(found).members))
+        lost = found.undefined()
+        return best if lost is None else best.masked_fill(lost.unsqueeze(1), -torch.inf)
 
     @eager
     def bounds(self, x: Tensor | Inputs) -> Interval:

@@ -96,6 +96,11 @@ class Bound:
         """The relaxed networks."""
         return tuple(sums.network for sums in self.sums)
 
+    @property
+    def travelled(self) -> Relaxation:
+        """The network in which rows come farthest."""
+        return min(self.networks, key=lambda n: sum(layer.stops for layer in n.layers.values()))
+
     def lower(self, specs: Mapping[Value, Tensor]) -> Tensor:
         """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *].
 

@@ -27,9 +27,14 @@ adds to each row's sum, [R]."""
 def passage(layer: Layer, rows: Rows, memo: Memo) -> tuple[Sequence[Rows], Tensor | None]:
     """Lead rows through a layer, by the two planes that it has chosen: they add Σⱼ rⱼ|νⱼ|."""
     far = None if layer.radius is None else rows.weigh(layer.radius, memo)
+    return _pull(layer, rows, memo), far
+
+
+def _pull(layer: Layer, rows: Rows, memo: Memo) -> Sequence[Rows]:
+    """Return ν_in for each perturbed argument; nothing where rows stop."""
     if layer.planes is not None:
-        return [] if layer.stops else rows.pull_lines(layer.planes, memo), far
-    return [p for side in layer.sides for p in pull_affine(rows, side, memo)], far
+        return [] if layer.stops else rows.pull_lines(layer.planes, memo)
+    return [p for side in layer.sides for p in pull_affine(rows, side, memo)]
 
 
 def deviations(

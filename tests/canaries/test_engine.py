@@ -165,6 +165,21 @@ def no_point_beats_a_product():
     no_point_beats(gated(), x, ad.LinfBall(0.3), "a product", bounds="dual")
 
 
+def no_point_beats_optimised_planes():
+    x = torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    no_point_beats(gated(), x, ad.LinfBall(0.3), "optimised planes", optimize=10)
+    no_point_beats(random_mlp(3, (3, 5, 5, 3)), x, ad.L2Ball(0.4), "a net", optimize=10)
+
+
+def no_linear_program_passes_a_point():
+    x = torch.rand(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    model, eye = random_mlp(3, (3, 5, 5, 3)), torch.eye(3, dtype=F64)
+    program = ad.certify(model, 0.3).lp(x, eye)
+    noise = 0.6 * torch.rand(200, 2, 3, generator=torch.Generator().manual_seed(1), dtype=F64) - 0.3
+    low = torch.stack([model(x + d) for d in noise]).amin(0)
+    assert (low >= program - 1e-9).all(), "a program passes a point"
+
+
 def no_point_beats_a_matrix_product():
     no_point_beats(squared(), flat(), ad.LinfBall(0.3), "a matrix product", bounds="dual")
 
@@ -609,6 +624,18 @@ CANARIES = {
         lambda f: lambda layer, rows, memo: f(layer, rows, memo)[::-1],
         no_point_beats_a_product,
         "a product: an output lies",
+    ),
+    "what planes add to optimised sums left out": Canary(
+        "autodual.bound.layer.Facet.lead",
+        lambda f: lambda self, up, down: [*f(self, up, down)[:-1], 0 * up],
+        no_point_beats_optimised_planes,
+        "optimised planes: an output lies",
+    ),
+    "distances of planes from z⁰ halved": Canary(
+        "autodual.solve.polytope._array",
+        lambda f: lambda tensor: f(tensor) / 2,
+        no_linear_program_passes_a_point,
+        "a program passes a point",
     ),
     "rows asked for nowhere": Canary(
         "autodual.bound.building.Building.open",

@@ -378,10 +378,34 @@ RULES = {
         "equal slopes: violated f ≤ a·z",
         given(derivative=sigmoid_derivative, range=(0.0, 1.0)),
     ),
+    "ReLU: the piece beside the chosen one too high": Broken(
+        "aten.relu.default",
+        0,
+        "lines beside those chosen: violated a·z",
+        lambda rule: replace(
+            rule,
+            beside=lambda call, box, chosen: [
+                replace(lines, lower_intercept=lines.lower_intercept + 0.1)
+                for lines in rule.facets(call, box, chosen=chosen)
+            ],
+        ),
+    ),
+    "maximum: no share for the others beside the first": Broken(
+        "aten.maximum.default",
+        0,
+        "planes beside those chosen",
+        lambda rule: replace(
+            rule,
+            beside=lambda call, *boxes, chosen: [
+                replace(planes, upper_intercept=planes.upper_intercept - 0.1)
+                for planes in rule.facets(call, *boxes, chosen=chosen)
+            ],
+        ),
+    ),
     "GELU: one of two inflections forgotten": Broken(
         "aten.gelu.default",
         0,
-        "equal slopes: violated",
+        "violated",
         lambda rule: by_curve(
             lambda call: Curve(gelu_derivative, (-(2**0.5),), (-0.7517915246935645,))
         ),

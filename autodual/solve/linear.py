@@ -1,0 +1,102 @@
+"""The linear program over the convex outer polytope (thesis, 3.1.1), solved by HiGHS.
+
+What is returned is no solver's optimum but what the dual point that it found proves: for the costs
+c, any y ≥ 0 and the reduced costs ν = −c − rowsᵀy, weak duality gives
+
+    c·d ≥ −y·most − sup over the set of ν·d − Σ over other variables of max(νⱼlowⱼ, νⱼhighⱼ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from autodual.bound.relaxation import Relaxation
+from autodual.errors import InputError
+from autodual.front.ir import Value
+from autodual.solve.polytope import Array, Polytope, polytope
+from autodual.threat import L1Ball, L2Ball
+from autodual.threat.base import inner
+
+CUTS = 20
+"""How many tangents at most cut an ℓ2 ball out of the box around it."""
+
+NEAR = 1e-4
+"""By which part of ε a point may lie outside the ball and be taken for the least."""
+
+
+def lower(network: Relaxation, specs: Mapping[Value, Tensor]) -> Tensor:
+    """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *].
+
+    Args:
+        network: a relaxed network; to the program each of a layer's ``facets`` is a constraint.
+        specs: the rows; those of the same number at several values belong together.
+
+    Raises:
+        InputError: the set is neither a box nor an ℓ1 or ℓ2 ball, with or without a domain.
+    """
+    _check(network)
+    found = []
+    for i in range(network.batch):
+        one = network.select(torch.tensor([i], device=network.x.device))
+        rows = {v: c[i if len(c) > 1 else 0] for v, c in specs.items()}
+        nominal = sum(
+            inner(c.unsqueeze(0).double(), one.nominal(v).double()) for v, c in rows.items()
+        )
+        assert isinstance(nominal, Tensor)
+        whole = polytope(one)
+        falls = [least(whole, cost, _radius(one)) for cost in whole.cost(rows)]
+        found.append(nominal + nominal.new_tensor(falls))
+    bound = torch.cat(found)
+    return bound.masked_fill(~bound.isfinite(), -torch.inf).to(network.x.dtype)
+
+
+def least(polytope: Polytope, cost: Array, radius: float | None = None) -> float:
+    """Return a lower bound on c·d over a polytope, the minimum but for rounding.
+
+    With a radius the input's ‖d‖₂ is no larger: tangents at the points that lie outside are added
+    until none does, or ``CUTS`` are there.
+    """
+    best, size = -np.inf, polytope.inputs
+    for _ in range(1 if radius is None else CUTS):
+        point, y = _solved(polytope, cost)
+        best = max(best, polytope.proved(cost, y))
+        if radius is None or point is None:
+            break
+        length = np.linalg.norm(point[:size])
+        if length <= radius * (1 + NEAR):
+            break
+        polytope = polytope.cut(point[:size] / length, radius)
+    return best
+
+
+def _solved(polytope: Polytope, cost: Array) -> tuple[Array | None, Array]:
+    """Return a point that is optimal to the solver's tolerance, and y ≥ 0; 0 if it finds none."""
+    zeros = np.zeros(len(polytope.most))
+    if not len(zeros) or not np.isfinite([*polytope.low, *polytope.high, *cost]).all():
+        return None, zeros
+    bounds = np.stack([polytope.low, polytope.high], 1)
+    found = linprog(cost, A_ub=polytope.rows, b_ub=polytope.most, bounds=bounds, method="highs")
+    if found.x is None:
+        return None, zeros
+    return found.x, np.maximum(-found.ineqlin.marginals, 0)
+
+
+def _radius(network: Relaxation) -> float | None:
+    """Return ε of an ℓ2 ball."""
+    threat, x = network.entry.threat, network.entry.x
+    return float(threat.radius(x).max()) if isinstance(threat, L2Ball) else None
+
+
+def _check(network: Relaxation) -> None:
+    """Raise unless the program can say what the set is."""
+    threat = network.entry.threat
+    if network.entry.weights is None and not isinstance(threat, L1Ball | L2Ball):
+        raise InputError(
+            f"the linear program takes boxes, ℓ1 and ℓ2 balls, not {threat}: "
+            "certify(..., optimize=20) bounds every set"
+        )

@@ -1,0 +1,241 @@
+"""A relaxed network of one example as linear constraints, the convex outer polytope (thesis 3.1.1).
+
+All is written about the reference values z⁰, d = z − z⁰. Variables are d at the input and at the
+entries of nonlinear ops whose planes do not meet; all else is affine in these and put in for, so
+that affine ops and stable units leave no trace. Planes of a nonlinear op say
+
+    Σᵢ aᵢ dᵢ − below ≤ d ≤ Σᵢ aᵢ dᵢ + above,
+
+one pair for each of its ``facets``, and a product of matrices −r ≤ d − Σᵢ Aᵢ dᵢ ≤ r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from autodual.bound.layer import Entry, Facet, Layer, Side
+from autodual.bound.relaxation import Relaxation
+from autodual.bound.rows import Dense
+from autodual.front.ir import Value
+from autodual.threat import L1Ball
+
+CHUNK = 2**24
+"""How many entries of a matrix are written out at a time."""
+
+Array = np.ndarray
+
+
+@dataclass
+class Polytope:
+    """Points d with low ≤ d ≤ high and rows d ≤ most.
+
+    Attributes:
+        rows: sparse [constraints, variables].
+        maps: for each value, the matrix [numel, variables] that gives its d.
+        about: which of the constraints are about the input's set alone.
+        entry: the input and its set; its d are the first variables.
+    """
+
+    low: Array
+    high: Array
+    rows: sp.csr_matrix
+    most: Array
+    maps: dict[Value, sp.csr_matrix]
+    about: Array
+    entry: Entry
+
+    @property
+    def inputs(self) -> int:
+        """How many variables the input has."""
+        return self.entry.x[0].numel()
+
+    def proved(self, cost: Array, y: Array) -> float:
+        """Return what a dual point y ≥ 0 proves of the least c·d.
+
+        Over the set itself: constraints that stand for it are not needed.
+        """
+        y = np.where(self.about, 0, y)
+        reduced = cost + self.rows.T @ y
+        nu, rest, x = -reduced[: self.inputs], reduced[self.inputs :], self.entry.x.double()
+        rows = torch.from_numpy(nu).to(x).reshape(1, 1, *x.shape[1:])
+        low, high = self.low[self.inputs :], self.high[self.inputs :]
+        ends = np.minimum(rest * low, rest * high).sum()
+        return float(ends - y @ self.most - float(self.entry.threat.deviation(x, rows)))
+
+    def cut(self, row: Array, most: float) -> Polytope:
+        """Return the polytope with one more constraint on the input, row · d ≤ most."""
+        wide = sp.csr_matrix(np.append(row, np.zeros(len(self.low) - len(row))))
+        rows = sp.vstack([self.rows, wide], format="csr")
+        most_of_all, about = np.append(self.most, most), np.append(self.about, True)
+        return replace(self, rows=rows, most=most_of_all, about=about)
+
+    def cost(self, specs: Mapping[Value, Tensor]) -> Array:
+        """Return rows C [S, *] on some values as costs [S, variables]."""
+        count = len(self.low)
+        total = sum(_rows(c) @ _wide(self.maps[v], count) for v, c in specs.items())
+        return np.asarray(total.todense())
+
+
+def polytope(network: Relaxation) -> Polytope:
+    """Return the polytope of a network of a single example.
+
+    The input lies in the box around its set, and in the set itself where that is linear: a box or
+    an ℓ1 ball. ``cut`` adds what bounds others.
+    """
+    entry = network.entry
+    box, z = entry.threat.interval(entry.x), entry.reference
+    made = _Making(_array(box.lower - z), _array(box.upper - z), entry.x)
+    made.maps[entry.value] = sp.identity(len(made.low), format="csr")
+    if isinstance(entry.threat, L1Ball):
+        made.add_l1(float(entry.threat.radius(entry.x).max()))
+    about = sum(map(len, made.most))
+    for layer in network.layers.values():
+        made.add(layer)
+    count = len(made.low)
+    rows = [_wide(row, count) for row in made.rows]
+    joined = sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, count))
+    most = np.concatenate([np.zeros(0), *made.most])
+    of_set = np.arange(len(most)) < about
+    return Polytope(made.low, made.high, joined, most, made.maps, of_set, entry)
+
+
+class _Making:
+    """A polytope that grows value by value."""
+
+    def __init__(self, low: Array, high: Array, like: Tensor) -> None:
+        self.low, self.high, self.like = low, high, like
+        self.rows: list[sp.csr_matrix] = []
+        self.most: list[Array] = []
+        self.maps: dict[Value, sp.csr_matrix] = {}
+
+    def add_l1(self, eps: float) -> None:
+        """Add Σ|d| ≤ ε at the input: d = p − q with p, q ≥ 0 and Σ (p + q) ≤ ε."""
+        count = len(self.low)
+        unit = sp.identity(count, format="csr")
+        self.low = np.append(self.low, np.zeros(2 * count))
+        self.high = np.append(self.high, np.full(2 * count, eps))
+        split = sp.hstack([unit, -unit, unit], format="csr")
+        total = sp.csr_matrix(np.append(np.zeros(count), np.ones(2 * count)))
+        self.rows += [split, -split, total]
+        self.most += [np.zeros(count), np.zeros(count), np.array([eps])]
+
+    def add(self, layer: Layer) -> None:
+        """Add a value."""
+        maps = [_wide(self.maps[v], len(self.low)) for v in layer.step.variables]
+        if layer.planes is not None:
+            facets = layer.facets or (_only(layer),)
+            self._enclose(layer.value, [_pair(facet, maps, layer.stops) for facet in facets])
+            return
+        matrices = (m for side in layer.sides for m in _matrices(side, layer.value, self.like))
+        affine = sp.csr_matrix(sum(m @ of for m, of in zip(matrices, maps, strict=True)))
+        if layer.radius is None:
+            self.maps[layer.value] = affine
+        else:
+            plane = Plane(affine, _array(layer.radius))
+            self._enclose(layer.value, [(plane, plane)])
+
+    def _enclose(self, value: Value, pairs: Sequence[tuple[Plane, Plane]]) -> None:
+        """Add a value that planes enclose: a variable of its own where they do not meet."""
+        lower, upper = pairs[0]
+        apart = np.asarray(abs(lower.slopes - upper.slopes).sum(1)).ravel()
+        free = np.flatnonzero((apart != 0) | (lower.away != 0) | (upper.away != 0))
+        before, size = len(self.low), lower.slopes.shape[0]
+        count = before + len(free)
+        ends = [plane.of(free).range(self.low, self.high) for pair in pairs for plane in pair]
+        lows = np.max([low for low, _ in ends[::2]], axis=0)
+        highs = np.min([high for _, high in ends[1::2]], axis=0)
+        self.low, self.high = np.append(self.low, lows), np.append(self.high, highs)
+        met = sp.diags(np.isin(np.arange(size), free, invert=True) * 1.0) @ lower.slopes
+        entries = np.ones(len(free)), (free, before + np.arange(len(free)))
+        own = sp.csr_matrix(entries, shape=(size, count))
+        self.maps[value] = sp.csr_matrix(_wide(sp.csr_matrix(met), count) + own)
+        for sign, planes in ((-1, [low for low, _ in pairs]), (1, [high for _, high in pairs])):
+            for plane in _different([plane.of(free) for plane in planes]):
+                known = np.isfinite(plane.away)
+                self.rows.append((sign * (own[free] - _wide(plane.slopes, count)))[known])
+                self.most.append(plane.away[known])
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Planes d = slopes·d′ ± away, one for each entry, above or below d."""
+
+    slopes: sp.csr_matrix
+    away: Array
+
+    def of(self, entries: Array) -> Plane:
+        """Return those of some entries."""
+        return Plane(self.slopes[entries], self.away[entries])
+
+    def range(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Return the least value less ``away``, and the largest with it, on a box."""
+        rise, fall = self.slopes.maximum(0), self.slopes.minimum(0)
+        return rise @ low + fall @ high - self.away, rise @ high + fall @ low + self.away
+
+
+def _pair(facet: Facet, maps: Sequence[sp.csr_matrix], flat: bool) -> tuple[Plane, Plane]:
+    """Return the planes of a facet over the variables."""
+
+    def plane(slopes: Sequence[Tensor], away: Tensor) -> Plane:
+        if flat:
+            return Plane(sp.csr_matrix((away.numel(), 0)), _array(away))
+        scaled = (sp.diags(_array(a)) @ of for a, of in zip(slopes, maps, strict=True))
+        return Plane(sp.csr_matrix(sum(scaled)), _array(away))
+
+    return plane(facet.lower, facet.below), plane(facet.upper, facet.above)
+
+
+def _only(layer: Layer) -> Facet:
+    """Return the planes of a layer that has no others."""
+    planes, radius = layer.planes, layer.radius
+    assert planes is not None
+    assert radius is not None
+    return Facet(planes.lower_slopes, radius, planes.upper_slopes, radius)
+
+
+def _different(planes: Sequence[Plane]) -> list[Plane]:
+    """Leave out planes that are there already."""
+    found: list[Plane] = []
+    for plane in planes:
+        if not any(
+            np.array_equal(plane.away, other.away) and (plane.slopes != other.slopes).nnz == 0
+            for other in found
+        ):
+            found.append(plane)
+    return found
+
+
+def _matrices(side: Side, value: Value, x: Tensor) -> list[sp.csr_matrix]:
+    """Return the matrix of an affine op for each of its perturbed arguments."""
+    size, found = value.numel, list[list[sp.csr_matrix]]()
+    rows = max(1, CHUNK // max(size, *(v.numel for v in side.step.variables)))
+    for start in range(0, size, rows):
+        unit = torch.zeros(min(rows, size - start), size, dtype=x.dtype, device=x.device)
+        unit[torch.arange(len(unit)), start + torch.arange(len(unit))] = 1
+        owner = torch.zeros(len(unit), dtype=torch.long, device=unit.device)
+        seeds = Dense(unit.reshape(-1, *value.size(1)), owner)
+        found.append([_rows(pulled.full()) for pulled in seeds.pull_affine(side)])
+    return [sp.vstack(parts, format="csr") for parts in zip(*found, strict=True)]
+
+
+def _rows(rows: Tensor) -> sp.csr_matrix:
+    """Return rows [S, *] as a sparse matrix."""
+    return sp.csr_matrix(rows.detach().double().flatten(1).cpu().numpy())
+
+
+def _array(tensor: Tensor) -> Array:
+    """Return a tensor's entries."""
+    return tensor.detach().double().flatten().cpu().numpy()
+
+
+def _wide(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
+    """Return a matrix with columns of zeros added."""
+    size = matrix.shape[0]
+    parts = matrix.data, matrix.indices, matrix.indptr
+    return sp.csr_matrix(parts, shape=(size, count))

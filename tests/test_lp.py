@@ -1,0 +1,116 @@
+"""Linear programs over the relaxed network, between optimised duals and what is true."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autodual as ad
+from autodual.errors import InputError
+from autodual.solve.linear import least
+from autodual.solve.polytope import polytope
+
+from . import oracles
+from .nets import random_convnet, random_mlp, random_net
+
+DOUBLE = torch.float64
+SETS = {
+    "linf": ad.LinfBall(0.3),
+    "linf in a domain": ad.LinfBall(0.3, (0, 1)),
+    "l1": ad.L1Ball(0.5),
+    "l1 in a domain": ad.L1Ball(0.5, (0, 1)),
+    "l2": ad.L2Ball(0.4, (0, 1)),
+    "box": ad.Box(-0.2, 0.9),
+    "union": ad.Union(ad.LinfBall(0.1), ad.L1Ball(0.3)),
+}
+
+
+def spec(outputs=3):
+    eye = torch.eye(outputs, dtype=DOUBLE)
+    return torch.cat([eye, -eye, eye[:1] - eye[1:2]])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_looser_than_optimised_duals_on_the_same_planes_and_sound(name):
+    gain = 0.0
+    for seed in range(4):
+        model, shape = random_net(seed)
+        torch.manual_seed(seed)
+        x, threat = torch.rand(2, *shape, dtype=DOUBLE), SETS[name]
+        optimised = ad.certify(model, threat, optimize=ad.Steps(30, 0)).lower_bound(x, spec())
+        program = ad.certify(model, threat).lp(x, spec())
+        scale = 1 + program.abs()
+        # an ℓ2 ball is cut out by tangents, and by the last a little remains outside
+        assert (program >= optimised - (1e-3 if name == "l2" else 1e-7) * scale).all()
+        gain += float((program - optimised).detach().sum())
+        for k in range(20):
+            point = threat.random_start(x, torch.Generator().manual_seed(k))
+            values = (spec() @ model(point).unsqueeze(2)).squeeze(2)
+            assert (values >= program - 1e-8 * scale).all()
+    assert gain > (-1e-3 if name == "l2" else 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_program_written_from_the_formulas_is_the_same(seed):
+    model = random_mlp(seed, (4, 7, 6, 3))
+    torch.manual_seed(seed)
+    x, eps = torch.rand(1, 4, dtype=DOUBLE), 0.3
+    net = ad.certify(model, eps)
+    boxes = [
+        (b.lower[0].detach().numpy(), b.upper[0].detach().numpy())
+        for b in net.relax(x).boxes.values()
+    ]
+    low, high = (x - eps)[0].numpy(), (x + eps)[0].numpy()
+    weights = oracles.layers(model, (4,))
+    mine = net.lp(x, spec())[0].numpy()
+    theirs = oracles.optimum(weights, boxes, low, high, spec().numpy(), exact=False)
+    assert (mine <= theirs + 1e-7).all()  # theirs also holds stable units to their intervals
+    assert np.median(theirs - mine) <= 1e-6
+    exact = oracles.optimum(weights, boxes, low, high, spec().numpy(), exact=True)
+    assert (exact >= mine - 1e-7).all()
+
+
+def test_every_kind_of_layer_is_in_the_program():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            u, v = self.a(x).relu(), self.b(x).sigmoid()
+            rows = u.view(-1, 2, 3) @ v.view(-1, 3, 2)  # about its center
+            return (
+                self.c(torch.cat([u * v, u], 1).amax(1, keepdim=True) + u)
+                + rows.sum((1, 2))[:, None]
+            )
+
+    torch.manual_seed(0)
+    model, x = Net().double(), torch.rand(2, 4, dtype=DOUBLE)
+    plain = ad.certify(model, 0.2)
+    program = plain.lp(x, spec())
+    assert (program >= plain.lower_bound(x, spec()) - 1e-9).all()
+    assert (program > plain.lower_bound(x, spec()) + 1e-4).any()
+    noise = 0.4 * torch.rand(300, 2, 4, dtype=DOUBLE) - 0.2
+    values = torch.stack([(spec() @ model(x + d).unsqueeze(2)).squeeze(2) for d in noise])
+    assert (values >= program - 1e-9).all()
+
+
+def test_any_dual_point_proves_a_bound():
+    model, shape = random_convnet(0)
+    torch.manual_seed(0)
+    x = torch.rand(1, *shape, dtype=DOUBLE)
+    network = ad.certify(model, 0.3).relax(x).travelled
+    whole, output = polytope(network), list(network.layers)[-1]
+    cost = whole.cost({output: spec()})[0]
+    best = least(whole, cost)
+    generator = np.random.default_rng(0)
+    for scale in (0, 0.01, 0.1, 1):
+        assert whole.proved(cost, scale * generator.random(len(whole.most))) <= best + 1e-9
+
+
+def test_what_the_program_cannot_say_is_refused():
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.ReLU()), torch.rand(1, 1, 4, 4)
+    with pytest.raises(InputError, match=r"Wasserstein.*optimize=20"):
+        ad.certify(model, ad.Wasserstein(0.1)).lp(x, torch.eye(3))
+    with pytest.raises(InputError, match="'ibp' has no"):
+        ad.certify(model, 0.1, bounds="ibp").lp(x, torch.eye(3))
