@@ -129,3 +129,9 @@ def test_it_runs_in_the_users_folder(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "affine" in result.stdout
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "autodual", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout == f"autodual {__version__}\n", result.stderr
