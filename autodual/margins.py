@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -47,12 +47,13 @@ class Margins:
         return self._map(lambda tensor: tensor[which])
 
     @classmethod
-    def cat(cls: type[Self], parts: Sequence[Self]) -> Self:
+    def cat(cls: type[Self], parts: Iterable[Self]) -> Self:
         """Join the results of several batches, which must be of one kind, set and method.
 
         Raises:
             InputError: there is none, or they are not.
         """
+        parts = list(parts)
         if not parts or any(type(part) is not cls for part in parts):
             kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or "nothing"
             raise InputError(f"{cls.__name__}.cat joins a list of {cls.__name__}s, not {kinds}")
@@ -120,7 +121,7 @@ class Margins:
         Raises:
             InputError: it wrote something else.
         """
-        given = dict(data)
+        given = dict(data) if isinstance(data, Mapping) else {}
         kind, names = given.pop("kind", None), {field.name for field in fields(cls)}
         if kind != cls.__name__ or given.keys() != names:
             raise InputError(

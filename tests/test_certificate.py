@@ -68,6 +68,7 @@ def test_parts_join_to_the_whole():
         same(type(whole).cat([whole[:2], whole[2:5], whole[5:]]), whole)
     likely = [net(estimator=ad.Geometric(20, 2, delta))(X, Y) for delta in (0.01, 0.1)]
     assert ad.Certificate.cat(likely).delta == 0.1
+    assert ad.Certificate.cat(part for part in likely).delta == 0.1
 
 
 def test_what_says_other_things_does_not_join():
@@ -113,7 +114,7 @@ def test_saved_and_loaded_with_the_defaults_of_torch(tmp_path):
         same(pickle.loads(pickle.dumps(result)), result)
     with pytest.raises(InputError, match="no Certificate but Estimate"):
         ad.Certificate.from_dict(estimate().to_dict())
-    for data in ({}, {"kind": "Certificate", "margins": X}):
+    for data in ({}, {"kind": "Certificate", "margins": X}, net()(X, Y)):
         with pytest.raises(InputError, match="no Certificate"):
             ad.Certificate.from_dict(data)
 
