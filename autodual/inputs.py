@@ -54,20 +54,25 @@ class Inputs:
                 return names.index(which)
         elif len(self.args) <= which < len(names) and names[which] in self.kwargs:
             return names[which]
-        self.get(which)
+        if not self._has(which):
+            passed = [*names[: len(self.args)], *self.kwargs]
+            unnamed = len(self.args) - len(names)
+            more = f" and {unnamed} more by position" if unnamed > 0 else ""
+            raise InputError(
+                f"perturb={which!r} names no argument of this call, which passes "
+                f"{', '.join(passed) or 'none by name'}{more}: give a name or a position from 0 on"
+            )
         return which
+
+    def _has(self, which: Key) -> bool:
+        count = len(self.args)
+        return which in self.kwargs if isinstance(which, str) else -count <= which < count
 
     def get(self, which: Keys) -> Any:
         """Return the argument at a position or under a keyword, or several side by side."""
         if isinstance(which, tuple):
             return torch.cat([part.flatten(1) for part in self._parts(which)], 1)
-        try:
-            return self.args[which] if isinstance(which, int) else self.kwargs[which]
-        except (IndexError, KeyError):
-            raise InputError(
-                f"perturb={which!r} names no argument of this call: it has "
-                f"{len(self.args)} positional and {sorted(self.kwargs)} keyword arguments"
-            ) from None
+        return self.args[which] if isinstance(which, int) else self.kwargs[which]
 
     def map(self, f: Any) -> Inputs:
         """Apply ``f`` to every leaf."""

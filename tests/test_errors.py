@@ -147,7 +147,12 @@ BAD_CALLS = {
         errors.InputError,
         "must broadcast",
     ),
-    "perturb": (lambda: net(perturb="z")(X, Y), errors.InputError, "names no argument"),
+    "perturb": (
+        lambda: net(perturb="z")(X, Y),
+        errors.InputError,
+        "perturb='z' names no argument of this call, which passes input: give a name",
+    ),
+    "perturb, by position": (lambda: net(perturb=3)(X, Y), errors.InputError, "passes input"),
     "arguments": (
         lambda: net()(ad.Inputs(X, other=X), Y),
         errors.InputError,
