@@ -89,9 +89,11 @@ class Classes:
         if self.binary and labels.shape == (count, 1, *self.cells):
             labels = labels.reshape(shape)
         if labels.shape != shape or labels.device != device:
+            rows = labels.shape == (count, self.count, *self.cells)
+            hot = "; of one-hot rows take y.argmax(1)" if rows else ""
             raise InputError(
                 f"{name} have shape {list(labels.shape)} on {labels.device}; x needs "
-                f"{list(shape)} on {device}: one class for each {self._what}"
+                f"{list(shape)} on {device}: one class for each {self._what}{hot}"
             )
         labels = labels.long()
         known = labels != NONE

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autodual.brief import brief
 from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
@@ -49,6 +50,8 @@ def robust_loss(
         InputError: ``eps`` or ``bounds`` is missing or does not fit; as for ``certify``.
         ModelError: a wrapper such as DDP would not see the gradients; see ``RobustLoss``.
     """
+    if not (loss is None or callable(loss)):
+        raise InputError(f"loss= is a function of logits and labels, not {brief(loss)}")
     if torch.is_grad_enabled():
         check_seen(net)
     inside = unwrap(net)

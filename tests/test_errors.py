@@ -57,6 +57,32 @@ BAD_CALLS = {
     ),
     "double": (lambda: net()(X.double(), Y), errors.InputError, "and the model torch.float32"),
     "list": (lambda: net()([1.0], Y), errors.InputError, "must be a tensor"),
+    "array": (lambda: net()(X.numpy(), Y), errors.InputError, r"torch\.as_tensor"),
+    "one-hot": (
+        lambda: net()(X, nn.functional.one_hot(Y, 2)),
+        errors.InputError,
+        r"one class for each example; of one-hot rows take y\.argmax\(1\)",
+    ),
+    "coverage of a bound": (
+        lambda: ad.coverage(net(), X),
+        errors.ModelError,
+        r"give net\.model",
+    ),
+    "check without a bound": (
+        lambda: ad.self_check(net().model, X, Y),
+        errors.ModelError,
+        r"needs certify\(model, eps\), not Sequential",
+    ),
+    "loss by name": (
+        lambda: ad.robust_loss(net(), X, Y, loss="hinge"),
+        errors.InputError,
+        "loss= is a function of logits and labels, not 'hinge'",
+    ),
+    "attack's loss by name": (
+        lambda: ad.attack.pgd(net().model, X, Y, 0.1, loss="dlr"),
+        errors.InputError,
+        "loss= is a function of the output, not 'dlr'",
+    ),
     "empty": (lambda: net()(X[:0], Y[:0]), errors.InputError, "empty batch"),
     "features": (lambda: net()(torch.rand(4, 7), Y), errors.ModelError, "the model itself fails"),
     "label high": (lambda: net()(X, Y + 1), errors.InputError, "classes 0 to 1"),

@@ -16,6 +16,7 @@ from autodual.attack.call import Call
 from autodual.attack.losses import Loss
 from autodual.attack.problem import Model, Problem, Success
 from autodual.attack.steady import refuse_training
+from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.inputs import Inputs, Key, as_inputs
 from autodual.labels import Labels, as_tensor
@@ -83,6 +84,9 @@ def pose(
     """
     _check_names(attack, options, without)
     given = {"loss": losses.log_odds, **options}
+    for name in ("loss", "success", "logits"):
+        if not (given.get(name) is None or callable(given[name])):
+            raise InputError(f"{name}= is a function of the output, not {brief(given[name])}")
     inputs, threat = as_inputs(x), as_threat(eps)
     named, perturb = keys(threat), given.pop("perturb", None)
     if named is not None and perturb is not None:

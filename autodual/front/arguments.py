@@ -25,7 +25,10 @@ def check_x(x: object, model: nn.Module, looks: Callable[[Tensor], bool]) -> Ten
         ModelError: the model computes in half precision.
     """
     if not isinstance(x, Tensor):
-        raise InputError(f"x must be a tensor [N, *], not {type(x).__name__}")
+        raise InputError(
+            f"x must be a tensor [N, *], not {type(x).__name__}; torch.as_tensor makes one of an "
+            "array or a list"
+        )
     if torch.is_autocast_enabled(x.device.type):
         raise InputError(
             "autocast is on: half precision rounds more than a bound allows for. Call under "

@@ -13,10 +13,12 @@ from autodual.bound.match import Match, match_all
 from autodual.bound.plan import place
 from autodual.duals import TIGHTNESS
 from autodual.duals.given import UserRules, read_rules
-from autodual.front.capture import Output
+from autodual.errors import ModelError
+from autodual.front.capture import Output, unwrap
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.ir import Graph
 from autodual.inputs import Inputs
+from autodual.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ def coverage(
 
     Raises:
         InputError: x is no batch of the perturbed input.
-        CaptureError, ModelError: the model cannot be captured as a graph, and why.
+        ModelError: the model is certified already.
+        CaptureError, ModelError: it cannot be captured as a graph, and why.
     """
+    if isinstance(unwrap(model), Wrapper):
+        raise ModelError("coverage is that of the model itself: give net.model")
     given = read_rules(rules)
     question = Question(perturb, output, given.kinds)
 

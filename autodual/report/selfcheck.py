@@ -14,7 +14,7 @@ from autodual import attack
 from autodual.attack import Attack, losses
 from autodual.certificate import Certificate
 from autodual.certified import Certified
-from autodual.errors import CrossingError, UnsoundError
+from autodual.errors import CrossingError, ModelError, UnsoundError
 from autodual.front.arguments import check_classes
 from autodual.front.capture import unwrap
 from autodual.inputs import Inputs, as_inputs
@@ -114,8 +114,13 @@ def self_check(
 
     Raises:
         CrossingError: a margin lies below its bound by more than rounding.
+        ModelError: ``net`` is not certified.
         UnsoundError: the bound guarantees nothing, so there is nothing to check.
     """
+    if not isinstance(net, Certified):
+        raise ModelError(
+            f"self_check needs certify(model, eps), not {type(net).__name__} without a bound"
+        )
     certificate = net(x) if y is None else net(x, y)
     if not isinstance(certificate, Certificate):
         raise UnsoundError(f"nothing to check: {'; '.join(certificate.caveats)}")
