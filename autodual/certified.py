@@ -416,7 +416,7 @@ class Certified(Wrapper):
             UnsoundError: the bound guarantees nothing.
         """
         if self.options.optimize is not None:
-            raise InputError("no line is as long as optimize= asks: certify the model without it")
+            raise InputError("emit writes bounds without steps: certify without optimize=")
         whole = Certified(self.model, self.threat, replace(self.options, select=False))
         found = whole._admit(x, sound=True)
         output = found.graph.output
