@@ -270,7 +270,7 @@ def _check_elementwise(
         rule.relax(call, box, at=[box.center]),
         rule.relax(call, box, slopes=Sides(slope, nu)),
     )
-    beside = [f for chosen in (free, sides) for f in rule.facets(call, box, chosen=chosen)]
+    beside = rule.facets(call, box, chosen=sides)
     for which, lines in (
         ("equal slopes", rule.relax(call, box)),
         ("free slopes", free),
