@@ -134,12 +134,14 @@ def test_what_is_obvious_holds_in_every_method(name):
         assert bool((box.lower <= z + 1e-9).all() and (box.upper >= z - 1e-9).all()), method
 
 
+@pytest.mark.parametrize("optimize", [None, 20])
 @pytest.mark.parametrize("slopes", ["free", "equal"])
-def test_features_that_do_not_move_bring_no_rounding(slopes):
+def test_features_that_do_not_move_bring_no_rounding(slopes, optimize):
     """All that is known of the reciprocal of a length is that it is at most 10¹²."""
     x, reach = torch.rand(50, 3) + 0.5, torch.tensor([0.0, 0.1, 0.1])
     model = Net(lambda net, x: F.normalize(x))
-    net = ad.certify(model, ad.Box(x - reach, x + reach), bounds="dual", slopes=slopes)
+    around, options = ad.Box(x - reach, x + reach), {"slopes": slopes, "optimize": optimize}
+    net = ad.certify(model, around, bounds="dual", **options)
     box, z = net.bounds(x), model(x)
     assert bool(((box.lower <= z + 1e-6) & (z <= box.upper + 1e-6)).all())
 

@@ -140,9 +140,9 @@ class Facet:
         lower, upper = tuple(map(f, self.lower)), tuple(map(f, self.upper))
         return Facet(lower, f(self.below), upper, f(self.above))
 
-    def where_finite(self, other: Facet) -> Facet:
-        """Return another's planes where these say nothing."""
-        low, high = self.below.isfinite(), self.above.isfinite()
+    def beside(self, other: Facet, exact: Tensor) -> Facet:
+        """Return another's planes where these say nothing, or those are ``exact``."""
+        low, high = (gap.isfinite() & ~exact for gap in (self.below, self.above))
 
         def pick(known: Tensor, mine: Slopes, others: Slopes) -> Slopes:
             return tuple(torch.where(known, a, b) for a, b in zip(mine, others, strict=True))
@@ -222,7 +222,7 @@ class Layer:
             return None
         radius = self.about[1]
         with with_grad(self.grad):
-            return None if radius is None else self.value.per_example(radius, self.batch)
+            return None if radius is None else self._own(radius)
 
     @property
     def stops(self) -> bool:
@@ -235,26 +235,36 @@ class Layer:
         if not isinstance(self.relaxed, Planes):
             return None
         with with_grad(self.grad):
-            return self.relaxed.map(lambda t: self.value.per_example(t, self.batch))
+            return self.relaxed.map(self._own)
 
     @cached_property
     def facets(self) -> tuple[Facet, ...]:
-        """The planes that were chosen and others beside them; none where there is no choice."""
+        """The planes that were chosen and others beside them; none where there is no choice.
+
+        The others lie farther off by what rounding may do: steps would take that for a gain.
+        """
         if not isinstance(self.relaxed, Planes) or self.stops:
             return ()
         z = [layer.reference for layer in self.inputs]
         with with_grad(self.grad):
-            call = self.step.call(self.constants, self.batch)
+            call, own = self.step.call(self.constants, self.batch), self._own
             more = self.step.rule.facets(call, *self.boxes, chosen=self.relaxed)
 
-            def facet(planes: Planes) -> Facet:
-                ends = planes.ends(*z)
+            def facet(planes: Planes, ends: Interval) -> Facet:
                 gaps = self.reference - ends.lower, ends.upper - self.reference
-                made = Facet(planes.lower_slopes, gaps[0], planes.upper_slopes, gaps[1])
-                return made.map(lambda t: self.value.per_example(t, self.batch))
+                return Facet(planes.lower_slopes, gaps[0], planes.upper_slopes, gaps[1]).map(own)
 
-            first = facet(self.relaxed)
-            return (first, *(facet(planes).where_finite(first) for planes in more)) if more else ()
+            first, exact = facet(self.relaxed, self.relaxed.ends(*z)), own(self.relaxed.meet)
+            found = [first]
+            for planes in more:
+                ends, slack = planes.ends(*z), planes.rounding(*z)
+                outside = Interval(ends.lower - slack.lower, ends.upper + slack.upper)
+                found.append(facet(planes, outside).beside(first, exact))
+            return tuple(found) if more else ()
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of its value's layout per example."""
+        return self.value.per_example(tensor, self.batch)
 
     @cached_property
     def sides(self) -> tuple[Side, ...]:
@@ -271,7 +281,7 @@ class Layer:
             return None
         low, high = self.relaxed.lower_intercept, self.relaxed.upper_intercept
         nothing = low.isneginf() & high.isposinf()
-        return self.value.per_example(nothing, self.batch).flatten(1).any(1)
+        return self._own(nothing).flatten(1).any(1)
 
     @property
     def tensors(self) -> list[Tensor]:

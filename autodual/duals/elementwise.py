@@ -118,7 +118,7 @@ class Elementwise(DualLayer):
         if len(tried) == 1:
             return tried[0]
         ends, exact = [lines.ends(*point) for lines in tried], tried[0].meet
-        toss = tried[0].map(torch.abs).ends(*map(torch.abs, point)).map(_rounding)
+        toss = tried[0].rounding(*point)
         ends[0] = Interval(ends[0].lower + toss.lower, ends[0].upper - toss.upper)
         highest = torch.stack([e.lower for e in ends]).nan_to_num(-torch.inf).argmax(0)
         lowest = torch.stack([e.upper for e in ends]).nan_to_num(torch.inf).argmin(0)
@@ -169,8 +169,3 @@ def _fitting(slopes: Equal, boxes: Sequence[Interval]) -> Equal:
             f"broadcast to {list(shape)}"
         )
     return wide if isinstance(slopes, tuple) else wide[0]
-
-
-def _rounding(size: Tensor) -> Tensor:
-    """Return what rounding may do to sums of terms whose magnitudes add up to ``size``."""
-    return (64 * torch.finfo(size.dtype).eps * size).nan_to_num(0, 0, 0)

@@ -147,6 +147,10 @@ class Planes:
             _height(self.upper_slopes, self.upper_intercept, z),
         )
 
+    def rounding(self, *z: Tensor) -> Interval:
+        """Return what rounding may do to the values of the two planes at z."""
+        return self.map(torch.abs).ends(*map(torch.abs, z)).map(_rounding)
+
     def about(self, *z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the middle between the planes at z, and half their distance."""
         ends = self.ends(*z)
@@ -196,6 +200,11 @@ def _height(slopes: Slopes, intercept: Tensor, z: Sequence[Tensor]) -> Tensor:
     for term in more:
         first = first + term
     return first + intercept
+
+
+def _rounding(size: Tensor) -> Tensor:
+    """Return what rounding may do to sums of terms whose magnitudes add up to ``size``."""
+    return (64 * torch.finfo(size.dtype).eps * size).nan_to_num(0, 0, 0)
 
 
 def may_overwrite() -> bool:

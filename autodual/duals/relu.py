@@ -45,11 +45,11 @@ def relu_free(call: Call, box: Interval, at: Sequence[Tensor]) -> Lines:
 
 
 def relu_beside(call: Call, box: Interval, chosen: Planes) -> list[Planes]:
-    """Return, where the op bends, the piece which is farther from the lower line."""
-    (slope,), exact = chosen.lower_slopes, chosen.meet
-    lower = torch.where(exact, slope, (slope < 0.5).to(slope))
-    at_zero = chosen.lower_intercept.masked_fill(~exact, 0)
-    return [Planes((lower,), at_zero, chosen.upper_slopes, chosen.upper_intercept)]
+    """Return the piece which is farther from the lower line."""
+    (slope,) = chosen.lower_slopes
+    piece = (slope < 0.5).to(slope)
+    upper = chosen.upper_slopes, chosen.upper_intercept
+    return [Planes((piece,), torch.zeros_like(slope), *upper)]
 
 
 def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
