@@ -230,8 +230,7 @@ class Certified(Wrapper):
     ) -> Certificate | Estimate:
         """Say what margins are: made by bounds that ``looks`` times had a chance to be wrong."""
         lost = found.undefined()
-        if lost is not None:
-            margins = margins.masked_fill(wide(lost, margins), -torch.inf)
+        margins = _known(margins, lost)
         said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
         beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
@@ -304,12 +303,10 @@ class Certified(Wrapper):
         """
         found = self._admit(x, sound=True)
         spec, lost = check_spec(C, found.x, found.graph.output), found.undefined()
-
-        def known(bound: Tensor) -> Tensor:
-            return bound if lost is None else bound.masked_fill(lost.unsqueeze(1), -torch.inf)
-
         with taking_notes() as notes:
-            bound = finish(lambda: self._lower(found, spec, self._around(found)), known)
+            bound = finish(
+                lambda: self._lower(found, spec, self._around(found)), lambda b: _known(b, lost)
+            )
         _warn(notes)
         return bound
 
@@ -347,8 +344,7 @@ class Certified(Wrapper):
             )
 
         best = reduce(torch.minimum, map(bound, self._around(found).members))
-        lost = found.undefined()
-        return best if lost is None else best.masked_fill(lost.unsqueeze(1), -torch.inf)
+        return _known(best, found.undefined())
 
     @eager
     def bounds(self, x: Tensor | Inputs) -> Interval:
@@ -584,6 +580,11 @@ class Certified(Wrapper):
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
+
+
+def _known(bound: Tensor, lost: Tensor | None) -> Tensor:
+    """Return a bound [N, *] that says nothing of the examples at which an op is not defined."""
+    return bound if lost is None else bound.masked_fill(wide(lost, bound), -torch.inf)
 
 
 def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str, ...]:

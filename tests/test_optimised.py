@@ -12,17 +12,7 @@ from autodual.errors import InputError
 
 from . import oracles
 from .nets import random_convnet, random_mlp, random_net
-
-DOUBLE = torch.float64
-SETS = {
-    "linf": ad.LinfBall(0.3),
-    "linf in a domain": ad.LinfBall(0.3, (0, 1)),
-    "l2": ad.L2Ball(0.5),
-    "l2 in a domain": ad.L2Ball(0.5, (0, 1)),
-    "l1": ad.L1Ball(0.6, (0, 1)),
-    "box": ad.Box(-0.2, 0.9),
-    "union": ad.Union(ad.LinfBall(0.2), ad.L2Ball(0.4)),
-}
+from .questions import DOUBLE, SETS, no_random_point_lies_below, rows, values
 
 
 class Pool(nn.Module):
@@ -37,16 +27,6 @@ class Pool(nn.Module):
         return self.last((z * z.mean((2, 3), keepdim=True).sigmoid()).flatten(1))
 
 
-def spec(count, outputs=3):
-    eye = torch.eye(outputs, dtype=DOUBLE)
-    return torch.cat([eye, -eye, eye[:1] - eye[1:]]).expand(count, -1, -1)
-
-
-def dual(bound):
-    """Return the network that rows travel through."""
-    return next(n for n in bound.networks if not any(layer.stops for layer in n.layers.values()))
-
-
 def setting():
     return Setting((), 0, 2**28, True)
 
@@ -58,15 +38,12 @@ def test_never_looser_and_sound_on_random_nets(name):
         model, shape = random_net(seed)
         torch.manual_seed(seed)
         x, threat = torch.rand(3, *shape, dtype=DOUBLE), SETS[name]
-        plain = ad.certify(model, threat).lower_bound(x, spec(3))
+        plain = ad.certify(model, threat).lower_bound(x, rows())
         net = ad.certify(model, threat, optimize=6)
-        best = net.lower_bound(x, spec(3))
+        best = net.lower_bound(x, rows())
         assert (best >= plain - 1e-12).all()
         gain += float((best - plain).detach().sum())
-        for _ in range(20):
-            point = threat.random_start(x, torch.Generator().manual_seed(seed))
-            value = (spec(3) @ model(point).unsqueeze(2)).squeeze(2)
-            assert (value >= best - 1e-9).all()
+        no_random_point_lies_below(best, model, threat, x)
     assert gain > 1e-3
 
 
@@ -75,10 +52,10 @@ def test_no_step_changes_nothing_and_each_step_is_no_looser():
     torch.manual_seed(0)
     x = torch.rand(3, *shape, dtype=DOUBLE)
     bound = ad.certify(model, 0.3).relax(x)
-    network = dual(bound)
-    rows = {list(network.layers)[-1]: spec(3)}
-    exact = lower(ExactSums(network, setting()), rows)
-    found = [lower(OptimisedSums(network, setting(), k), rows) for k in (0, 1, 2, 4, 8, 16)]
+    network = bound.travelled
+    asked = {list(network.layers)[-1]: rows().unsqueeze(0)}
+    exact = lower(ExactSums(network, setting()), asked)
+    found = [lower(OptimisedSums(network, setting(), k), asked) for k in (0, 1, 2, 4, 8, 16)]
     torch.testing.assert_close(found[0], exact)
     assert all((more >= exact - 1e-12).all() for more in found)
     assert (found[-1] > exact + 1e-6).any()
@@ -90,12 +67,12 @@ def test_between_the_fixed_planes_and_the_linear_program(seed):
     torch.manual_seed(seed)
     x, eps = torch.rand(1, 4, dtype=DOUBLE), 0.3
     bound = ad.certify(model, eps).relax(x)
-    network = dual(bound)
+    network = bound.travelled
     output = list(network.layers)[-1]
     boxes = [
         (b.lower.detach().numpy()[0], b.upper.detach().numpy()[0]) for b in bound.boxes.values()
     ]
-    weights, C = oracles.layers(model, (4,)), spec(1)
+    weights, C = oracles.layers(model, (4,)), rows().unsqueeze(0)
     low, high = (x - eps)[0].numpy(), (x + eps)[0].numpy()
     program = oracles.optimum(weights, boxes, low, high, C[0].numpy(), exact=False)
     fixed = lower(ExactSums(network, setting()), {output: C})[0].detach().numpy()
@@ -112,13 +89,13 @@ def test_between_the_fixed_planes_and_the_linear_program(seed):
 def test_pools_products_and_smooth_functions_gain_too():
     torch.manual_seed(0)
     model, x = Pool().double(), torch.rand(2, 1, 4, 4, dtype=DOUBLE)
-    plain = ad.certify(model, 0.3).lower_bound(x, spec(2))
-    best = ad.certify(model, 0.3, optimize=20).lower_bound(x, spec(2))
+    plain = ad.certify(model, 0.3).lower_bound(x, rows())
+    best = ad.certify(model, 0.3, optimize=20).lower_bound(x, rows())
     assert (best >= plain - 1e-12).all()
     assert (best - plain).mean() > 0.01 * plain.abs().mean()
     noise = 0.6 * torch.rand(200, *x.shape, dtype=DOUBLE) - 0.3
-    values = torch.stack([(spec(2) @ model(x + d).unsqueeze(2)).squeeze(2) for d in noise])
-    assert (values >= best - 1e-9).all()
+    found = torch.stack([values(model, x + d) for d in noise])
+    assert (found >= best - 1e-9).all()
 
 
 def test_gradients_are_those_at_the_planes_that_were_found():
@@ -169,8 +146,7 @@ def test_the_same_in_chunks_and_for_intervals():
     assert (box.lower >= plain.lower - 1e-12).all()
     assert (box.upper <= plain.upper + 1e-12).all()
     assert (box.upper - box.lower).sum() < (plain.upper - plain.lower).sum() - 1e-6
-    rows = torch.cat([torch.eye(3, dtype=DOUBLE), -torch.eye(3, dtype=DOUBLE)])
-    ends = whole.lower_bound(x, rows)
+    ends = whole.lower_bound(x, rows()[:6])
     torch.testing.assert_close(ends[:, :3], box.lower)
     torch.testing.assert_close(-ends[:, 3:], box.upper)
 

@@ -56,7 +56,7 @@ MONOTONE = IntervalRule()
 
 def heaviside_interval(call: Call, box: Interval) -> Interval:
     """Bound the step by its values at the ends and at the jump, where it may lie anywhere."""
-    jump = torch.zeros_like(box.lower).clamp(box.lower, box.upper)
+    jump = box.nearest(torch.zeros_like(box.lower))
     values = torch.stack([call(z) for z in (box.lower, jump, box.upper)])
     return Interval(values.amin(0), values.amax(0))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autodual.bound.layer import Entry, Facet, Layer, Side
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Dense
+from autodual.bound.rows import Memo, Units, pull_affine, to_dense
 from autodual.front.ir import Value
 from autodual.threat import L1Ball
 
@@ -216,11 +216,10 @@ def _matrices(side: Side, value: Value, x: Tensor) -> list[sp.csr_matrix]:
     size, found = value.numel, list[list[sp.csr_matrix]]()
     rows = max(1, CHUNK // max(size, *(v.numel for v in side.step.variables)))
     for start in range(0, size, rows):
-        unit = torch.zeros(min(rows, size - start), size, dtype=x.dtype, device=x.device)
-        unit[torch.arange(len(unit)), start + torch.arange(len(unit))] = 1
-        owner = torch.zeros(len(unit), dtype=torch.long, device=unit.device)
-        seeds = Dense(unit.reshape(-1, *value.size(1)), owner)
-        found.append([_rows(pulled.full()) for pulled in seeds.pull_affine(side)])
+        place = torch.arange(start, min(start + rows, size), device=x.device)
+        units = Units(value, torch.zeros_like(place), place).rows(x)[value]
+        pulled = pull_affine(units, side, Memo(False, 0))
+        found.append([_rows(to_dense(p).full()) for p in pulled])
     return [sp.vstack(parts, format="csr") for parts in zip(*found, strict=True)]
 
 

@@ -264,7 +264,7 @@ def _check_elementwise(
             for w in (torch.minimum(s, t), torch.maximum(s, t))
         )
     )
-    part = Interval(*(torch.clamp(end, box.lower, box.upper) for end in (part.lower, part.upper)))
+    part = Interval(*(box.nearest(end) for end in (part.lower, part.upper)))
     assert rule.covers(rule.arguments, call.args), "the rule does not accept this call"
     free, sides = (
         rule.relax(call, box, at=[box.center]),

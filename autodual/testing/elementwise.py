@@ -30,9 +30,9 @@ def grid(box: Interval) -> Tensor:
     even = torch.lerp(box.lower.unsqueeze(0), box.upper.unsqueeze(0), shares)
     bends = [torch.full_like(box.lower, b) for b in BENDS]
     inner = [torch.nextafter(b, b + side) for b in bends for side in (1, -1)]
-    near = [torch.clamp(b, box.lower, box.upper) for b in bends + inner]
+    near = list(map(box.nearest, bends + inner))
     points = torch.cat([even, box.lower.unsqueeze(0), box.upper.unsqueeze(0), torch.stack(near)])
-    return torch.clamp(points, box.lower, box.upper)
+    return box.nearest(points)
 
 
 def worst(excess: Callable[[Tensor], Tensor], box: Interval) -> Tensor:

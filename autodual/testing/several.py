@@ -25,7 +25,7 @@ def points(boxes: Sequence[Interval], generator: torch.Generator) -> Iterator[li
         inner = box.lower + noise * (box.upper - box.lower)
         bends = [torch.full_like(box.lower, bend) for bend in BENDS]
         all_ = [box.lower, box.upper, *inner, *bends]
-        tried.append([torch.clamp(z, box.lower, box.upper) for z in all_])
+        tried.append([box.nearest(z) for z in all_])
     yield from map(list, itertools.product(*(some[:3] for some in tried)))
     yield from map(list, zip(*tried, strict=True))
     for _ in range(2):

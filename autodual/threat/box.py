@@ -34,7 +34,7 @@ class _Boxlike(ThreatModel):
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Clamp each coordinate into the box."""
         box = self.interval(x)
-        return torch.clamp(point, box.lower, box.upper)
+        return box.nearest(point)
 
     def steepest(
         self,

@@ -120,12 +120,13 @@ def climb(
     differ by many orders of magnitude, while all shares lie in [0, 1].
     """
     mixture, memo = Mixture(), Memo(False, 0)
-    best, kept = torch.empty(0), dict[Value, list[Tensor]]()
+    count, kept = len(next(iter(starts.values()))), dict[Value, list[Tensor]]()
+    best = network.x.new_full((count,), torch.inf)
     for step in range(steps + 1):
         with torch.enable_grad():
             far = rise(network, starts, memo, through=mixture)[0]
-        better = far < best if step else torch.ones_like(far, dtype=torch.bool)
-        best = torch.where(better, far.detach(), best) if step else far.detach()
+        better = far < best
+        best = torch.where(better, far.detach(), best)
         if keep:
             kept = {v: _chosen(better, now, kept.get(v)) for v, now in mixture.shares.items()}
         leaves = [share for shares in mixture.shares.values() for share in shares]

@@ -31,13 +31,17 @@ class Dense(Listed):
         """Return the sum, row by row."""
         if self.pick is other.pick:
             return replace(self, data=self.data + other.data)
-        return replace(self, data=self.full() + other.full(), pick=None)
+        return self.become(self.full() + other.full())
 
     def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Dense]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, *]."""
-        pulled = lines.pull(self.data, self._own, lambda nu: self._grouped(self._picked(nu)))
+        pulled = lines.pull(
+            self.data,
+            lambda slope: self._facing(slope, memo),
+            lambda nu: self._grouped(self._picked(nu)),
+        )
         flat = pulled if self.span is None else [data.flatten(0, 1) for data in pulled]
-        return [replace(self, data=data, pick=None) for data in flat]
+        return list(map(self.become, flat))
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
         """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
@@ -50,8 +54,8 @@ class Dense(Listed):
         if self.span is None and len(weights) == 1:
             return flat @ weights.flatten()
         if self.span is None:
-            return met(flat, self._own(weights.flatten(1)))
-        grouped, own = self._grouped(flat), self._own(weights.flatten(1))
+            return met(flat, self.own(weights.flatten(1), memo))
+        grouped, own = self._grouped(flat), self._facing(weights.flatten(1), memo)
         return torch.bmm(grouped, own.expand(len(grouped), 1, -1).mT).flatten()
 
     def touched(self, memo: Memo, halo: tuple[int, int]) -> Touched:
@@ -75,7 +79,7 @@ class Dense(Listed):
         """Pull the rows back through an affine op: Aᵀν for each of its perturbed arguments."""
         if side.step.own:
             pulled = self._pull_per_example(side)
-            return [replace(self, data=p, pick=None) for p in pulled]
+            return list(map(self.become, pulled))
         shapes = [torch.Size(v.size(1)) for v in side.step.variables]
         pulled = side.rule.transpose(side.alone, self.data, shapes)
         return [replace(self, data=p) for p in pulled]
@@ -84,12 +88,12 @@ class Dense(Listed):
         """Return rows [R, *] example by example, [N, S, *], if each has equally many."""
         return rows if self.span is None else rows.unflatten(0, (len(self.span), -1))
 
-    def _own(self, tensor: Tensor) -> Tensor:
+    def _facing(self, tensor: Tensor, memo: Memo) -> Tensor:
         """Return each example's part of a tensor [N or 1, *], to meet ``_grouped`` rows."""
         if self.span is not None:
             some = tensor if len(tensor) == 1 else tensor[self.span.start : self.span.stop]
             return some.unsqueeze(1)
-        return tensor if len(tensor) == 1 else tensor.index_select(0, self.owner)
+        return self.own(tensor, memo)
 
     def _pull_per_example(self, side: Side) -> Sequence[Tensor]:
         """Pull back where A may differ from example to example: rows are examples here."""

@@ -117,7 +117,11 @@ class Patches(Listed):
     def pull_lines(self, lines: Planes, memo: Memo) -> Sequence[Patches]:
         """Pull the rows back through an elementwise op enclosed by ``lines`` [N, 1, C, H, W]."""
         pulled = lines.pull(self.data, lambda slope: self.own(slope, memo), self._picked)
-        return [replace(self, data=data, pick=None, clean=True) for data in pulled]
+        return list(map(self.become, pulled))
+
+    def become(self, data: Tensor) -> Patches:
+        """Return rows [R, *], zero outside the image, in the place of these."""
+        return replace(self, data=data, pick=None, clean=True)
 
     def weigh(self, weights: Tensor, memo: Memo) -> Tensor:
         """Return Σⱼ wⱼ|νⱼ| for each row, [R], with ``weights`` [N or 1, *]."""
@@ -188,8 +192,7 @@ class Patches(Listed):
             ("inside", self.value),
             lambda: torch.ones(self.value.size(1), dtype=self.data.dtype, device=self.data.device),
         )
-        data = self.full() * self.own(inside, memo)
-        return replace(self, data=data, pick=None, clean=True)
+        return self.become(self.full() * self.own(inside, memo))
 
     def dense(self) -> Dense:
         """Write the rows out in full."""
