@@ -7,10 +7,12 @@ import torch
 from hypothesis import given
 
 import autodual as ad
-from autodual.duals import REGISTRY, smooth
+from autodual.duals import REGISTRY, Elementwise, smooth
 from autodual.errors import InputError
 from autodual.testing import Case, Checked, T, Z, check_dual_layer, check_threat_model, intervals
+from autodual.testing.gradients import NARROW, UNDEFINED, check_gradients
 from autodual.testing.strategies import ordinary
+from tests.cases.rules import CASES, rule_of
 from tests.test_own_set import Attackable, draw
 
 F64, F32 = torch.float64, torch.float32
@@ -132,6 +134,57 @@ def test_a_domain_that_no_box_meets_is_told():
     assert inside.tried["Fenchel's inequality"] == {F64: 10, F32: 2}
     some = check_dual_layer(LOG, "aten.log.default")
     assert 0 < some.tried["Fenchel's inequality"][F64] <= 40
+
+
+BENT = [(0.0, 50.0), (-50.0, 0.0), (-1.0, 1.0), (0.0, 1.0), (0.0, 6.0), (3.0, 9.0), (0.5, 2.0)]
+"""Ranges that end where functions bend."""
+
+
+@pytest.mark.parametrize("reach", BENT)
+def test_no_gradient_is_asked_for_across_a_bend(reach):
+    """A difference across the end of a range says nothing of what lies within."""
+    for case in CASES:
+        rule = rule_of(case)
+        if isinstance(rule, Elementwise) and not rule.several:
+            call, (shape,) = case.build(torch.Generator().manual_seed(0), F64)
+            assert check_gradients(rule, call, shape, reach) in (None, UNDEFINED), case
+
+
+def test_a_relu_keeps_every_property_where_it_begins_to_bend():
+    found = check_dual_layer(RELU, "aten.relu.default", reach=(0.0, 50.0), examples=5)
+    assert not found.apart
+
+
+@pytest.mark.parametrize("which", ["lower", "upper"])
+@pytest.mark.parametrize("share", [0.0, 0.99, -1.0])
+@pytest.mark.parametrize("reach", [None, (0.0, 1e-2), (1e3, 2e3), *BENT])
+def test_wrong_gradients_are_caught_at_the_ends_of_a_range_too(reach, share, which):
+    """What one end moves is off by a share, though every number is right."""
+
+    def lines(call, box, slope):
+        end = getattr(box, which)
+        moved = end.detach() + share * (end - end.detach())
+        return square.lines(call, replace(box, **{which: moved}), slope)
+
+    square = REGISTRY["aten.pow.Tensor_Scalar"]
+    case = Case("aten.pow.Tensor_Scalar", {"self": Z((1, 2, 3)), "exponent": 2})
+    with pytest.raises(AssertionError, match=r"differentiate like .* ℓ = .* gradient = "):
+        check_dual_layer(replace(square, lines=lines), case, reach=reach, examples=1, shrink=False)
+
+
+def test_a_range_too_narrow_for_differences_is_told():
+    found = check_dual_layer(RELU, "aten.relu.default", reach=(1.0, 1.0 + 1e-9), examples=3)
+    assert found.apart == {"gradients of the lines": NARROW}
+
+
+def test_lines_beside_those_chosen_are_counted_by_examples():
+    for op in ("aten.relu.default", "aten.tanh.default", "aten.hardtanh.default"):
+        found = check_dual_layer(REGISTRY[op], op, examples=4)
+        counts = found.tried["lines enclose f: lines beside those chosen"]
+        assert counts == found.tried["Fenchel's inequality"]
+    silent = replace(RELU, beside=lambda call, box, chosen: [])
+    found = check_dual_layer(silent, "aten.relu.default", examples=4)
+    assert found.apart == {"lines enclose f: lines beside those chosen": "the rule gives none"}
 
 
 def low_precision(change):

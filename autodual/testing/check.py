@@ -18,7 +18,7 @@ from autodual.duals.base import for_another
 from autodual.errors import InputError
 from autodual.front.ir import map_leaves
 from autodual.interval import Interval
-from autodual.testing import affine, elementwise, several
+from autodual.testing import affine, elementwise, gradients, several
 from autodual.testing.case import Case, Z
 from autodual.testing.report import Checked, Tally
 from autodual.testing.strategies import Reach, intervals, ordinary
@@ -93,7 +93,7 @@ def check_dual_layer(
         apart: str | None = PRECISE
         if torch.float64 in dtypes:
             call, (shape,) = case.build(torch.Generator().manual_seed(0), torch.float64)
-            apart = elementwise.check_gradients(rule, call, shape, reach)
+            apart = gradients.check_gradients(rule, call, shape, reach)
         tally.add(torch.float64, "gradients of the lines", apart)
     return tally.checked(f"{case} as {rule.kind}")
 
@@ -276,9 +276,12 @@ def _check_elementwise(
         ("free slopes", free),
         ("a slope given", rule.relax(call, box, slopes=slope)),
         ("a slope given for each side", sides),
-        *(("lines beside those chosen", lines) for lines in beside),
     ):
         note(f"lines enclose f: {which}", elementwise.check_enclosure(call, box, lines, which))
+    which = "lines beside those chosen"
+    silent = [elementwise.check_enclosure(call, box, lines, which) for lines in beside]
+    apart = elementwise.SILENT if beside else "the rule gives none"
+    note(f"lines enclose f: {which}", None if None in silent else apart)
     rows = torch.stack([nu, -nu])
     note("Fenchel's inequality", elementwise.check_fenchel(rule, call, box, rows))
     note("the interval holds f and shrinks", elementwise.check_interval(rule, call, box, part))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autodual.duals import Call, Elementwise, Planes
 from autodual.interval import Interval
-from autodual.testing.strategies import BENDS, Reach
+from autodual.testing.strategies import BENDS
 
 SILENT = "the rule says ±∞ on every box that was drawn; see reach="
 """Why a property that holds was not tried: it says something of finite numbers alone."""
@@ -206,39 +206,3 @@ def _part(lines: Planes, name: str) -> Tensor:
     slopes = {"lower_slope": lines.lower_slopes, "upper_slope": lines.upper_slopes}
     found: Tensor = slopes[name][0] if name in slopes else getattr(lines, name)
     return found
-
-
-def check_gradients(
-    rule: Elementwise, call: Call, shape: torch.Size, reach: Reach | None
-) -> str | None:
-    """Lines differentiate in ℓ and u like their finite differences, away from the bends."""
-    starts = torch.tensor([-3.3, -0.7, 0.27, 1.3, -8.0, 0.61], dtype=torch.float64)
-    widths = torch.tensor([9.7, 0.9, 0.11, 0.53, 3.1, 4.3], dtype=torch.float64)
-    others = torch.tensor([[1.3, 0.53], [0.2, 0.31]], dtype=torch.float64)
-    if reach is not None:  # they lie in [−8, 6.4]
-        low, high = max(reach[0], -8.0), min(reach[1], 6.4)
-        low, high = (low, high) if low < high else reach
-        scale = (high - low) / 14.4
-        starts, widths = low + (starts + 8) * scale, widths * scale
-        others = torch.stack([low + (others[:, 0] + 8) * scale, others[:, 1] * scale], 1)
-    count = int(shape.numel())
-    lower = starts.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
-    width = widths.repeat(count // 6 + 1)[:count].reshape(shape).requires_grad_()
-
-    def lines(low: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        found = rule.relax(call, Interval(low, low + w))
-        return found.lower_slopes[0], found.lower_intercept, found.upper_intercept
-
-    with torch.no_grad():
-        for start, extent in others.tolist():
-            defined = torch.stack(lines(lower, width)).isfinite().all(0)
-            lower[~defined], width[~defined] = start, extent
-        if not bool(torch.stack(lines(lower, width)).isfinite().all()):
-            return "f is not defined where that is tried; see reach="
-    try:
-        torch.autograd.gradcheck(lines, (lower, width))
-    except RuntimeError as error:
-        raise AssertionError(
-            f"lines do not differentiate like their differences: {error}"
-        ) from error
-    return None
