@@ -25,8 +25,8 @@ def sigmoid_derivative(z: Tensor) -> Tensor:
 
 
 def tanh_derivative(z: Tensor) -> Tensor:
-    """tanh′ = cosh⁻²."""
-    return torch.cosh(z) ** -2
+    """tanh′ = cosh⁻² = 4σ(2z)σ(−2z), which does not overflow, nor does its own derivative."""
+    return 4 * sigmoid_derivative(2 * z)
 
 
 def gelu_derivative(z: Tensor) -> Tensor:

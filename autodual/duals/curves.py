@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autodual.duals.base import Call
 from autodual.duals.elementwise import Elementwise
-from autodual.duals.relaxed import Lines
+from autodual.duals.relaxed import Lines, may_overwrite
 from autodual.interval import Interval
 
 STEPS = 24
@@ -97,7 +97,7 @@ def by_curve(
     forward is given, its parameters and buffers, and its attributes that are numbers, texts,
     flags or tuples. The other arguments are those of ``smooth``.
     """
-    read = functools.partial(_read, curve, partial)
+    read = functools.partial(_read, curve)
     return Elementwise(
         functools.partial(read, curve_lines),
         interval=functools.partial(read, curve_interval),
@@ -115,7 +115,6 @@ def _alike(curve: Curve, call: Call) -> Curve:
 
 def _read(
     curve: Callable[[Call], Curve],
-    partial: bool,
     f: Callable[..., Any],
     call: Call,
     box: Interval,
@@ -123,14 +122,17 @@ def _read(
 ) -> Any:
     """Apply ``f`` to a call, its curve and a box."""
     shape = curve(call)
-    return f(call, shape, hold_steep(shape, box) if partial else box, *slope)
+    return f(call, shape, hold_steep(shape, box), *slope)
 
 
 def hold_steep(curve: Curve, box: Interval) -> Interval:
     """Return the box with gradients of 0 in place of ∞: at an end where f is vertical, as √ at 0.
 
-    ∞ there would make NaN of whatever has slope 0 before it, as a square at 0.
+    ∞ there would make NaN of whatever has slope 0 before it, as a square at 0, and of what does not
+    read that end, as the least value of an exponential that overflows at the other.
     """
+    if may_overwrite():
+        return box
 
     def hold(end: Tensor) -> Tensor:
         fixed = end.detach()
@@ -190,10 +192,23 @@ def curve_beside(f: Function, curve: Curve, box: Interval) -> list[Lines]:
     """Return lines with the slopes of the chord, in the middle, at either end and of tangents."""
     known = _known(f, curve, box)
     finite = box.map(lambda end: torch.where(known, end, curve.inside))
-    ends = (curve.derivative(end) for end in (finite.lower, finite.upper))
+    ends = (_at_an_end(curve.derivative, end) for end in (finite.lower, finite.upper))
     middle, *tangents = curve_slopes(f, curve, box)
     steep = [torch.where(end.isfinite(), end, middle) * known for end in ends]
     return [curve_lines(f, curve, box, s) for s in (None, middle, *steep, *tangents)]
+
+
+def _at_an_end(derivative: Function, end: Tensor) -> Tensor:
+    """Return f′ at an end. It does not move where f″ is ∞, as that of √z³ at 0."""
+    if may_overwrite():
+        return derivative(end)
+    with torch.enable_grad():
+        z = end.detach().requires_grad_()
+        slope = derivative(z)
+        if not slope.requires_grad:
+            return slope
+        (bend,) = torch.autograd.grad(slope.sum(), z, materialize_grads=True, allow_unused=True)
+    return derivative(torch.where(bend.isfinite(), end, end.detach()))
 
 
 def _beside(
