@@ -597,7 +597,8 @@ def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str
     if not count:
         return ()
     worst = fall.masked_fill(~low, 0).argmax().reshape(1)
-    where = widened(found.program, found.env, threat, worst, VACUOUS)
+    infinite = bool(margins[worst].isneginf().any())
+    where = widened(found.program, found.env, threat, worst, VACUOUS, infinite)
     where = where and f"; in example {int(worst)} {where}"
     return (
         f"vacuous for {count} of {len(z)} examples: margins are −∞, or lie below zero by more than "

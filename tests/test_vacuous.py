@@ -79,6 +79,61 @@ def test_infinite_margins_are_vacuous_too(ask, eps):
     assert "in example 0 intervals are infinite from aten.reciprocal.default at " in said
     assert f"{__file__}:" in said
     assert "q = torch.reciprocal" in said
+    assert " on, by interval arithmetic alone; take a smaller" in said
+
+
+class Late(nn.Module):
+    """Wide early on; at the end it divides by 1 + a, or by 1 + a − a, which only rows see is 1."""
+
+    def __init__(self, less):
+        super().__init__()
+        self.wide, self.twice, self.one = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(2, 1)
+        with torch.no_grad():
+            self.wide.weight.mul_(1e9)
+            self.twice.weight[1] = self.twice.weight[0]
+            self.twice.bias.zero_()
+            self.one.weight.copy_(torch.tensor([[1.0, -less]]))
+            self.one.bias.fill_(1.0)
+
+    def forward(self, x):
+        z, d = torch.relu(self.wide(x)), self.one(self.twice(x))
+        return torch.cat([z, torch.reciprocal(d)], 1)
+
+
+@pytest.mark.parametrize(
+    ("less", "bounds", "named"),
+    [
+        (0.0, "ibp", "infinite from aten.reciprocal.default"),
+        (0.0, "ibp&dual", "infinite from aten.reciprocal.default"),
+        (1.0, "ibp", "infinite from aten.reciprocal.default"),
+        (1.0, "ibp&dual", "as wide from aten.linear.default"),
+    ],
+)
+def test_infinite_margins_are_blamed_on_the_infinite_and_finite_ones_on_the_wide(
+    less, bounds, named
+):
+    torch.manual_seed(0)
+    (said,) = ad.certify(Late(less), 1e3, bounds=bounds)(torch.zeros(1, 3)).remarks
+    assert f"in example 0 intervals are {named}" in said
+
+
+def test_no_row_is_sent_for_a_remark(monkeypatch):
+    model, x = deep(width=10, depth=3)
+    for layer in model[::2]:
+        layer.weight.data.mul_(300)
+    look, looked = widening.widened, []
+
+    def widened(*args):
+        with monkeypatch.context() as inside:
+            inside.setattr(BoundModule, "_made", None)
+            looked.append(look(*args))
+        return looked[-1]
+
+    monkeypatch.setattr("autodual.certified.widened", widened)
+    found = ad.certify(model, 1e5, optimize=2)(x)
+    (said,) = looked
+    assert "intervals are as wide from aten." in said
+    assert said in found.remarks[-1]
 
 
 def test_outputs_that_are_no_numbers_are_not_called_vacuous():

@@ -14,35 +14,46 @@ from autodual.threat import ThreatModel
 
 
 @torch.no_grad()
-def widened(bound: BoundModule, env: Env, threat: ThreatModel, index: Tensor, times: float) -> str:
+def widened(
+    bound: BoundModule, env: Env, threat: ThreatModel, index: Tensor, times: float, infinite: bool
+) -> str:
     """Say from where on intervals are wide, for the example at ``index`` [1].
 
-    Wide is more than ``times`` the largest entry that the value, or the output, has at x. The
-    example is bounded once more: what nonlinear ops read has the bound's own intervals, and from
-    these interval arithmetic goes on to the next such value.
+    Interval arithmetic alone goes through the plan, from the set to the output, whatever the method
+    is: its intervals may be wide before the method's own are, and infinite where those are not.
+
+    Args:
+        times: wide is more than so many times the largest entry that the value, or the output, has
+            at x.
+        infinite: what is merely wide counts only if nothing is infinite.
 
     Returns:
         A clause with the first node; an empty one if no interval is so wide.
     """
-    graph, around = bound.plan.graph, threat.select(env[bound.plan.graph.perturbed], index)
+    graph = bound.plan.graph
+    around = threat.select(env[graph.perturbed], index)
     values = dict(bound.select(bound.complete(env), index))
     own = dict(values)
     run_nodes(graph.body, values, 1)
-    least = _most(values[graph.output])
+    least, wide = _most(values[graph.output]), ""
     for member in around.members:
         boxes = {graph.perturbed: member.interval(own[graph.perturbed])}
         if _width(boxes[graph.perturbed]) > times * max(least, _most(values[graph.perturbed])):
             return "the set itself is as wide"
-        tight = bound.relax(own, member, seed=0).boxes
         for step in bound.plan.steps:
-            read = [tight.get(v, boxes[v]) for v in step.variables]
-            box = step.rule.interval(step.call(own, 1), *read)
-            box = bound.plan.within(step.out, tight.get(step.out, box))
-            boxes[step.out], width = box, _width(box)
-            if width > times * max(least, _most(values[step.out])):
-                how = "infinite" if math.isinf(width) else "as wide"
-                return f"intervals are {how} from {step.node.where} on"
-    return ""
+            read = [boxes[v] for v in step.variables]
+            image = step.rule.interval(step.call(own, 1), *read)
+            boxes[step.out] = box = bound.plan.within(step.out, image)
+            width = _width(image if step.rule.partial else box)
+            if not width > times * max(least, _most(values[step.out])):
+                continue
+            unbounded = math.isinf(width)
+            how = "infinite" if unbounded else "as wide"
+            said = f"intervals are {how} from {step.node.where} on, by interval arithmetic alone"
+            if unbounded or not infinite:
+                return said
+            wide = wide or said
+    return wide
 
 
 def _most(tensor: Tensor) -> float:
