@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -47,6 +47,9 @@ from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
 from autodual.threat.base import wide
 from autodual.warn import warn
 from autodual.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from autodual.exact import Verdict
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
@@ -347,6 +350,36 @@ class Certified(Wrapper):
         return _known(best, found.undefined())
 
     @eager
+    @torch.no_grad()
+    def exact(
+        self,
+        x: Tensor | Inputs,
+        y: Labels | None = None,
+        time_limit: float = 60.0,
+        told: Callable[[int, str], None] | None = None,
+    ) -> Verdict:
+        """Decide for each example whether a point of the set is given another class than y.
+
+        Bounds verify what they can, then with optimised planes; attacks falsify what they can; for
+        each example that is left mixed-integer programs are asked, by HiGHS, one for each class
+        that is open, as many at a time as the machine has cores. Intervals are this net's own,
+        optimised. What is falsified the model itself confirms.
+
+        Args:
+            x, y: as for the net itself, with one label for each example.
+            time_limit: seconds for the programs of one example.
+            told: called with each example's number and what became of it, as that is known.
+
+        Raises:
+            InputError: an op that is neither affine, nor made of pieces, nor a maximum; it is
+                named. The set is neither a box, an ℓ1 nor an ℓ2 ball, nor a union of such.
+            Interrupted: Ctrl-C; ``partial`` is the verdict so far.
+        """
+        from autodual.exact import exact  # scipy.optimize takes a while to import
+
+        return exact(self, x, y, time_limit, told)
+
+    @eager
     def bounds(self, x: Tensor | Inputs) -> Interval:
         """Return bounds on every output, two tensors shaped like the model's output.
 
@@ -552,6 +585,18 @@ class Certified(Wrapper):
         """Return lower bounds on C z over every member of the set; see ``BoundModule.lower``."""
         through = quickest(found.program, found.x, threat)
         return once(through.lower(found.env, threat, spec, goal))
+
+    def with_options(self, **changes: Any) -> Certified:
+        """Return the same model and set with other options, those of ``Options``."""
+        return Certified(self.model, self.threat, replace(self.options, **changes))
+
+    def margins_of(self, found: Compiled, threat: ThreatModel, labels: Tensor) -> Tensor:
+        """Return margins [N, K] of what was admitted; steps are spent on what is not verified."""
+        return self._margins(found, labels, threat, goal=0)
+
+    def labels_of(self, found: Compiled, y: Labels | None) -> Tensor:
+        """Return labels as a tensor that fits, or the model's own predictions."""
+        return self._labels(found, y)
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""

@@ -7,6 +7,7 @@ from autodual.duals.base import TIGHTNESS, Call, DualLayer, Either
 from autodual.duals.curves import Curve, by_curve, smooth
 from autodual.duals.elementwise import Elementwise
 from autodual.duals.intervals import IntervalRule
+from autodual.duals.maximum import Extreme
 from autodual.duals.piecewise import Pieces, Piecewise, pieces
 from autodual.duals.products import MatrixProduct
 from autodual.duals.registry import REGISTRY, Registry
@@ -23,6 +24,7 @@ __all__ = [
     "Either",
     "Elementwise",
     "Exact",
+    "Extreme",
     "IntervalRule",
     "Lines",
     "MatrixProduct",

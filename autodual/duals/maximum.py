@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -166,22 +167,33 @@ def tangent(call: Call, a: Interval, b: Interval) -> Sequence[Slopes]:
     return ((share, 1 - share),)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extreme(Elementwise):
+    """The dual layer of a maximum or minimum, which other solvers can choose an argument of.
+
+    Args:
+        sign: 1 for the largest, −1 for the smallest.
+    """
+
+    sign: int
+
+
 BOTH = ("self", "other")
 
 ANY = ("values",)
 
 TABLE = {
-    "aten.maximum.default": Elementwise(
-        largest_planes, arguments=BOTH, slopes=one_alone, beside=beside
+    "aten.maximum.default": Extreme(
+        largest_planes, sign=1, arguments=BOTH, slopes=one_alone, beside=beside
     ),
-    "aten.minimum.default": Elementwise(
-        smallest_planes, arguments=BOTH, slopes=smallest_alone, beside=beside_below
+    "aten.minimum.default": Extreme(
+        smallest_planes, sign=-1, arguments=BOTH, slopes=smallest_alone, beside=beside_below
     ),
-    "autodual.largest": Elementwise(
-        largest_planes, arguments=ANY, listed=True, free=free_planes, beside=beside
+    "autodual.largest": Extreme(
+        largest_planes, sign=1, arguments=ANY, listed=True, free=free_planes, beside=beside
     ),
-    "autodual.smallest": Elementwise(
-        smallest_planes, arguments=ANY, listed=True, free=free_below, beside=beside_below
+    "autodual.smallest": Extreme(
+        smallest_planes, sign=-1, arguments=ANY, listed=True, free=free_below, beside=beside_below
     ),
     "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
 }

@@ -8,25 +8,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autodual import attack
 from autodual.attack import Attack, losses
 from autodual.certificate import Certificate
 from autodual.certified import Certified
 from autodual.errors import CrossingError, ModelError, UnsoundError
-from autodual.front.arguments import check_classes
-from autodual.front.capture import unwrap
 from autodual.inputs import Inputs, as_inputs
 from autodual.labels import NONE, Labels
-from autodual.threat import L2Ball, Product, ThreatModel, Wasserstein
+from autodual.target import Run, Target
+from autodual.threat import L2Ball, ThreatModel, Wasserstein
 from autodual.working import track
 
 ROUNDING = 1000
 """How many units in the last place of 1 + |z| + |bound| a margin may lie below its bound."""
 
 Track = Callable[[list[str]], Iterable[str]]
-Run = Callable[..., Attack]
 Fits = Callable[[ThreatModel, Tensor], bool]
 
 ATTACKING: Track = partial(track, what="attacking")
@@ -126,7 +124,7 @@ def self_check(
         raise UnsoundError(f"nothing to check: {'; '.join(certificate.caveats)}")
     labels = certificate.labels
     assert labels is not None
-    target = _Target(net, as_inputs(x))
+    target = Target(net, as_inputs(x))
     aims = [labels, _nearest(certificate)] if labels.dim() > 1 else [labels]
     kinds = _kinds(steps, generator)
     gaps = []
@@ -151,44 +149,7 @@ def _nearest(certificate: Certificate) -> Tensor:
     return torch.full_like(flat, NONE).scatter(1, place, flat.gather(1, place)).reshape_as(labels)
 
 
-class _Logits(nn.Module):
-    """The model, its logits alone, of two classes or more."""
-
-    def __init__(self, net: Certified, inputs: Inputs) -> None:
-        super().__init__()
-        self.model = net.model
-        captured = net.admitted(inputs).captured
-        self.pick, self.classes = captured.pick, check_classes(captured.graph.output)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.classes.logits(self.pick(self.model(*args, **kwargs)))
-
-
-class _Target:
-    """What is attacked: the model, and the argument x [N, *] beside all others."""
-
-    def __init__(self, net: Certified, inputs: Inputs) -> None:
-        self.model, self.inputs = _Logits(net, inputs), inputs
-        self.key = inputs.key(net.options.perturb, unwrap(net.model))
-        self.x: Tensor = inputs.get(self.key)
-        self.threat = net.threat.around(inputs.shapes(self.key))
-        if isinstance(self.threat, Product) and isinstance(self.key, tuple):
-            self.threat = self.threat.named(self.key)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits at other points."""
-        inputs = self.inputs.replace(self.key, x).clone()
-        logits: Tensor = self.model(*inputs.args, **inputs.kwargs)
-        return logits
-
-    def attack(self, run: Run, y: Tensor, threat: ThreatModel, **options: Any) -> Attack:
-        """Run an attack."""
-        named = {} if isinstance(self.key, tuple) else {"perturb": self.key}
-        return run(self.model, self.inputs, y, threat, **named, **options)
-
-
-Kind = Callable[[_Target, Tensor, ThreatModel, int], Iterator[Attack]]
+Kind = Callable[[Target, Tensor, ThreatModel, int], Iterator[Attack]]
 
 
 def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
@@ -224,9 +185,7 @@ def _kinds(steps: int, generator: torch.Generator | None) -> dict[str, Kind]:
 def _each_class(run: Run, fits: Fits = lambda threat, x: True) -> Kind:
     """Minimise z_y − z_k over every member that fits, for one class k after the other."""
 
-    def kind(
-        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
-    ) -> Iterator[Attack]:
+    def kind(target: Target, labels: Tensor, threat: ThreatModel, classes: int) -> Iterator[Attack]:
         z, y = target(target.x), labels.clamp(min=0)
         likely = z.scatter(1, y.unsqueeze(1), -torch.inf).argsort(1, descending=True)
         for other in likely[:, : min(classes, z.shape[1] - 1)].unbind(1):
@@ -250,9 +209,7 @@ def _never(z: Tensor, y: Tensor) -> Tensor:
 def _whole(run: Run, least: int = 2, fits: Fits = lambda threat, x: True) -> Kind:
     """Attack the model as it is over every member that fits, if it has ``least`` classes."""
 
-    def kind(
-        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
-    ) -> Iterator[Attack]:
+    def kind(target: Target, labels: Tensor, threat: ThreatModel, classes: int) -> Iterator[Attack]:
         enough = target(target.x).shape[1] >= least
         for member in threat.members:
             if enough and fits(member, target.x):
@@ -264,16 +221,14 @@ def _whole(run: Run, least: int = 2, fits: Fits = lambda threat, x: True) -> Kin
 def _union(run: Run) -> Kind:
     """Attack a union as one set."""
 
-    def kind(
-        target: _Target, labels: Tensor, threat: ThreatModel, classes: int
-    ) -> Iterator[Attack]:
+    def kind(target: Target, labels: Tensor, threat: ThreatModel, classes: int) -> Iterator[Attack]:
         if len(threat.members) > 1:
             yield target.attack(run, labels, threat)
 
     return kind
 
 
-def _gap(name: str, target: _Target, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
+def _gap(name: str, target: Target, bound: Tensor, labels: Tensor, found: list[Tensor]) -> Gap:
     """Compare the margins at all points found with the bound."""
     y, unlabelled = labels.clamp(min=0).unsqueeze(1), (labels == NONE).unsqueeze(1)
     least, slack = torch.full_like(bound, torch.inf), torch.zeros_like(bound)

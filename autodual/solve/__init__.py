@@ -1,7 +1,9 @@
-"""Tighter answers to what a bound is asked: programs over a relaxed network."""
+"""Tighter answers to what a bound is asked: programs over a relaxed network, and over the whole."""
 
 from __future__ import annotations
 
-from autodual.solve.linear import lower
+from autodual.solve.branching import decide, streamed
+from autodual.solve.integer import whole_network
+from autodual.solve.linear import lower, radius_of
 
-__all__ = ["lower"]
+__all__ = ["decide", "lower", "radius_of", "streamed", "whole_network"]

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from autodual.bound.layer import Entry
 from autodual.bound.relaxation import Relaxation
 from autodual.errors import InputError
 from autodual.front.ir import Value
@@ -39,7 +40,7 @@ def lower(network: Relaxation, specs: Mapping[Value, Tensor]) -> Tensor:
     Raises:
         InputError: the set is neither a box nor an ℓ1 or ℓ2 ball, with or without a domain.
     """
-    _check(network)
+    check_set(network.entry)
     found = []
     for i in range(network.batch):
         one = network.select(torch.tensor([i], device=network.x.device))
@@ -49,7 +50,7 @@ def lower(network: Relaxation, specs: Mapping[Value, Tensor]) -> Tensor:
         )
         assert isinstance(nominal, Tensor)
         whole = polytope(one)
-        falls = [least(whole, cost, _radius(one)) for cost in whole.cost(rows)]
+        falls = [least(whole, cost, radius_of(one.entry)) for cost in whole.cost(rows)]
         found.append(nominal + nominal.new_tensor(falls))
     bound = torch.cat(found)
     return bound.masked_fill(~bound.isfinite(), -torch.inf).to(network.x.dtype)
@@ -86,17 +87,16 @@ def _solved(polytope: Polytope, cost: Array) -> tuple[Array | None, Array]:
     return found.x, np.maximum(-found.ineqlin.marginals, 0)
 
 
-def _radius(network: Relaxation) -> float | None:
-    """Return ε of an ℓ2 ball."""
-    threat, x = network.entry.threat, network.entry.x
-    return float(threat.radius(x).max()) if isinstance(threat, L2Ball) else None
+def radius_of(entry: Entry) -> float | None:
+    """Return ε of an ℓ2 ball around an example; None for other sets."""
+    threat = entry.threat
+    return float(threat.radius(entry.x).max()) if isinstance(threat, L2Ball) else None
 
 
-def _check(network: Relaxation) -> None:
-    """Raise unless the program can say what the set is."""
-    threat = network.entry.threat
-    if network.entry.weights is None and not isinstance(threat, L1Ball | L2Ball):
+def check_set(entry: Entry) -> None:
+    """Raise unless a program can say what the set is."""
+    if entry.weights is None and not isinstance(entry.threat, L1Ball | L2Ball):
         raise InputError(
-            f"the linear program takes boxes, ℓ1 and ℓ2 balls, not {threat}: "
+            f"programs take boxes, ℓ1 and ℓ2 balls, not {entry.threat}: "
             "certify(..., optimize=20) bounds every set"
         )

@@ -40,6 +40,7 @@ class Polytope:
         maps: for each value, the matrix [numel, variables] that gives its d.
         about: which of the constraints are about the input's set alone.
         entry: the input and its set; its d are the first variables.
+        integral: which variables are whole numbers, if the polytope is of the network itself.
     """
 
     low: Array
@@ -49,6 +50,7 @@ class Polytope:
     maps: dict[Value, sp.csr_matrix]
     about: Array
     entry: Entry
+    integral: Array
 
     @property
     def inputs(self) -> int:
@@ -70,15 +72,20 @@ class Polytope:
 
     def cut(self, row: Array, most: float) -> Polytope:
         """Return the polytope with one more constraint on the input, row · d ≤ most."""
-        wide = sp.csr_matrix(np.append(row, np.zeros(len(self.low) - len(row))))
-        rows = sp.vstack([self.rows, wide], format="csr")
-        most_of_all, about = np.append(self.most, most), np.append(self.about, True)
-        return replace(self, rows=rows, most=most_of_all, about=about)
+        whole = np.append(row, np.zeros(len(self.low) - len(row)))
+        cut = self.cut_by(whole, most)
+        return replace(cut, about=np.append(self.about, True))
+
+    def cut_by(self, row: Array, most: float) -> Polytope:
+        """Return the polytope with one more constraint on all variables, row · d ≤ most."""
+        rows = sp.vstack([self.rows, sp.csr_matrix(row)], format="csr")
+        about = np.append(self.about, False)
+        return replace(self, rows=rows, most=np.append(self.most, most), about=about)
 
     def cost(self, specs: Mapping[Value, Tensor]) -> Array:
         """Return rows C [S, *] on some values as costs [S, variables]."""
         count = len(self.low)
-        total = sum(_rows(c) @ _wide(self.maps[v], count) for v, c in specs.items())
+        total = sum(_rows(c) @ wide(self.maps[v], count) for v, c in specs.items())
         return np.asarray(total.todense())
 
 
@@ -88,78 +95,95 @@ def polytope(network: Relaxation) -> Polytope:
     The input lies in the box around its set, and in the set itself where that is linear: a box or
     an ℓ1 ball. ``cut`` adds what bounds others.
     """
-    entry = network.entry
-    box, z = entry.threat.interval(entry.x), entry.reference
-    made = _Making(_array(box.lower - z), _array(box.upper - z), entry.x)
-    made.maps[entry.value] = sp.identity(len(made.low), format="csr")
-    if isinstance(entry.threat, L1Ball):
-        made.add_l1(float(entry.threat.radius(entry.x).max()))
-    about = sum(map(len, made.most))
-    for layer in network.layers.values():
-        made.add(layer)
-    count = len(made.low)
-    rows = [_wide(row, count) for row in made.rows]
-    joined = sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, count))
-    most = np.concatenate([np.zeros(0), *made.most])
-    of_set = np.arange(len(most)) < about
-    return Polytope(made.low, made.high, joined, most, made.maps, of_set, entry)
+    return Making(network.entry).finished(network)
 
 
-class _Making:
-    """A polytope that grows value by value."""
+class Making:
+    """A polytope that grows value by value from the input's set."""
 
-    def __init__(self, low: Array, high: Array, like: Tensor) -> None:
-        self.low, self.high, self.like = low, high, like
+    def __init__(self, entry: Entry) -> None:
+        box, z = entry.threat.interval(entry.x), entry.reference
+        self.entry, self.low, self.high = entry, array(box.lower - z), array(box.upper - z)
         self.rows: list[sp.csr_matrix] = []
         self.most: list[Array] = []
-        self.maps: dict[Value, sp.csr_matrix] = {}
+        self.integral: list[Array] = []
+        self.maps = {entry.value: sp.identity(len(self.low), format="csr")}
+        if isinstance(entry.threat, L1Ball):
+            self.add_l1(float(entry.threat.radius(entry.x).max()))
+        self.about = sum(map(len, self.most))
+
+    def finished(self, network: Relaxation) -> Polytope:
+        """Return the polytope with all values of a network."""
+        for layer in network.layers.values():
+            self.add(layer)
+        count = len(self.low)
+        rows = [wide(row, count) for row in self.rows]
+        joined = sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, count))
+        most = np.concatenate([np.zeros(0), *self.most])
+        whole = np.isin(np.arange(count), np.concatenate([np.zeros(0), *self.integral]))
+        about = np.arange(len(most)) < self.about
+        return Polytope(self.low, self.high, joined, most, self.maps, about, self.entry, whole)
+
+    def new(self, low: Array, high: Array) -> Array:
+        """Return the places of new variables in [low, high]."""
+        before = len(self.low)
+        self.low, self.high = np.append(self.low, low), np.append(self.high, high)
+        return np.arange(before, len(self.low))
+
+    def require(self, rows: sp.csr_matrix, most: Array) -> None:
+        """Add constraints rows d ≤ most."""
+        self.rows.append(rows)
+        self.most.append(most)
 
     def add_l1(self, eps: float) -> None:
         """Add Σ|d| ≤ ε at the input: d = p − q with p, q ≥ 0 and Σ (p + q) ≤ ε."""
         count = len(self.low)
         unit = sp.identity(count, format="csr")
-        self.low = np.append(self.low, np.zeros(2 * count))
-        self.high = np.append(self.high, np.full(2 * count, eps))
+        self.new(np.zeros(2 * count), np.full(2 * count, eps))
         split = sp.hstack([unit, -unit, unit], format="csr")
         total = sp.csr_matrix(np.append(np.zeros(count), np.ones(2 * count)))
-        self.rows += [split, -split, total]
-        self.most += [np.zeros(count), np.zeros(count), np.array([eps])]
+        for rows, most in ((split, np.zeros(count)), (-split, np.zeros(count)), (total, [eps])):
+            self.require(rows, np.asarray(most))
 
     def add(self, layer: Layer) -> None:
         """Add a value."""
-        maps = [_wide(self.maps[v], len(self.low)) for v in layer.step.variables]
+        maps = [wide(self.maps[v], len(self.low)) for v in layer.step.variables]
         if layer.planes is not None:
-            facets = layer.facets or (_only(layer),)
-            self._enclose(layer.value, [_pair(facet, maps, layer.stops) for facet in facets])
+            self.enclose(layer, maps)
             return
-        matrices = (m for side in layer.sides for m in _matrices(side, layer.value, self.like))
+        matrices = (m for side in layer.sides for m in _matrices(side, layer.value, self.entry.x))
         affine = sp.csr_matrix(sum(m @ of for m, of in zip(matrices, maps, strict=True)))
         if layer.radius is None:
             self.maps[layer.value] = affine
         else:
-            plane = Plane(affine, _array(layer.radius))
-            self._enclose(layer.value, [(plane, plane)])
+            plane = Plane(affine, array(layer.radius))
+            self.between(layer.value, [(plane, plane)])
 
-    def _enclose(self, value: Value, pairs: Sequence[tuple[Plane, Plane]]) -> None:
+    def enclose(self, layer: Layer, maps: Sequence[sp.csr_matrix]) -> None:
+        """Add a value that its layer's planes enclose."""
+        facets = layer.facets or (_only(layer),)
+        self.between(layer.value, [_pair(facet, maps, layer.stops) for facet in facets])
+
+    def between(self, value: Value, pairs: Sequence[tuple[Plane, Plane]]) -> None:
         """Add a value that planes enclose: a variable of its own where they do not meet."""
         lower, upper = pairs[0]
         apart = np.asarray(abs(lower.slopes - upper.slopes).sum(1)).ravel()
         free = np.flatnonzero((apart != 0) | (lower.away != 0) | (upper.away != 0))
-        before, size = len(self.low), lower.slopes.shape[0]
-        count = before + len(free)
+        size = lower.slopes.shape[0]
         ends = [plane.of(free).range(self.low, self.high) for pair in pairs for plane in pair]
         lows = np.max([low for low, _ in ends[::2]], axis=0)
         highs = np.min([high for _, high in ends[1::2]], axis=0)
-        self.low, self.high = np.append(self.low, lows), np.append(self.high, highs)
+        place = self.new(lows, highs)
+        count = len(self.low)
         met = sp.diags(np.isin(np.arange(size), free, invert=True) * 1.0) @ lower.slopes
-        entries = np.ones(len(free)), (free, before + np.arange(len(free)))
+        entries = np.ones(len(free)), (free, place)
         own = sp.csr_matrix(entries, shape=(size, count))
-        self.maps[value] = sp.csr_matrix(_wide(sp.csr_matrix(met), count) + own)
+        self.maps[value] = sp.csr_matrix(wide(sp.csr_matrix(met), count) + own)
         for sign, planes in ((-1, [low for low, _ in pairs]), (1, [high for _, high in pairs])):
             for plane in _different([plane.of(free) for plane in planes]):
                 known = np.isfinite(plane.away)
-                self.rows.append((sign * (own[free] - _wide(plane.slopes, count)))[known])
-                self.most.append(plane.away[known])
+                rows = sign * (own[free] - wide(plane.slopes, count))
+                self.require(rows[known], plane.away[known])
 
 
 @dataclass(frozen=True)
@@ -184,9 +208,9 @@ def _pair(facet: Facet, maps: Sequence[sp.csr_matrix], flat: bool) -> tuple[Plan
 
     def plane(slopes: Sequence[Tensor], away: Tensor) -> Plane:
         if flat:
-            return Plane(sp.csr_matrix((away.numel(), 0)), _array(away))
-        scaled = (sp.diags(_array(a)) @ of for a, of in zip(slopes, maps, strict=True))
-        return Plane(sp.csr_matrix(sum(scaled)), _array(away))
+            return Plane(sp.csr_matrix((away.numel(), 0)), array(away))
+        scaled = (sp.diags(array(a)) @ of for a, of in zip(slopes, maps, strict=True))
+        return Plane(sp.csr_matrix(sum(scaled)), array(away))
 
     return plane(facet.lower, facet.below), plane(facet.upper, facet.above)
 
@@ -228,12 +252,12 @@ def _rows(rows: Tensor) -> sp.csr_matrix:
     return sp.csr_matrix(rows.detach().double().flatten(1).cpu().numpy())
 
 
-def _array(tensor: Tensor) -> Array:
+def array(tensor: Tensor) -> Array:
     """Return a tensor's entries."""
     return tensor.detach().double().flatten().cpu().numpy()
 
 
-def _wide(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
+def wide(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
     """Return a matrix with columns of zeros added."""
     size = matrix.shape[0]
     parts = matrix.data, matrix.indices, matrix.indptr

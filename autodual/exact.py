@@ -1,0 +1,274 @@
+"""Exact verdicts: bounds first, attacks next, mixed-integer programs for what is left."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autodual import attack
+from autodual.bound.layer import Entry
+from autodual.bound.options import Steps
+from autodual.errors import InputError, Interrupted
+from autodual.front.arguments import check_classes
+from autodual.labels import NONE, Labels
+from autodual.solve.branching import Outcome, decide, streamed
+from autodual.solve.integer import check_whole, whole_network
+from autodual.solve.linear import radius_of
+from autodual.target import Run, Target
+from autodual.threat import ThreatModel
+from autodual.threat.base import inner
+from autodual.working import working
+
+if TYPE_CHECKING:
+    from autodual.certified import Certified, Compiled
+    from autodual.inputs import Inputs
+
+STEPS = 20
+"""In how many steps planes are sought, if the net does not say."""
+
+AT_ONCE = 100
+"""How many examples are attacked, and have their planes sought, together."""
+
+Told = Callable[[int, str], None]
+"""(the number of an example, what became of it) → nothing."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verdict:
+    """What is known of each of N examples; print it.
+
+    Attributes:
+        verified: [N] bool: no point of the set is given another class than y. Bounds proved it,
+            or HiGHS found that mixed-integer programs have no solution, as far as its tolerance
+            of 1e-6 goes.
+        falsified: [N] bool: the model itself gives ``x`` another class than y, or a tie.
+        x: [N, *]: where the model came closest to another class; the inputs where nothing was
+            tried.
+        lower, upper: [N]: the least margin z_y − z_k over the set lies between these. 0 where it
+            is a program that verified; ∞ above where nothing was tried.
+        labels: [N], the class y.
+        reasons: for each example how it was decided, or why not.
+        seconds: [N], how long its programs took.
+        threat: the set, in words.
+    """
+
+    verified: Tensor
+    falsified: Tensor
+    x: Tensor
+    lower: Tensor
+    upper: Tensor
+    labels: Tensor
+    reasons: tuple[str, ...]
+    seconds: Tensor
+    threat: str
+
+    def __len__(self) -> int:
+        return len(self.verified)
+
+    @property
+    def unknown(self) -> Tensor:
+        """[N] bool: neither verified nor falsified."""
+        return ~(self.verified | self.falsified)
+
+    def __str__(self) -> str:
+        said = (
+            f"{int(self.verified.sum())} of {len(self)} verified, {int(self.falsified.sum())} "
+            f"falsified, {int(self.unknown.sum())} unknown within {self.threat}"
+        )
+        counts = (f"{self.reasons.count(why):>7} {why}" for why in dict.fromkeys(self.reasons))
+        return "\n".join([said, *counts])
+
+    __repr__ = __str__
+
+
+def exact(
+    net: Certified,
+    x: Tensor | Inputs,
+    y: Labels | None,
+    time_limit: float = 60.0,
+    told: Told | None = None,
+) -> Verdict:
+    """Decide each example; see ``Certified.exact``."""
+    if not time_limit > 0:
+        raise InputError(f"time_limit is a number of seconds above 0, not {time_limit!r}")
+    found = net.admitted(x)
+    if found.program.caveats or net.options.estimator.delta or net.options.method.name == "ibp":
+        raise InputError(
+            "exact verdicts stand on exact sums over dual networks: certify a model in eval mode, "
+            'without estimator=, and with other bounds= than "ibp"'
+        )
+    labels = net.labels_of(found, y)
+    if check_classes(found.graph.output).cells or bool((labels == NONE).any()):
+        raise InputError("exact verdicts are for one label for each example, and none of −100")
+    for member in net.threat.around(found.shapes).members:
+        check_whole(found.program.plan, Entry(found.graph.perturbed, found.x, member))
+    deciding = _Deciding(net, found, labels, told)
+    tight = net
+    try:
+        deciding.seen_all(found.x, "falsified as it is")
+        deciding.bound(net, "verified by the bound")
+        deciding.attack(partial(attack.pgd, early_stop=True), "falsified by PGD")
+        if net.options.optimize is None:
+            tight = net.with_options(optimize=Steps(STEPS))
+            deciding.bound(tight, "verified by optimised planes")
+        deciding.attack(attack.ensemble, "falsified by the ensemble of attacks")
+        deciding.programs(tight, time_limit)
+    except KeyboardInterrupt:
+        open_ones = len(deciding.left)
+        said = f"{len(labels) - open_ones} of {len(labels)} examples are decided"
+        raise Interrupted(deciding.verdict(), said) from None
+    return deciding.verdict()
+
+
+class _Deciding:
+    """A batch of which ever more is known."""
+
+    def __init__(self, net: Certified, found: Compiled, labels: Tensor, told: Told | None) -> None:
+        self.net, self.found, self.labels, self.told = net, found, labels, told
+        self.target, self.threat = Target(net, found.inputs), net.threat.around(found.shapes)
+        like, nothing = found.x.new_zeros(len(found.x)), torch.zeros_like(labels, dtype=torch.bool)
+        self.lower, self.upper, self.seconds = like - math.inf, like + math.inf, like.clone()
+        self.verified, self.falsified, self.x = nothing, nothing.clone(), found.x.clone()
+        self.reasons = ["not tried"] * len(labels)
+
+    def verdict(self) -> Verdict:
+        """Return what is known now."""
+        return Verdict(
+            verified=self.verified.clone(),
+            falsified=self.falsified.clone(),
+            x=self.x.clone(),
+            lower=self.lower.clone(),
+            upper=self.upper.clone(),
+            labels=self.labels,
+            reasons=tuple(self.reasons),
+            seconds=self.seconds.clone(),
+            threat=str(self.net.threat),
+        )
+
+    @property
+    def left(self) -> Tensor:
+        """The numbers of the examples that are not decided."""
+        return (~(self.verified | self.falsified)).nonzero().squeeze(1)
+
+    def rounds(self) -> Iterator[Tensor]:
+        """Yield the numbers of those that are not decided, some at a time."""
+        left = self.left
+        return iter(left.split(AT_ONCE) if len(left) else ())
+
+    def note(self, i: int, why: str) -> None:
+        """Note what became of an example, and say it to who listens."""
+        self.reasons[i] = why
+        if self.told is not None:
+            self.told(i, why)
+
+    def seen(self, i: int, point: Tensor, margins: Tensor, why: str) -> None:
+        """Note the model's margins at a point of the set."""
+        margin = float(margins.index_fill(0, self.labels[i], torch.inf).amin())
+        if margin < float(self.upper[i]):
+            self.upper[i], self.x[i] = margin, point
+            if margin <= 0:
+                self.falsified[i] = True
+                self.note(i, why)
+
+    def seen_all(self, x: Tensor, why: str, index: Tensor | None = None) -> None:
+        """Note what the model says at points, one for each example or those at ``index``."""
+        index = torch.arange(len(x), device=x.device) if index is None else index
+        z = self.target(x)[index]
+        margins = z.gather(1, self.labels[index].unsqueeze(1)) - z
+        for i, point, some in zip(index.tolist(), x[index], margins, strict=True):
+            self.seen(i, point, some, why)
+
+    def part(self, net: Certified, index: Tensor) -> tuple[Compiled, ThreatModel]:
+        """Return some examples with their bound, and the sets around them."""
+        compiled = self.found if net is self.net else net.admitted(self.found.inputs)
+        env = compiled.program.select(compiled.env, index)
+        some = replace(compiled, x=compiled.x[index], env=env, nominal=None)
+        return some, self.threat.select(compiled.x, index)
+
+    def bound(self, net: Certified, why: str) -> None:
+        """Verify what a bound can."""
+        for index in self.rounds():
+            margins = net.margins_of(*self.part(net, index), self.labels[index])
+            least = margins.scatter(1, self.labels[index].unsqueeze(1), torch.inf).amin(1)
+            least = least.masked_fill(~least.isfinite(), -torch.inf)
+            self.lower[index] = torch.maximum(self.lower[index], least)
+            for i in index[least > 0].tolist():
+                self.verified[i] = True
+                self.note(i, why)
+
+    def attack(self, run: Run, why: str) -> None:
+        """Falsify what an attack can."""
+        for index in self.rounds():
+            points = self.target.attack_some(run, self.labels, index)
+            for i, point, margins in zip(index.tolist(), *points, strict=True):
+                self.seen(i, point, margins, why)
+
+    def programs(self, net: Certified, limit: float) -> None:
+        """Ask a mixed-integer program about each example that is left, and each set around it."""
+        index, members = self.left, len(self.threat.members)
+        hold = dict.fromkeys(index.tolist(), 0)
+        with working("programs", len(hold) * members) as bar:
+            jobs = self._jobs(net, index, limit)
+            for i, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
+                bar.advance()
+                self.seconds[i] += took
+                if not self.falsified[i]:
+                    hold[i] += self._heard(i, outcome, limit)
+                    if hold[i] == members:
+                        self.verified[i] = True
+                        self.lower[i] = self.lower[i].clamp(min=0)
+                        self.note(i, "verified by programs")
+
+    def _jobs(
+        self, net: Certified, index: Tensor, limit: float
+    ) -> Iterator[Callable[[], tuple[int, Outcome, float]]]:
+        """Yield for each example and set a program that can be asked in a thread of its own."""
+        for i in index.tolist():
+            some, around = self.part(net, torch.tensor([i], device=index.device))
+            output = some.graph.output
+            unit = check_classes(output).rows(some.x)
+            for member in around.members:
+                network = some.program(some.env, member)
+                others = torch.arange(len(unit), device=unit.device) != self.labels[i]
+                C = (unit[self.labels[i]] - unit[others]).unsqueeze(0)
+                bound = network.lower({output: C})[0]
+                order = bound.argsort(descending=True)  # the cheapest first
+                rows = C[0, order[bound[order] <= 0]].reshape(-1, *output.size(1)).double()
+                relaxed = network.travelled
+                nominal = inner(rows.unsqueeze(0), relaxed.nominal(output).double())[0]
+                try:
+                    whole = whole_network(relaxed)
+                except InputError as error:  # the others are decided all the same
+                    self.note(i, f"unknown: {error}")
+                    continue
+                costs, values = whole.cost({output: rows}), nominal.cpu().numpy()
+                ask = partial(decide, whole, costs, values, limit, radius_of(relaxed.entry))
+                yield partial(_timed, i, ask)
+
+    def _heard(self, i: int, outcome: Outcome, limit: float) -> bool:
+        """Note what a program found; return whether no point of its set has another class."""
+        if outcome.point is not None:
+            x = self.found.x
+            point = x.new_tensor(outcome.point).reshape(x[i].shape) + self.threat.center(x)[i]
+            moved = self.threat.project(x, x.index_copy(0, torch.tensor([i]), point.unsqueeze(0)))
+            index = torch.tensor([i], device=x.device)
+            self.seen_all(moved, "falsified by programs", index)
+            if not self.falsified[i]:
+                self.note(i, "unknown: the least margin is 0 but for rounding")
+        elif outcome.late:
+            self.note(i, f"unknown: {limit:g} s were over")
+        return outcome.point is None and not outcome.late
+
+
+def _timed(i: int, ask: Callable[[], Outcome]) -> tuple[int, Outcome, float]:
+    """Return the number of an example, the answer about it, and how long that took."""
+    start = time.perf_counter()
+    return i, ask(), time.perf_counter() - start
