@@ -33,7 +33,6 @@ C = torch.randn(3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
 EPS = torch.tensor([0.01, 0.05, 0.2], dtype=DOUBLE)
 OTHER = torch.tensor([0.1, 0.0, 0.02], dtype=DOUBLE)
 HIGH = torch.linspace(0.8, 1, 16, dtype=DOUBLE).view(1, 4, 4)
-BOUNDS = ("ibp", "ibp+dual", "dual", "ibp&dual")
 BALLS = {
     "linf": lambda eps: ad.LinfBall(eps),
     "linf in a domain": lambda eps: ad.LinfBall(eps, (0, 1)),
@@ -41,6 +40,14 @@ BALLS = {
     "l2": lambda eps: ad.L2Ball(eps),
     "l2 in a domain": lambda eps: ad.L2Ball(eps, (0, 1)),
 }
+PAIRS = [
+    ("linf", "ibp"),
+    ("linf in a domain", "ibp&dual"),
+    ("l2", "ibp+dual"),
+    ("l2 in a domain", "dual"),
+    ("linf below an image", "ibp+dual"),
+]
+"""Each ball and each method, though not with each other."""
 
 
 def make():
@@ -52,8 +59,7 @@ def assert_close(found, right):
     torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
-@pytest.mark.parametrize("ball", [ball for ball in BALLS if "image" not in ball])
+@pytest.mark.parametrize(("ball", "bounds"), PAIRS)
 def test_a_line_is_the_bound_and_has_its_gradient(ball, bounds):
     """At other points, of other radii, for other questions than those it was drawn at."""
     model = make()
@@ -119,7 +125,7 @@ def test_a_line_holds_the_models_own_parameters():
     assert_close(line(X, EPS, C.unsqueeze(0)), net.lower_bound(X, C))
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("bounds", ["ibp", "ibp&dual"])
 def test_a_line_is_lean_and_printable(bounds):
     line = ad.certify(make(), ad.LinfBall(EPS, (0, 1)), bounds=bounds).emit(X, C)
     nodes = list(line.graph.nodes)
@@ -186,8 +192,9 @@ def answers(net, calls, x=X, eps=EPS, spec=C):
         return [net.at(net.threat.with_eps(eps)).lower_bound(x, spec) for _ in range(calls)]
 
 
-@pytest.mark.parametrize("bounds", ["ibp", "ibp+dual"])
-@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.parametrize(
+    ("ball", "bounds"), [("linf", "ibp"), *((ball, "ibp+dual") for ball in BALLS if ball != "linf")]
+)
 def test_a_net_answers_the_same_by_a_line(ball, bounds, drawn):
     """Before and after it is drawn, for any point and question, and for changed parameters."""
     model = make()
