@@ -11,6 +11,9 @@ from torch import Tensor
 MOST = 60
 """How many characters of anything else are told."""
 
+FIRST = 8
+"""How many of a list's entries are told."""
+
 
 def brief(value: object) -> str:
     """Tell a value in a few words."""
@@ -21,7 +24,9 @@ def brief(value: object) -> str:
     if isinstance(value, np.ndarray):
         return brief(torch.from_numpy(value)).replace("tensor", "array", 1)
     if type(value) in (tuple, list):
-        inside = ", ".join(map(brief, value))  # type: ignore[call-overload]
+        some: list[object] = list(value)[:FIRST]  # type: ignore[call-overload]
+        more = ["…"] if len(value) > FIRST else []  # type: ignore[arg-type]
+        inside = ", ".join([*map(brief, some), *more])
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k!r}: {brief(v)}' for k, v in value.items())}}}"

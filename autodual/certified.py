@@ -23,6 +23,7 @@ from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.bound.widening import widened
+from autodual.calls import check_count
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
 from autodual.eager import eager
@@ -194,7 +195,7 @@ class Certified(Wrapper):
             raise InputError(
                 f"a property is made of AtLeastOne(C, d) and All(C, d), not {property!r}"
             )
-        found = self._admit(x)
+        steps, found = check_count("steps", steps, 0), self._admit(x)
 
         clauses = []
         for clause in property.clauses:
@@ -242,6 +243,7 @@ class Certified(Wrapper):
         chances = looks * len(self.threat.members)
         return Certificate(*said, self.options.estimator.delta * chances, **beside)
 
+    @eager
     def margins(self, x: Tensor | Inputs, y: Labels) -> Tensor:
         """Return lower bounds [N, K, *] on z_y − z_k, 0 at k = y or without y. Differentiable.
 
@@ -468,7 +470,7 @@ class Certified(Wrapper):
             steps: ε is found to 2^-steps of its size; see ``bound/bisect.py``.
 
         Raises:
-            InputError: the set has no radius (``Box``).
+            InputError: the set has no radius (``Box``); ``steps`` is no whole number above 0.
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
             Interrupted: Ctrl-C; ``partial`` [N] holds the largest ε certified until then.
         """
@@ -476,7 +478,7 @@ class Certified(Wrapper):
             raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
         if not isinstance(self.threat, Ball):
             raise InputError(f"{self.threat} has no radius; certify with a ball instead")
-        ball, found = self.threat, self._admit(x, sound=True)
+        steps, ball, found = check_count("steps", steps), self.threat, self._admit(x, sound=True)
         labels = self._labels(found, y)
         every, lost = torch.arange(len(labels), device=found.x.device), found.undefined()
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autodual.brief import brief
+from autodual.calls import called
 from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
@@ -20,6 +21,7 @@ from autodual.threat import Eps
 from autodual.wrapper import Wrapper
 
 
+@called
 def robust_loss(
     net: nn.Module,
     x: Tensor | Inputs,
@@ -90,6 +92,7 @@ class RobustLoss(Wrapper):
 
     loss: Callable[[Tensor, Tensor], Tensor] | None
 
+    @called
     def __init__(
         self,
         net: nn.Module,
@@ -108,6 +111,7 @@ class RobustLoss(Wrapper):
         said = {"eps": self.eps, "bounds": self.bounds}
         return ", ".join(f"{k}={v!r}" for k, v in said.items() if v is not None)
 
+    @called
     def forward(self, x: Tensor | Inputs, y: Labels, eps: Eps | None = None) -> Tensor:
         """Return the robust loss; see ``robust_loss``."""
         eps = self.eps if eps is None else eps

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,58 @@ def test_no_labels_where_a_loss_says_it_all(run):
     assert not (found.success & bound.verified).any()
     with pytest.raises(InputError, match="needs a loss= of the output alone"):
         run(model, x, None, 0.5, success=safe.violated)
+
+
+@pytest.mark.parametrize("name", ["steps", "restarts", "eot"])
+@pytest.mark.parametrize("given", [2.5, -1, "3", True])
+def test_what_counts_is_a_whole_number(name, given):
+    model, x, y = setup(classes)
+    said = rf"{name}={given!r}: give a whole number"
+    for run in (pgd, apgd, msd, square, search, multi_targeted):
+        with pytest.raises(InputError, match=said):
+            run(model, x, y, 0.1, **{name: given})
+    if name == "steps":
+        for run in (ad.attack.ensemble, ad.attack.minimum_norm, ad.attack.wasserstein):
+            with pytest.raises(InputError, match=said):
+                run(model, x, y, 0.1, steps=given)
+
+
+def test_other_numbers_of_attacks():
+    model, x, y = setup(classes)
+    for run, options in (
+        (multi_targeted, {"classes": 1.5}),
+        (ad.attack.ensemble, {"batch": 0}),
+        (ad.attack.wasserstein, {"every": 0.5}),
+    ):
+        ((name, given),) = options.items()
+        with pytest.raises(InputError, match=f"{name}={given}: give a whole number"):
+            run(model, x, y, 0.1, **options)
+    assert torch.equal(pgd(model, x, y, 0.1, steps=np.int64(3)).x, pgd(model, x, y, 0.1, steps=3).x)
+
+
+@pytest.mark.parametrize("make", [classes, pixels, logit])
+def test_labels_are_no_targets(make):
+    """An example is at such a target before it is attacked; of many labels some may stay."""
+    model, x, _ = setup(make)
+    y = logits(model(x)).argmax(1)
+    aim = (y + 1) % 2
+    aim[1] = y[1]
+    for run in (partial(pgd, steps=2), partial(square, steps=2)):
+        for own in (y, None):
+            with pytest.raises(InputError, match=r"themselves for 1 of 3 examples.*other classes"):
+                run(model, x, own, 0.1, targets=aim)
+    aim.view(3, -1)[1, 0] += 1
+    aim %= 2
+    y[0] = NONE
+    aim[0] = 0
+    pgd(model, x, y, 0.1, targets=aim, steps=2)
+
+
+def test_wasserstein_attacks_no_other_set():
+    model, x, y = setup(classes)
+    for other in (ad.LinfBall(0.1), ad.Union(ad.Wasserstein(0.1)), {0: ad.Wasserstein(0.1)}):
+        with pytest.raises(InputError, match=r"not (Linf|Union|0: ).*ad\.Wasserstein\(eps\).*pgd"):
+            ad.attack.wasserstein(model, x, y, other)
 
 
 class Two(nn.Module):

@@ -184,6 +184,58 @@ BAD_CALLS = {
         errors.InputError,
         "does not take these arguments",
     ),
+    "inputs side by side": (
+        lambda: net()(X, X, Y),
+        errors.InputError,
+        r"Certified\(x, y\) does not take \(tensor\[4, 3\].*too many.*ad\.Inputs\(image, meta\)",
+    ),
+    "inputs side by side, rows": (
+        lambda: net().lower_bound(X, X, torch.eye(2)),
+        errors.InputError,
+        r"Certified.lower_bound\(x, C\) does not take.*ad\.Inputs\(image, meta\)",
+    ),
+    "inputs side by side, in training": (
+        lambda: ad.RobustLoss(net())(X, X, Y, 0.1),
+        errors.InputError,
+        r"RobustLoss\(x, y, eps\) does not take.*ad\.Inputs\(image, meta\)",
+    ),
+    "options of certify": (
+        lambda: ad.robust_loss(net().model, X, Y, eps=0.1, perturb="x"),
+        errors.InputError,
+        r"perturb='x'\).*ad\.robust_loss\(ad\.certify\(model, eps, perturb=\.\.\.\), x, y\)",
+    ),
+    "options of certify, in a module": (
+        lambda: ad.RobustLoss(net().model, 0.1, slopes="equal"),
+        errors.InputError,
+        r"RobustLoss\(net, eps, bounds, loss\) does not take.*slopes='equal'",
+    ),
+    "no steps": (lambda: net().radius(X, Y, steps=0), errors.InputError, "steps=0: give a whole"),
+    "half a step": (lambda: net().radius(X, Y, steps=2.5), errors.InputError, "steps=2.5: give"),
+    "half a step, of a property": (
+        lambda: net().holds(X, ad.AtLeastOne(torch.eye(2)), steps=0.5),
+        errors.InputError,
+        "steps=0.5: give a whole number, at least 0",
+    ),
+    "values of another shape": (
+        lambda: net().within(X, 0.1, Y),
+        errors.InputError,
+        r"float32 tensor \[4, 2\].*not tensor\[4\] from 0 to 1: it needs a number for each",
+    ),
+    "values of one output": (
+        lambda: ad.certify(lam(lambda s, x: s.fc(x)[:, :1]), 0.1).within(X, 0.1, Y),
+        errors.InputError,
+        r"give y\.to\(torch\.float32\)\.reshape\(4, 1\)",
+    ),
+    "values in a list": (
+        lambda: net().within(X, 0.1, [[0.5, 1.0]] * 4),
+        errors.InputError,
+        r"give torch\.as_tensor\(y\)$",
+    ),
+    "tolerance of one output": (
+        lambda: ad.certify(lam(lambda s, x: s.fc(x)[:, :1]), 0.1).within(X, torch.ones(4)),
+        errors.InputError,
+        r"tolerance has shape \[4\]; the output's is \[4, 1\]: give tolerance\.reshape\(4, 1\)",
+    ),
 }
 
 
@@ -192,6 +244,11 @@ def test_bad_calls(name):
     call, kind, message = BAD_CALLS[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_errors_inside_a_call_stay_what_they_are():
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        ad.robust_loss(net(), X, Y, loss=lambda z: z)
 
 
 def test_autocast_is_refused():

@@ -236,18 +236,21 @@ def test_slips_in_a_rule_are_named():
     with pytest.raises(UnsupportedOpError, match=r"a perturbed self \(not affine there"):
         ad.certify(Model(lambda z: F.softplus(z, -1.0)), 0.1)(x)
     advice = 'its dual layer is for self; say argument="z" where that is made'
-    with pytest.raises(TypeError, match=f"Sharp.* takes z, shift, but {advice}"):
+    with pytest.raises(InputError, match=f"Sharp.* takes z, shift, but {advice}"):
         check_dual_layer(ASINH, Sharp())
     with pytest.raises(UnsupportedOpError, match=f"of a perturbed z, but {advice}"):
         ad.certify(model, 0.1, rules={Sharp: ASINH})(x)
-    with pytest.raises(TypeError, match=f"bump.* takes z, but {advice}"):
+    with pytest.raises(InputError, match=f"bump.* takes z, but {advice}"):
         check_dual_layer(ASINH, "autodual_tests.bump.default")
-    with pytest.raises(TypeError, match="forward takes z, shift, not self"):
+    with pytest.raises(InputError, match="forward takes z, shift, not self"):
         check_dual_layer(ASINH, Case(Sharp(), {"self": Z((1, 4))}))
-    with pytest.raises(TypeError, match="an instance of Sharp"):
+    with pytest.raises(InputError, match="an instance of Sharp"):
         check_dual_layer(OWN, Sharp)
-    with pytest.raises(TypeError, match="names no op"):
-        check_dual_layer(ASINH, "aten.asihn.default")
+    for name in ("aten.asihn.default", "asihn", "aten.asinh"):
+        with pytest.raises(InputError, match=rf"op='{name}' names no op.*'aten.asinh.default'"):
+            check_dual_layer(ASINH, name)
+    with pytest.raises(InputError, match=r"op=3 is none: give an op's name.*module or a Case"):
+        check_dual_layer(ASINH, 3)
     typo = by_curve(lambda call: Curve(lambda z: call["betta"] * z), argument="z")
     with pytest.raises(InputError, match="no argument 'betta'; it has height, beta, z"):
         check_dual_layer(typo, Case(Sharp(), {"z": Z((1, 4))}))

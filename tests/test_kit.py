@@ -91,7 +91,7 @@ def test_dtypes_are_those_asked_for(dtypes):
         ({"dtypes": (torch.float16,)}, "dtypes=.*torch.float16.*give one or both"),
         ({"dtypes": "float64"}, "dtypes='float64'"),
         ({"dtypes": None}, "dtypes=None"),
-        ({"examples": 0}, "examples=0: give how many to draw"),
+        ({"examples": 0}, "examples=0: give a whole number"),
         ({"examples": 2.5}, r"examples=2\.5"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import autodual as ad
+from autodual.brief import brief
 
 X, Y = torch.arange(20.0).reshape(5, 4) / 20, torch.tensor([0, 1, 2, 0, 1])
 
@@ -39,6 +40,11 @@ SETS = {
         torch.tensor([0.0, 1.0, torch.nan]), torch.zeros(0)
     ),
 }
+
+
+def test_long_lists_are_told_by_their_first_entries():
+    assert brief([0.5] * 8) == f"[{', '.join(['0.5'] * 8)}]"
+    assert brief(tuple(range(10**5))) == "(0, 1, 2, 3, 4, 5, 6, 7, …)"
 
 
 @pytest.mark.parametrize("said", SETS)

@@ -16,7 +16,7 @@ from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem
 from autodual.attack.strategies import ahead
-from autodual.errors import InputError
+from autodual.calls import check_count
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Eps
@@ -131,8 +131,8 @@ def multi_targeted(
     """
     shared: Options = {"loss": losses.margin, **options}
     problem = pose(multi_targeted, model, x, y, eps, shared, ("targets", "success"))
-    if classes is not None and classes < 1:
-        raise InputError(f"there is no attack towards classes={classes}")
+    if classes is not None:
+        check_count("classes", classes)
     return towards_each(problem, steps, classes)
 
 

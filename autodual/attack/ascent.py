@@ -15,6 +15,7 @@ from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
 from autodual.brief import brief
+from autodual.calls import check_count
 from autodual.errors import AttackWarning, InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
@@ -132,8 +133,7 @@ def ascend(
     Raises:
         ModelError: the model's answers change from one time to the next, and there is no ``eot``.
     """
-    if steps < 0:
-        raise InputError(f"an attack takes steps, not steps={steps}")
+    steps = check_count("steps", steps, 0)
     with torch.inference_mode(False), torch.no_grad():
         problem = problem.detached()
         problem.threat.check(problem.x)

@@ -16,6 +16,7 @@ from autodual.attack.finding import Attack, Finding, Reading
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem, unit
 from autodual.attack.steady import examined, settled
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
@@ -86,8 +87,7 @@ def minimum_norm(
         raise InputError(
             f"minimum_norm measures in LinfBall, L2Ball or L1Ball, not {problem.threat}"
         )
-    if steps < 1:
-        raise InputError(f"minimum_norm has steps ≥ 1, not {steps}")
+    steps = check_count("steps", steps)
     with torch.inference_mode(False), torch.no_grad():
         problem = problem.detached()
         problem.threat.check(problem.x)

@@ -18,7 +18,8 @@ from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem
 from autodual.attack.square import Squares
 from autodual.attack.steady import examined, settled
-from autodual.errors import InputError, Interrupted
+from autodual.calls import check_count
+from autodual.errors import Interrupted
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Ball, Eps, L2Ball
@@ -106,8 +107,7 @@ def ensemble(
         Interrupted: by Ctrl-C; what was not reached counts as not broken.
     """
     problem = pose(ensemble, model, x, y, eps, options, ("restarts", "early_stop"))
-    if steps < 1 or batch < 1:
-        raise InputError(f"an ensemble has steps ≥ 1 and batch ≥ 1, not {steps} and {batch}")
+    steps, batch = check_count("steps", steps), check_count("batch", batch)
     with torch.inference_mode(False), torch.no_grad():
         problem = replace(problem, early_stop=True).detached()
         problem.threat.check(problem.x)

@@ -17,6 +17,7 @@ from autodual.attack.losses import Loss
 from autodual.attack.problem import Model, Problem, Success
 from autodual.attack.steady import refuse_training
 from autodual.brief import brief
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.inputs import Inputs, Key, as_inputs
 from autodual.labels import Labels, as_tensor
@@ -33,7 +34,8 @@ class Options(TypedDict, total=False):
             cross-entropy that cannot underflow, for searches ``margin``. Where an example's loss
             has no slope or is no number, gradient attacks climb the margin of the logits instead.
             Where a model ends in a softmax, the losses of ``ad.attack.losses`` read what goes in.
-        targets: classes, as y, to reach. Success is then the target, not just any other class.
+        targets: classes, as y and others than y, to reach. Success is then the target, not just
+            any other class.
         restarts: number of starts, 1 by default. The first is x itself, the others are random.
         early_stop: leave an example at its first success. Same successes, less time; the point
             is then the first found, not the worst.
@@ -103,11 +105,9 @@ def pose(
         raise InputError("success= without labels y needs a loss= of the output alone")
     labels, targets = _tensor("y", y, x), options.get("targets")
     given["targets"] = _tensor("targets", targets, x)
-    if options.get("restarts", 1) < 1:
-        raise InputError(f"an attack needs at least one path, not restarts={options['restarts']}")
     eot = options.get("eot")
-    if eot is not None and eot < 1:
-        raise InputError(f"a random model is averaged over one draw or more, not eot={eot}")
+    check_count("restarts", options.get("restarts", 1))
+    check_count("eot", 1 if eot is None else eot)
     refuse_training(model, averaged=eot is not None)
     whole, aimed = model if alone else Call(model, inputs, key), targets is not None
     around = threat.around(inputs.shapes(key))

@@ -13,6 +13,7 @@ from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.problem import Model
 from autodual.attack.strategies import Momentum, Plain, Steepest
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
@@ -74,9 +75,9 @@ def pgd(
     if ascent == "plain":
         options = {"loss": losses.cross_entropy, **options}
     problem = pose(pgd, model, x, y, eps, options)
-    if steps < 1 or ascent not in ASCENTS:
-        raise InputError(f"pgd has steps ≥ 1 and ascent {' or '.join(ASCENTS)}")
-    rate = rate_of(step_size, 1.0 if ascent == "plain" else 2.5 / steps)
+    if ascent not in ASCENTS:
+        raise InputError(f"ascent={ascent!r} is none; there are {', '.join(ASCENTS)}")
+    rate = rate_of(step_size, 1.0 if ascent == "plain" else 2.5 / check_count("steps", steps))
     return ascend(problem, ASCENTS[ascent](rate), steps)
 
 

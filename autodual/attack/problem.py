@@ -92,10 +92,12 @@ class Problem:
         if classes is None or classes == self.classes:
             return self
         where = len(self.x), self.x.device
-        targets = self.targets
+        labels, targets = classes.read(self.y, *where), self.targets
         if targets is not None:
             targets = classes.read(targets, *where, name="targets")
-        return replace(self, classes=classes, labels=classes.read(self.y, *where), targets=targets)
+        if targets is not None and self.targeted:
+            _check_targets(targets, labels)
+        return replace(self, classes=classes, labels=labels, targets=targets)
 
     def read(self, point: Tensor, gradient: bool) -> Reading:
         """Ask the model about ``point`` [N, *]: one pass forward, and one back for the gradient.
@@ -252,6 +254,19 @@ def _share(gap: Tensor, labelled: Tensor) -> Tensor:
     share = (gap >= 0).flatten(1).sum(1) / count
     mean = gap.masked_fill(~labelled, 0).flatten(1).sum(1) / count
     return share.to(gap.dtype) - 1 + (0.5 + mean.atan() / torch.pi) / (2 * count)
+
+
+def _check_targets(targets: Tensor, labels: Tensor) -> None:
+    """Raise where every target [N, *] of an example is its label: x itself reaches that."""
+    known = (labels != NONE).reshape(len(labels), -1)
+    same = known.any(1) & ((targets == labels).reshape(known.shape) | ~known).all(1)
+    if bool(same.any()):
+        own = int(targets[same].flatten()[0])
+        raise InputError(
+            f"targets are the labels themselves for {int(same.sum())} of {len(labels)} examples, "
+            f"such as class {own}: there is nothing to reach. Give other classes, "
+            "as (y + 1) % 10 of ten, or leave those examples out."
+        )
 
 
 def _check_loss(value: object, count: int) -> None:

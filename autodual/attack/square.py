@@ -13,6 +13,7 @@ from autodual.attack.ascent import Path, Strategy, ascend
 from autodual.attack.finding import Attack
 from autodual.attack.options import Options, pose
 from autodual.attack.problem import Model, Problem
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
@@ -195,6 +196,6 @@ def square(
     problem = pose(square, model, x, y, eps, {"loss": losses.margin, **options})
     if not isinstance(problem.threat, L2Ball) and problem.threat.weights(problem.x) is None:
         raise InputError(f"square attacks boxes and L2Ball, not {problem.threat}")
-    if steps < 1 or not 0 < share <= 1:
-        raise InputError(f"square has steps ≥ 1 and 0 < share ≤ 1, not {steps} and {share}")
-    return ascend(problem, Squares(share), steps)
+    if not 0 < share <= 1:
+        raise InputError(f"share={share}: give a part of the pixels, above 0 and at most 1")
+    return ascend(problem, Squares(share), check_count("steps", steps))

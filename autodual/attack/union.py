@@ -16,6 +16,7 @@ from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.pgd import pgd
 from autodual.attack.problem import Model, unit
+from autodual.calls import check_count
 from autodual.inputs import Inputs
 from autodual.labels import Labels
 from autodual.threat import Eps
@@ -72,7 +73,7 @@ def msd(
         options: see ``ad.attack.Options``, with one loss per example.
     """
     problem = pose(msd, model, x, y, eps, options)
-    rate = rate_of(step_size, 2.5 / max(steps, 1))
+    rate = rate_of(step_size, 2.5 / max(check_count("steps", steps, 0), 1))
     return ascend(problem, MultiSteepest(rate, average), steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from autodual.attack.finding import Attack, Finding
 from autodual.attack.options import Options, pose, rate_of
 from autodual.attack.problem import Model
 from autodual.attack.steady import examined, settled
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.inputs import Inputs
 from autodual.labels import Labels
-from autodual.threat import Wasserstein
+from autodual.threat import Eps, ThreatModel, Wasserstein, as_threat
 from autodual.threat.base import wide
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def wasserstein(
     model: Model,
     x: Tensor | Inputs,
     y: Labels | None,
-    eps: float | Tensor | Wasserstein,
+    eps: Eps,
     *,
     steps: int = 50,
     method: str = "conjugate",
@@ -77,10 +79,16 @@ def wasserstein(
         InputError: x is empty or negative, there is no such method, steps, growth or every is
             below 1, or the model has no gradient.
     """
-    if steps < 1 or every < 1 or growth < 1:
-        raise InputError("give steps, every and growth of at least 1")
+    steps, every = check_count("steps", steps), check_count("every", every)
+    if not growth >= 1:
+        raise InputError(f"growth={growth}: give a factor of ε of at least 1")
     if method not in METHODS:
         raise InputError(f"method={method!r} is none; there are {', '.join(METHODS)}")
+    if isinstance(eps, ThreatModel | Mapping) and not isinstance(eps, Wasserstein):
+        raise InputError(
+            f"wasserstein attacks a Wasserstein ball, not {as_threat(eps)}: give "
+            "ad.Wasserstein(eps) or its ε, or take ad.attack.pgd, which attacks any set"
+        )
     ball = eps if isinstance(eps, Wasserstein) else Wasserstein(eps)
     problem = pose(wasserstein, model, x, y, ball, options, UNUSED)
     x, grows = problem.x.detach(), growth > 1

@@ -69,7 +69,7 @@ def read_rules(rules: UserRules | None) -> Rules:
         elif isinstance(key, str):
             name = key
             if key not in REGISTRY:
-                kinds.add(_op(key))
+                kinds.add(op_named(key, f"rules[{key!r}]"))
         else:
             raise InputError(
                 "rules are given by an op's name, like 'aten.asinh.default' or "
@@ -86,18 +86,22 @@ def read_rules(rules: UserRules | None) -> Rules:
     return Rules(dict(rules or {}), own, frozenset(kinds)) if own else NONE
 
 
-def _op(name: str) -> OpOverload:
-    """Return the op of a name."""
+def op_named(name: str, given: str) -> OpOverload:
+    """Return the op of a name, which was ``given`` so.
+
+    Raises:
+        InputError: there is none.
+    """
     found: object = torch.ops
     for part in name.split("."):
         found = getattr(found, part, None)
     if isinstance(found, OpOverload):
         return found
     parts = (*name.split("."), "", "")
-    names = dir(getattr(torch.ops, parts[0], torch.ops.aten))
-    near = get_close_matches(parts[1] or parts[0], names, n=1)
-    meant = f"Did you mean '{parts[0] if parts[1] else 'aten'}.{near[0]}.default'? " if near else ""
+    space = parts[0] if parts[1] else "aten"
+    near = get_close_matches(parts[1] or parts[0], dir(getattr(torch.ops, space)), n=1)
+    meant = f"Did you mean '{space}.{near[0]}.default'? " if near else ""
     raise InputError(
-        f"rules[{name!r}] names no op. {meant}Ops are named as ad.coverage(model, x) lists them, "
+        f"{given} names no op. {meant}Ops are named as ad.coverage(model, x) lists them, "
         "'aten.asinh.default' or 'mylib.op.default'; a class of modules stands for itself."
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from autodual.brief import brief
 from autodual.errors import InputError, ModelError
 from autodual.front.ir import Batch, Value
 from autodual.labels import Classes
@@ -112,7 +113,8 @@ def check_tolerance(tolerance: object, y: object, output: Tensor) -> Tensor:
     """
     if not isinstance(y, Tensor) or (y.shape, y.dtype) != (output.shape, output.dtype):
         raise InputError(
-            f"y must be a {output.dtype} tensor {list(output.shape)}, like the model's output"
+            f"y must be a {output.dtype} tensor {list(output.shape)}, like the model's output, not "
+            f"{brief(y)}{_like('y', y, output)}"
         )
     if not isinstance(tolerance, Tensor | float | int):
         raise InputError(f"tolerance must be a number or a tensor, not {type(tolerance).__name__}")
@@ -124,4 +126,20 @@ def check_tolerance(tolerance: object, y: object, output: Tensor) -> Tensor:
     except RuntimeError:
         raise InputError(
             f"tolerance has shape {list(tensor.shape)}; the output's is {list(output.shape)}"
+            f"{_like('tolerance', tensor, output)}"
         ) from None
+
+
+def _like(name: str, given: object, output: Tensor) -> str:
+    """Say how to bring what was given into the form of the output, if that can be."""
+    try:
+        tensor = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return ""
+    made = name if isinstance(given, Tensor) else f"torch.as_tensor({name})"
+    made += "" if tensor.dtype == output.dtype else f".to({output.dtype})"
+    if tensor.shape != output.shape:
+        if tensor.numel() != output.numel():
+            return ": it needs a number for each of the outputs"
+        made += f".reshape({', '.join(map(str, output.shape))})"
+    return f": give {made}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autodual.duals.base import Call, Hole
+from autodual.duals.given import op_named
+from autodual.errors import InputError
 from autodual.front.capture import plain_attributes
 
 
@@ -70,16 +72,16 @@ class Case:
     @property
     def target(self) -> Callable[..., Any]:
         """The function that the name stands for."""
+        if isinstance(self.op, str):
+            return op_named(self.op, f"op={self.op!r}")
         if isinstance(self.op, type):
-            raise TypeError(f"give an instance of {self.op.__name__}, or the apply of a Function")
-        if not isinstance(self.op, str):
-            return self.op
-        found: Any = torch.ops
-        for part in self.op.split("."):
-            found = getattr(found, part, None)
-        if not callable(found):
-            raise TypeError(f"{self.op!r} names no op; give its full name, 'aten.asinh.default'")
-        return cast(Callable[..., Any], found)
+            raise InputError(f"give an instance of {self.op.__name__}, or the apply of a Function")
+        if not callable(self.op):
+            raise InputError(
+                f"op={self.op!r} is none: give an op's name, 'aten.asinh.default', a function, an "
+                "instance of a module or a Case"
+            )
+        return self.op
 
     def build(
         self, generator: torch.Generator, dtype: torch.dtype
@@ -101,7 +103,7 @@ class Case:
         names = self.args if schema is None else {a.name: a.default_value for a in schema.arguments}
         unknown = set(self.args) - set(names)
         if unknown:
-            raise TypeError(f"{self.op} has no arguments {sorted(unknown)}; it has {list(names)}")
+            raise InputError(f"{self.op} has no arguments {sorted(unknown)}; it has {list(names)}")
         args = {k: draw(self.args.get(k, default)) for k, default in dict(names).items()}
         return Call(self.target, args, self.index), shapes
 
@@ -120,7 +122,7 @@ class Case:
         own = {name: tensor.detach().to(dtype) for name, tensor in held.items()}
         unknown = set(self.args) - {*known, *held}
         if unknown:
-            raise TypeError(f"{self}: forward takes {', '.join(known)}, not {', '.join(unknown)}")
+            raise InputError(f"{self}: forward takes {', '.join(known)}, not {', '.join(unknown)}")
         args = {**plain_attributes(module), **own, **{k: draw(a) for k, a in self.args.items()}}
 
         def run(*values: Any) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from autodual.calls import check_count
 from autodual.duals import Affine, Call, DualLayer, Elementwise, MatrixProduct, Sides
 from autodual.duals.base import for_another
 from autodual.errors import InputError
@@ -74,12 +75,11 @@ def check_dual_layer(
     Raises:
         AssertionError: the inequality that is violated, with the numbers of the smallest example.
             One that holds in float64, of the same numbers, is said to be broken by rounding.
-        InputError: ``examples``, ``reach`` or ``dtypes`` makes no sense.
-        TypeError: the op has no such arguments.
+        InputError: there is no such op, or it has no such arguments; ``examples``, ``reach`` or
+            ``dtypes`` makes no sense.
     """
     reach, dtypes = _read_reach(reach), _read_dtypes(dtypes)
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise InputError(f"examples={examples!r}: give how many to draw, at least 1")
+    check_count("examples", examples)
     case, tally = _case(rule, op), Tally()
     for dtype in dtypes:
         count = examples if dtype == dtypes[0] else (examples + 2) // 3
@@ -134,7 +134,7 @@ def _case(rule: DualLayer, op: str | Callable[..., Any] | Case) -> Case:
     taken = case.takes
     if isinstance(rule, Elementwise) and len(names) == 1 and taken and names[0] not in taken:
         other = "; ".join(for_another(names[0], taken[0]))
-        raise TypeError(f"{case} takes {', '.join(taken)}, but {other}")
+        raise InputError(f"{case} takes {', '.join(taken)}, but {other}")
     return case
 
 

@@ -21,6 +21,7 @@ from autodual.bound.layer import Layer
 from autodual.bound.projection import Projection
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Margins, Seeds, Specs
+from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.threat import L2Ball
@@ -45,7 +46,7 @@ class Median(Estimator, ABC):
     generator: torch.Generator | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_count("r", self.r)
+        check_count("r", self.r)
 
     @property
     def caveat(self) -> str:  # type: ignore[override]
@@ -147,8 +148,8 @@ class Geometric(Estimator):
     generator: torch.Generator | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_count("r", self.r)
-        _check_count("repeats", self.repeats)
+        check_count("r", self.r)
+        check_count("repeats", self.repeats)
         if not 0 < self.delta < 1:
             raise InputError(f"delta must lie between 0 and 1, not {self.delta}")
 
@@ -235,8 +236,3 @@ def _weights(network: Relaxation) -> Tensor:
 def _sized(network: Relaxation, samples: Tensor) -> Tensor:
     """Bring samples [N or 1, r, *x] to the shape [N or 1, r, *size(1)]."""
     return samples.reshape(*samples.shape[:2], *network.entry.value.size(1))
-
-
-def _check_count(name: str, count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InputError(f"{name} must be a positive whole number, not {count!r}")
