@@ -40,7 +40,9 @@ def robust_loss(
     Args:
         net: what ``certify`` returned, or a model together with ``eps``.
         x: inputs [N, *].
-        y: labels [N], or [N, *] for every pixel; −100 for none.
+        y: labels [N], or [N, *] for every pixel; −100 for none. Where there is no other the loss
+            is no number, as that of ``cross_entropy``: refused on the CPU, NaN on a GPU, which is
+            not waited for.
         eps: another set than the one ``net`` was certified for, as in an ε schedule.
         bounds: the method, as for ``certify``; for a model only.
         loss: any loss of logits and labels that grows with every other class's logit and does
@@ -49,7 +51,8 @@ def robust_loss(
             ``F.binary_cross_entropy_with_logits``, which grows as the logit moves away from y.
 
     Raises:
-        InputError: ``eps`` or ``bounds`` is missing or does not fit; as for ``certify``.
+        InputError: ``eps`` or ``bounds`` is missing or does not fit; there is no label at all; as
+            for ``certify``.
         ModelError: a wrapper such as DDP would not see the gradients; see ``RobustLoss``.
     """
     if not (loss is None or callable(loss)):
@@ -71,6 +74,11 @@ def robust_loss(
     except Interrupted:
         raise KeyboardInterrupt from None  # the loss of some examples is not that of all
     classes = check_classes(net.graph.output)
+    if labels.device.type == "cpu" and bool((labels == NONE).all()):
+        raise InputError(
+            f"all {labels.numel()} labels are {NONE}, for none, and the mean of no losses is no "
+            "number: leave this batch out"
+        )
     if loss is None or not classes.binary:
         return (loss or F.cross_entropy)(logits, labels)
     if bool((labels == NONE).any()):

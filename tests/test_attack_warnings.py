@@ -74,6 +74,25 @@ def test_saturated_outputs_are_warned_of(name):
         CLIMBS[name](lambda v: model(v) + torch.nan * v.sum(1, keepdim=True), x, y, 0.1)
 
 
+@pytest.mark.parametrize("scale", [1e20, torch.inf])
+def test_logits_that_overflow_are_warned_of(scale):
+    """Nothing is found there, and elsewhere what there is."""
+    model, x, y = make(6)
+    x[:2, 0] += 5
+    y[:2] = model(x[:2]).argmax(1)
+
+    def overflowing(v):
+        return model(v) * 1e20 * torch.where(v[:, :1] > 3, scale, 1e-20)
+
+    said = r"no gradient for 2 of \d examples: it is 0, or it or the output is no number"
+    for run in (pgd, ad.attack.minimum_norm, ad.attack.ensemble):
+        for ball in (ad.LinfBall(0.2), ad.L2Ball(0.5)):
+            with pytest.warns(AttackWarning, match=said):
+                found = run(overflowing, x, y, ball, steps=4)
+            assert not found.success[:2].any()
+            assert found.success[2:].any()
+
+
 def test_dead_units_and_sets_of_one_point_are_not_warned_of():
     """At x no unit is on; a little further some are."""
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).double()

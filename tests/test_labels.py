@@ -105,6 +105,14 @@ def test_no_point_of_the_ball_beats_the_margins(make):
 
 
 @pytest.mark.parametrize("make", [pixels, mask, classes, logit])
+def test_no_label_at_all_has_no_loss(make):
+    model, x, y = setup(make)
+    with pytest.raises(errors.InputError, match=rf"all {y.numel()} labels are -100.*leave this"):
+        ad.robust_loss(model, x, torch.full_like(y, NONE), 0.01)
+    assert not ad.certify(model, 0.01)(x, torch.full_like(y, NONE)).verified.any()
+
+
+@pytest.mark.parametrize("make", [pixels, mask, classes, logit])
 def test_what_has_no_label_is_neither_verified_nor_counted(make):
     model, x, y = setup(make)
     net, cut = ad.certify(model, 0.01), y.clone()

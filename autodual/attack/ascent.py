@@ -242,10 +242,11 @@ def try_elsewhere(problem: Problem, best: Finding, flat: Tensor) -> Finding:
     stuck = int((there.flat & ~there.done & moved).sum())
     if stuck > 0:
         warn(
-            f"no gradient for {stuck} of {len(best)} examples: it is 0 or NaN at x and at a random "
-            "point, so this attack could not work there. Outputs that saturate (softmax of large "
-            "logits), overflow, go by steps or come from dead units have none. Attack what comes "
-            "before them (logits=, losses.margin), or search with ad.attack.square.",
+            f"no gradient for {stuck} of {len(best)} examples: it is 0, or it or the output is no "
+            "number, at x and at a random point, so this attack could not work there. Outputs that "
+            "saturate (softmax of large logits), overflow, go by steps or come from dead units "
+            "have none. Attack what comes before them (logits=, losses.margin), or search with "
+            "ad.attack.square.",
             AttackWarning,
         )
     return best.put(index, best.select(index).worse_of(there))

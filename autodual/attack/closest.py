@@ -178,6 +178,7 @@ def _first_step(problem: Problem, here: Reading) -> tuple[Tensor, Tensor]:
         size = there.gradient.flatten(1).abs().amax(1)
         direction = unit(there.gradient)
         needed = -there.loss / size.clamp(min=torch.finfo(x.dtype).tiny)
+        needed = needed.nan_to_num(nan=torch.inf)  # of logits that overflow: as far as can be
         reach = _radius(ball, x, here.x, direction, needed)
         slope = torch.where(wide(reach < best, x), direction, slope)
         best = torch.minimum(best, reach)

@@ -128,9 +128,9 @@ class Reading(Finding):
 
     @property
     def flat(self) -> Tensor:
-        """[N] bool: the gradient is all 0, or somewhere no number."""
+        """[N] bool: the gradient is all 0 or somewhere no number, or what is climbed is none."""
         steepest = self.gradient.flatten(1).abs().amax(1)
-        return ~((steepest > 0) & steepest.isfinite())
+        return ~((steepest > 0) & steepest.isfinite() & (self.score > -torch.inf))
 
     def narrow(self, index: Tensor) -> Reading:
         """Return the reading of the examples at ``index``."""

@@ -71,7 +71,7 @@ class Ball(ThreatModel):
             float(torch.as_tensor(self.eps, dtype=torch.float64).detach().max())
             > torch.finfo(x.dtype).max
         ):
-            raise InputError(f"ε = {self.eps} is more than {x.dtype} can hold")
+            raise InputError(f"ε = {brief(self.eps)} is more than {x.dtype} can hold")
         super().check(x)
 
     def center(self, x: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _checked_eps(eps: float | Tensor) -> float | Tensor:
             f"ε has shape {list(eps.shape)}; give a number or a tensor with one per example, [N]. "
             f"{PER_FEATURE}"
         )
-    told = f"ε must be a number or a tensor [N], not {eps!r}"
+    told = f"ε must be a number or a tensor [N], not {brief(eps)}"
     try:
         values = eps if isinstance(eps, Tensor) else torch.as_tensor(eps, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -151,7 +151,7 @@ def _checked_eps(eps: float | Tensor) -> float | Tensor:
     if values.is_complex() or (values.dim() > 0 and values is not eps):
         raise InputError(told)
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-        raise InputError(f"ε must be finite and at least 0, not {eps}")
+        raise InputError(f"ε must be finite and at least 0, not {brief(eps)}")
     return eps if isinstance(eps, Tensor) and eps.dim() > 0 else float(values)
 
 
