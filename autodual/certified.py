@@ -35,7 +35,7 @@ from autodual.errors import (
     NotTracedError,
     UnsoundError,
 )
-from autodual.front.arguments import check_classes, check_spec, check_tolerance
+from autodual.front.arguments import check_classes, check_spec, check_tolerance, one_sided
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.ir import Graph, Value
@@ -219,7 +219,8 @@ class Certified(Wrapper):
         with taking_notes() as notes:
             answer = finish(ask, lambda a: self._answer(found, margins(a), y, notes, looks))
         try:
-            remarks = _vacuous(answer.margins, found, self._around(found))
+            remarks = () if y is None else one_sided(found.graph)
+            remarks += _vacuous(answer.margins, found, self._around(found))
         except KeyboardInterrupt:
             raise Interrupted(answer, "every example is finished") from None
         return replace(answer, remarks=(*answer.remarks, *remarks)) if remarks else answer

@@ -65,6 +65,10 @@ class AttackWarning(RuntimeWarning):
     """What an attack answers can mislead: no gradient, points thrown away."""
 
 
+class TrainingWarning(RuntimeWarning):
+    """A loss that trains badly: of probabilities in place of logits."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the middle of long work.
 

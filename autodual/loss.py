@@ -12,12 +12,13 @@ from autodual.brief import brief
 from autodual.calls import called
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.errors import InputError, Interrupted
-from autodual.front.arguments import check_classes
+from autodual.errors import InputError, Interrupted, TrainingWarning
+from autodual.front.arguments import check_classes, probabilities
 from autodual.front.capture import check_seen, unwrap
 from autodual.inputs import Inputs
 from autodual.labels import NONE, Labels
 from autodual.threat import Eps
+from autodual.warn import warn
 from autodual.wrapper import Wrapper
 
 
@@ -41,14 +42,17 @@ def robust_loss(
         net: what ``certify`` returned, or a model together with ``eps``.
         x: inputs [N, *].
         y: labels [N], or [N, *] for every pixel; −100 for none. Where there is no other the loss
-            is no number, as that of ``cross_entropy``: refused on the CPU, NaN on a GPU, which is
-            not waited for.
+            is no number, as that of ``cross_entropy``: refused, or NaN in training on a GPU, which
+            is not waited for.
         eps: another set than the one ``net`` was certified for, as in an ε schedule.
         bounds: the method, as for ``certify``; for a model only.
         loss: any loss of logits and labels that grows with every other class's logit and does
             not change when a constant is added to all logits; ``F.cross_entropy`` by default. For
             a model with one logit, a loss of that and of y as floats of its shape, like
             ``F.binary_cross_entropy_with_logits``, which grows as the logit moves away from y.
+
+    Warns:
+        TrainingWarning: the outputs are probabilities.
 
     Raises:
         InputError: ``eps`` or ``bounds`` is missing or does not fit; there is no label at all; as
@@ -74,10 +78,17 @@ def robust_loss(
     except Interrupted:
         raise KeyboardInterrupt from None  # the loss of some examples is not that of all
     classes = check_classes(net.graph.output)
-    if labels.device.type == "cpu" and bool((labels == NONE).all()):
+    if net._looks(labels) and bool((labels == NONE).all()):
         raise InputError(
             f"all {labels.numel()} labels are {NONE}, for none, and the mean of no losses is no "
             "number: leave this batch out"
+        )
+    if loss is None and probabilities(net.graph):
+        warn(
+            "all outputs lie in [0, 1], as those of a softmax or a sigmoid, and the loss reads "
+            "them as logits: it never comes near 0, and gradients vanish. Return the logits, what "
+            "comes before.",
+            TrainingWarning,
         )
     if loss is None or not classes.binary:
         return (loss or F.cross_entropy)(logits, labels)

@@ -1,5 +1,7 @@
 """Labels for every pixel, labels of one logit, and labels in every form that people have them."""
 
+import re
+import warnings
 from functools import partial
 
 import numpy as np
@@ -102,6 +104,60 @@ def test_no_point_of_the_ball_beats_the_margins(make):
         found = margins_at(model, moved, y)
         assert bool((found >= certificate.margins - 1e-9).all())
         assert bool((logits(model(moved)).argmax(1) == y)[certificate.verified].all())
+
+
+ONE_SIDED = {
+    "sigmoid": (lambda z: z.sigmoid(), "never below 0.*says 1.*certify the logit"),
+    "sigmoid, flat": (lambda z: torch.sigmoid(z).squeeze(1), "never below 0"),
+    "hardsigmoid": (F.hardsigmoid, "never below 0"),
+    "minus relu": (lambda z: -z.relu(), "never above 0.*says 0"),
+    "logit": (lambda z: z, None),
+    "tanh": (torch.tanh, None),
+    "two": (lambda z: torch.cat([z, -z], 1).sigmoid(), None),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_a_logit_that_never_changes_sign_is_remarked(name):
+    after, said = ONE_SIDED[name]
+    net, x, y = setup(logit)
+    model = Then(net, after)
+    remarks = ad.certify(model, 0.01)(x, y).remarks
+    assert len(remarks) == (said is not None)
+    if said is not None:
+        assert re.search(said, remarks[0])
+    assert ad.certify(model, 0.01)(x).remarks == remarks
+    assert not ad.certify(model, 0.01).within(x, 0.5).remarks
+
+
+class Then(nn.Module):
+    def __init__(self, model, after):
+        super().__init__()
+        self.model, self.after = model, after
+
+    def forward(self, x):
+        return self.after(self.model(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "after", "warned"),
+    [
+        (classes, lambda z: z.softmax(1), True),
+        (pixels, lambda z: F.softmax(z, 1), True),
+        (logit, torch.sigmoid, True),
+        (classes, lambda z: F.log_softmax(z, 1), False),
+        (logit, torch.tanh, False),
+    ],
+)
+def test_losses_of_probabilities_are_warned_of(make, after, warned):
+    net, x, y = setup(make)
+    model = Then(net, after)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ad.robust_loss(model, x, y, 0.01)
+        ad.robust_loss(model, x, y, 0.01, loss=lambda z, y: z.square().sum())
+    assert [w.category for w in said] == [errors.TrainingWarning] * warned
+    assert all(w.filename == __file__ and "the logits" in str(w.message) for w in said)
 
 
 @pytest.mark.parametrize("make", [pixels, mask, classes, logit])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from autodual.brief import brief
 from autodual.errors import InputError, ModelError
-from autodual.front.ir import Batch, Value
+from autodual.front.ir import Batch, Graph, Value
 from autodual.labels import Classes
 
 HALF = torch.float16, torch.bfloat16
@@ -81,6 +82,24 @@ def check_classes(output: Value) -> Classes:
             "net.bounds(x)."
         )
     return Classes(output.size(1)[1:])
+
+
+def one_sided(graph: Graph) -> tuple[str, ...]:
+    """Say of one logit that it has one sign for every input, if it is so by the way it is made."""
+    low, high = graph.ranges.get(graph.output, (-math.inf, math.inf))
+    if not check_classes(graph.output).binary or low < 0 < high:
+        return ()
+    never, says = ("below", 1) if low >= 0 else ("above", 0)
+    return (
+        f"the one output is never {never} 0 (a sigmoid's lies in [0, 1]), and a threshold of 0 "
+        f"says {says} whatever the input: certify the logit, what comes before it",
+    )
+
+
+def probabilities(graph: Graph) -> bool:
+    """Return whether all outputs lie in [0, 1] for every input, by the way they are made."""
+    low, high = graph.ranges.get(graph.output, (-math.inf, math.inf))
+    return low >= 0 and high <= 1
 
 
 def check_spec(spec: object, x: Tensor, output: Value) -> Tensor:
