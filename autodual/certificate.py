@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from autodual.brief import brief
 from autodual.errors import NoGuaranteeError
 from autodual.labels import NONE
 from autodual.margins import Margins
@@ -25,6 +26,7 @@ class Certificate(Margins):
         labels: [N, *], the class y that each example, or each of its pixels, is certified for;
             −100 where there is none. None for a tolerance or a property.
         threat, bounds: the set and the method, in words.
+        eps: [N], the radius of each example's ball, if each was given its own; else None.
         over_budget: the nodes where interval arithmetic serves some examples, because their rows
             did not fit into ``certify(budget=)``.
         remarks: what should be known beside the margins, in words.
@@ -61,7 +63,8 @@ class Certificate(Margins):
             count += f" in {len(self)} examples"
         chance = f", each with probability {1 - self.delta:g}" if self.delta else ""
         how = f"(bounds={self.bounds!r}){chance}"
-        said = f"{verified} of {count} verified within {self.threat} {how}"
+        each = "" if self.eps is None else f" with ε {brief(self.eps)}"
+        said = f"{verified} of {count} verified within {self.threat}{each} {how}"
         return "\n".join([said, *self.remarks])
 
     @classmethod
@@ -79,7 +82,7 @@ class Estimate(Margins):
     """Margins that guarantee nothing, and why. It trains and reports; it verifies nothing.
 
     Attributes:
-        margins, labels, threat, bounds, over_budget, remarks: as for ``Certificate``, but
+        margins, labels, threat, bounds, eps, over_budget, remarks: as for ``Certificate``, but
             without its guarantee.
         caveats: the reasons.
     """

@@ -239,6 +239,7 @@ class Certified(Wrapper):
         said = (margins, y, str(self.threat), self.options.method.name)
         caveats = found.program.caveats
         beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
+        beside["eps"] = self.threat.own_eps(found.x)
         if caveats:
             return Estimate(*said, caveats, **beside)
         chances = looks * len(self.threat.members)

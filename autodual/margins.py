@@ -27,6 +27,7 @@ class Margins:
     labels: Tensor | None
     threat: str
     bounds: str
+    eps: Tensor | None = field(default=None, kw_only=True)
     over_budget: tuple[str, ...] = field(default=(), kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
@@ -64,14 +65,16 @@ class Margins:
                     f"results for {what} {said[0]} and {said[1]} do not say the same: join them "
                     "apart"
                 )
-        alike = {(p.margins.shape[1:], p.margins.dtype, p.labels is None) for p in parts}
+        alike = {
+            (p.margins.shape[1:], p.margins.dtype, p.labels is None, p.eps is None) for p in parts
+        }
         if len(alike) > 1:
             raise InputError("results of other shapes, dtypes or kinds of questions cannot join")
-        labels = [part.labels for part in parts if part.labels is not None]
         return replace(
             parts[0],
             margins=torch.cat([part.margins for part in parts]),
-            labels=torch.cat(labels) if labels else None,
+            labels=_joined(part.labels for part in parts),
+            eps=_joined(part.eps for part in parts),
             over_budget=tuple(dict.fromkeys(v for part in parts for v in part.over_budget)),
             remarks=tuple(dict.fromkeys(r for part in parts for r in part.remarks)),
             **cls._joined(parts),
@@ -132,8 +135,14 @@ class Margins:
 
     def _map(self: Self, f: Callable[[Tensor], Tensor]) -> Self:
         """Apply ``f`` to all tensors."""
-        labels = None if self.labels is None else f(self.labels)
-        return replace(self, margins=f(self.margins), labels=labels)
+        labels, eps = (None if each is None else f(each) for each in (self.labels, self.eps))
+        return replace(self, margins=f(self.margins), labels=labels, eps=eps)
+
+
+def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """Return tensors as one, None where there are none."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 def _down(margins: Tensor, dtype: torch.dtype) -> Tensor:

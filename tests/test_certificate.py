@@ -88,6 +88,28 @@ def test_what_says_other_things_does_not_join():
         ad.Estimate.cat([certificate])
 
 
+def test_an_eps_of_each_example_goes_with_it():
+    """Where each has its own, results join whatever it is, and none is lost."""
+    eps = torch.linspace(0.01, 0.06, 6)
+    threat = ad.L2Ball(eps.reshape(6, 1).double().requires_grad_(), (0, 1))
+    whole = net(threat)(X, Y)
+    assert torch.equal(whole.eps, eps)
+    assert "L2Ball(tensor, domain=(0, 1)) with ε tensor[6] from 0.01 to 0.06 (" in str(whole)
+    assert torch.equal(whole[[4, 1]].eps, eps[[4, 1]])
+    other = net(ad.L2Ball(eps[:3] * 2, (0, 1)))(X[:3], Y[:3])
+    both = ad.Certificate.cat([whole[whole.verified], other, whole[5]])
+    expected = torch.cat([eps[whole.verified], 2 * eps[:3], eps[5:]])
+    assert torch.equal(both.eps, expected)
+    again = ad.Certificate.from_dict(both.cpu().to(torch.float64).detach().to_dict())
+    assert torch.equal(again.eps, expected)
+    for single in (net(0.05), net(ad.Union(ad.LinfBall(0.1), ad.L2Ball(0.1)))):
+        assert single(X, Y).eps is None
+    with pytest.raises(InputError, match="threat"):
+        ad.Certificate.cat([whole, net(ad.L2Ball(0.01, (0, 1)))(X, Y)])
+    assert torch.equal(net(eps, estimator=ad.Cauchy(5))(X, Y).eps, eps)
+    assert torch.equal(net(eps).within(X, 1.0).eps, eps)
+
+
 def test_moved_margins_are_bounds_still():
     torch.manual_seed(0)
     margins = torch.cat([torch.randn(200, 3, dtype=torch.float64), torch.full((1, 3), 1e-300)])
@@ -141,4 +163,5 @@ def test_what_a_certificate_says_of_its_set_holds_for_any_of_its_examples():
         whole = ad.certify(net().model, threat)(X, Y)
         assert parts[0].threat == whole.threat == whole[:1].threat
         assert "6" not in whole.threat.replace("6 of 6", "")
+        assert (whole.eps is None) == isinstance(threat, ad.Box)
         same(ad.Certificate.cat(parts), net(threat)(X, Y))

@@ -54,6 +54,10 @@ class Ball(ThreatModel):
         twin.eps = self.eps[index] if isinstance(self.eps, Tensor) else self.eps
         return twin
 
+    def own_eps(self, x: Tensor) -> Tensor | None:
+        """Return ε [N] where it is one for each example, else None."""
+        return self.radius(x).detach().flatten().clone() if isinstance(self.eps, Tensor) else None
+
     def reversed(self) -> Ball:
         """Return the ball itself: x′ lies as far from x as x from x′, and both in the domain."""
         return self

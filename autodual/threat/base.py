@@ -81,6 +81,10 @@ class ThreatModel(ABC):
             setattr(twin, name, getattr(self, name)[index])
         return twin
 
+    def own_eps(self, x: Tensor) -> Tensor | None:
+        """Return ε [N] where it is one for each example, else None."""
+        return None
+
     def reversed(self) -> ThreatModel:
         """Return the set R with x ∈ R(x′) whenever x′ ∈ B(x): where a point may have come from.
 
