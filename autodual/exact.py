@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,9 @@ STEPS = 20
 
 AT_ONCE = 100
 """How many examples are attacked, and have their planes sought, together."""
+
+Answer = tuple[int, ThreatModel, Outcome, float]
+"""The number of an example, the set that was asked about, what was found, and in how long."""
 
 Told = Callable[[int, str], None]
 """(the number of an example, what became of it) → nothing."""
@@ -113,7 +117,9 @@ def exact(
     deciding = _Deciding(net, found, labels, told)
     tight = net
     try:
-        deciding.seen_all(found.x, "falsified as it is")
+        for member in deciding.threat.members:
+            nearest = member.project(found.x, found.x)
+            deciding.seen_all(nearest, "falsified as it is")
         deciding.bound(net, "verified by the bound")
         deciding.attack(partial(attack.pgd, early_stop=True), "falsified by PGD")
         if net.options.optimize is None:
@@ -206,7 +212,8 @@ class _Deciding:
 
     def attack(self, run: Run, why: str) -> None:
         """Falsify what an attack can."""
-        for index in self.rounds():
+        alone = len(self.found.inputs.leaves()) == 1
+        for index in self.rounds() if alone or not len(self.left) else (self.left,):
             points = self.target.attack_some(run, self.labels, index)
             for i, point, margins in zip(index.tolist(), *points, strict=True):
                 self.seen(i, point, margins, why)
@@ -217,19 +224,17 @@ class _Deciding:
         hold = dict.fromkeys(index.tolist(), 0)
         with working("programs", len(hold) * members) as bar:
             jobs = self._jobs(net, index, limit)
-            for i, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
+            for i, member, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
                 bar.advance()
                 self.seconds[i] += took
                 if not self.falsified[i]:
-                    hold[i] += self._heard(i, outcome, limit)
+                    hold[i] += self._heard(i, member, outcome, limit)
                     if hold[i] == members:
                         self.verified[i] = True
                         self.lower[i] = self.lower[i].clamp(min=0)
                         self.note(i, "verified by programs")
 
-    def _jobs(
-        self, net: Certified, index: Tensor, limit: float
-    ) -> Iterator[Callable[[], tuple[int, Outcome, float]]]:
+    def _jobs(self, net: Certified, index: Tensor, limit: float) -> Iterator[Callable[[], Answer]]:
         """Yield for each example and set a program that can be asked in a thread of its own."""
         for i in index.tolist():
             some, around = self.part(net, torch.tensor([i], device=index.device))
@@ -241,7 +246,7 @@ class _Deciding:
                 C = (unit[self.labels[i]] - unit[others]).unsqueeze(0)
                 bound = network.lower({output: C})[0]
                 order = bound.argsort(descending=True)  # the cheapest first
-                rows = C[0, order[bound[order] <= 0]].reshape(-1, *output.size(1)).double()
+                rows = C[0, order[~(bound[order] > 0)]].reshape(-1, *output.size(1)).double()
                 relaxed = network.travelled
                 nominal = inner(rows.unsqueeze(0), relaxed.nominal(output).double())[0]
                 try:
@@ -250,16 +255,19 @@ class _Deciding:
                     self.note(i, f"unknown: {error}")
                     continue
                 costs, values = whole.cost({output: rows}), nominal.cpu().numpy()
+                if not (whole.finite and np.isfinite(costs).all() and np.isfinite(values).all()):
+                    self.note(i, "unknown: its bounds are not finite")
+                    continue
                 ask = partial(decide, whole, costs, values, limit, radius_of(relaxed.entry))
-                yield partial(_timed, i, ask)
+                yield partial(_timed, i, member, ask)
 
-    def _heard(self, i: int, outcome: Outcome, limit: float) -> bool:
+    def _heard(self, i: int, member: ThreatModel, outcome: Outcome, limit: float) -> bool:
         """Note what a program found; return whether no point of its set has another class."""
         if outcome.point is not None:
             x = self.found.x
-            point = x.new_tensor(outcome.point).reshape(x[i].shape) + self.threat.center(x)[i]
-            moved = self.threat.project(x, x.index_copy(0, torch.tensor([i]), point.unsqueeze(0)))
             index = torch.tensor([i], device=x.device)
+            point = x.new_tensor(outcome.point).reshape(1, *x[i].shape)
+            moved = member.project(x, x.index_copy(0, index, member.center(x)[index] + point))
             self.seen_all(moved, "falsified by programs", index)
             if not self.falsified[i]:
                 self.note(i, "unknown: the least margin is 0 but for rounding")
@@ -268,7 +276,7 @@ class _Deciding:
         return outcome.point is None and not outcome.late
 
 
-def _timed(i: int, ask: Callable[[], Outcome]) -> tuple[int, Outcome, float]:
-    """Return the number of an example, the answer about it, and how long that took."""
+def _timed(i: int, member: ThreatModel, ask: Callable[[], Outcome]) -> Answer:
+    """Return an answer about an example and a set around it."""
     start = time.perf_counter()
-    return i, ask(), time.perf_counter() - start
+    return i, member, ask(), time.perf_counter() - start

@@ -125,6 +125,28 @@ def test_over_every_set_that_programs_take(name):
         assert inside(one, x[i : i + 1], verdict.x[i : i + 1])
 
 
+def test_an_input_outside_of_its_set_falsifies_nothing():
+    model = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [1.0], [1.0]]))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]))
+        model[2].bias.zero_()
+    x = torch.tensor([[-1.0]], dtype=DOUBLE)  # class 1; on the set, where it is positive, class 0
+    verdict = ad.certify(model, ad.Box(-x, 2 - x)).exact(x, [0])
+    assert verdict.verified.all()
+    assert not verdict.falsified.any()
+
+
+def test_bounds_that_are_not_finite_leave_an_example_unknown():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].weight.mul_(1e38)
+        model[2].weight.mul_(1e38)
+    verdict = ad.certify(model, 0.1).exact(torch.zeros(2, 2), [0, 1])
+    assert not verdict.verified.any()
+
+
 def test_one_logit_and_other_inputs():
     class Scaled(nn.Module):
         def __init__(self):

@@ -54,7 +54,9 @@ def test_gradients_there_are_right(reach):
 
 
 @pytest.mark.parametrize("bounds", ["ibp", "ibp&dual"])
-@pytest.mark.parametrize("f", [torch.tanh, nn.Mish(), nn.GELU("tanh"), torch.erf], ids=str)
+@pytest.mark.parametrize(
+    "f", [torch.tanh, nn.Mish(), nn.GELU("tanh"), torch.erf], ids=["tanh", "mish", "gelu", "erf"]
+)
 def test_a_saturated_net_trains(f, bounds):
     torch.manual_seed(0)
     layer, last = nn.Linear(3, 5), nn.Linear(5, 3)

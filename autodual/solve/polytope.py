@@ -57,6 +57,12 @@ class Polytope:
         """How many variables the input has."""
         return self.entry.x[0].numel()
 
+    @property
+    def finite(self) -> bool:
+        """Whether all numbers are finite."""
+        parts = self.low, self.high, self.most, self.rows.data
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
     def proved(self, cost: Array, y: Array) -> float:
         """Return what a dual point y ≥ 0 proves of the least c·d.
 
