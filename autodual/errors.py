@@ -17,6 +17,10 @@ class DomainError(InputError):
     """An input that lies outside the domain its threat model declares."""
 
 
+class UnansweredError(InputError):
+    """A question that a perturbation set does not answer, such as where a point came from."""
+
+
 class ModelError(AutodualError, TypeError):
     """A model that is no module, or gives not what the call needs, or not the same each time."""
 

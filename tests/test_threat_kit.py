@@ -6,7 +6,7 @@ import torch
 import autodual as ad
 from autodual.errors import InputError
 from autodual.testing import check_threat_model
-from tests.test_own_set import Attackable, draw, net
+from tests.test_own_set import Attackable, Ellipsoid, draw, net
 
 X = draw((1, 3, 3), 3)[0]
 EPS = torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64)
@@ -31,7 +31,7 @@ def test_sets_pass(kind):
 
 class Short(Attackable):
     def deviation(self, x, nu):
-        return 0.9 * super().deviation(x, nu)
+        return 0.9 * Attackable.deviation(self, x, nu)
 
 
 class Flat(Attackable):
@@ -110,6 +110,36 @@ def test_answers_of_the_wrong_shape_are_refused():
     ):
         with pytest.raises(InputError, match=said):
             ad.certify(net(), kind(axes, eps))(x)
+
+
+class Telling(Ellipsoid):
+    """Without points of its own, but it tells them."""
+
+    def contains(self, x, point, tolerance=1e-5):
+        far = ((point - x) / self.axes).flatten(1).norm(dim=1)
+        return far <= self.eps * (1 + tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_sets_that_only_tell_their_points_are_tried_at_the_edge(scale):
+    x, axes, eps = draw()
+    found = check_threat_model(Telling(axes, scale * eps), x, rows=10)
+    assert found.tried["contains"] == found.tried["deviation at points of the set"]
+    short = type("Short", (Telling,), {"deviation": Short.deviation})
+    with pytest.raises(AssertionError, match="at a point of contains over deviation"):
+        check_threat_model(short(axes, scale * eps), x, rows=10)
+
+
+def test_what_was_not_tried_stands_in_the_first_line():
+    """A deviation too small passes where nothing says which points there are."""
+    x, axes, eps = draw()
+    for deviation in (Ellipsoid.deviation, Short.deviation):
+        silent = type("Silent", (Ellipsoid,), {"deviation": deviation})(axes, eps)
+        found = check_threat_model(silent, x, rows=10)
+        said = str(found).splitlines()
+        assert "7 not tried (deviation at points of the set, weights, reversed, " in said[0]
+        assert any("define project() or contains()" in line for line in said[1:])
+    assert "2 not tried (weights, reversed)" in str(check_threat_model(Attackable(axes, eps), x))
 
 
 def test_an_upper_bound_is_one():

@@ -15,6 +15,9 @@ from autodual.interval import Interval
 
 INF = math.inf
 
+NEWTON = 6
+"""Newton's steps that make a root exact from close by."""
+
 
 def above(edge: float) -> Callable[[Interval], Tensor]:
     """Return where a box lies in the domain [edge, ∞)."""
@@ -108,6 +111,49 @@ def _wave(derivative: Callable[[Tensor], Tensor], zero: float) -> Curve:
     )
 
 
+def _sinc_slope(z: Tensor) -> Tensor:
+    """Return (cos πz − sinc z)/z, by its series in t = (πz)² where that cancels."""
+    near = z.abs() < 0.03
+    far, t = z.masked_fill(near, 1.0), (math.pi * z).square()
+    series = math.pi**2 * z * (-1 / 3 + t * (1 / 30 + t * (-1 / 840 + t / 45360)))
+    return torch.where(near, series, (torch.cos(math.pi * far) - torch.sinc(far)) / far)
+
+
+def _sinc_bends(t: Tensor) -> Tensor:
+    """Return Newton's step to where f″ = 0: (2 − t²) sin t = 2t cos t."""
+    return ((2 - t**2) * t.sin() - 2 * t * t.cos()) / (t**2 * t.cos())
+
+
+def _sinc_peaks(t: Tensor) -> Tensor:
+    """Return Newton's step to where f′ = 0: t cos t = sin t."""
+    return (t * t.cos() - t.sin()) / (t * t.sin())
+
+
+def _sinc_roots(
+    offset: float, gap: float, newton: Callable[[Tensor], Tensor]
+) -> Callable[[Interval], list[Tensor]]:
+    """Return the roots of which one lies about gap/t below each t = (k + ``offset``)π > π.
+
+    Others lie at their negatives and, if it is a root, at 0: four above a box's lower end.
+    """
+
+    def root(place: Tensor) -> Tensor:
+        t = math.pi * place.abs().clamp(min=1)
+        t = t - gap / t
+        for _ in range(NEWTON):
+            t = t + newton(t)
+        return torch.where(place.abs() < 1, 0, place.sign() * t / math.pi)
+
+    return lambda box: [root(torch.floor(box.lower.detach()) + offset + k) for k in range(4)]
+
+
+SINC = Curve(
+    _sinc_slope,
+    _sinc_roots(0.0, 2.0, _sinc_bends),
+    _sinc_roots(-0.5, 1.0, _sinc_peaks),
+    lambda box: _within_a_turn(box.map(lambda end: math.pi * end)),
+    range=(-0.2173, 1.0),
+)
 SINE = _wave(torch.cos, 0.0)
 COSINE = _wave(lambda z: -torch.sin(z), 0.5)
 ROOT = 2 / math.sqrt(math.pi)
@@ -129,6 +175,7 @@ TABLE: dict[str, DualLayer | Either] = {
     "aten.pow.Tensor_Tensor": Either((by_curve(_powers, partial=True), POWER_OF_CONSTANT)),
     "aten.sin.default": by_curve(lambda call: SINE),
     "aten.cos.default": by_curve(lambda call: COSINE),
+    "aten.sinc.default": by_curve(lambda call: SINC),
     "aten.tan.default": smooth(
         lambda z: 1 + torch.tan(z) ** 2, _multiples(0.0), holds=between_poles
     ),

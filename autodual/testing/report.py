@@ -43,7 +43,7 @@ class Checked:
 
     @property
     def _title(self) -> str:
-        left = f", {len(self.apart)} not tried" if self.apart else ""
+        left = f", {len(self.apart)} not tried ({', '.join(self.apart)})" if self.apart else ""
         held = "1 property holds" if len(self.tried) == 1 else f"{len(self.tried)} properties hold"
         return f"{self.what}: {held}{left}"
 

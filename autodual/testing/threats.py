@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from autodual.brief import brief
-from autodual.errors import InputError
+from autodual.errors import InputError, UnansweredError
 from autodual.testing.report import Checked, Tally
 from autodual.threat import ThreatModel
-from autodual.threat.base import inner
+from autodual.threat.base import inner, wide
 
 TOLERANCE = 1e-4
+
+REACHED = "deviation at points of the set"
+
+POWERS = 20, -40
+"""The powers of 2 that say how far the edge of a set lies, in directions."""
+
+Answer = TypeVar("Answer")
 
 
 def check_threat_model(
@@ -31,7 +39,8 @@ def check_threat_model(
     Checked are shapes; that ``deviation`` is at least νᵀ(x′ − c), and ``interval`` contains x′, for
     every x′ that ``project``, ``maximizer``, ``random_start`` and ``advance`` give; ``symmetric``
     and ``weights``; ``select`` against the whole batch; and ``reversed``. Sets without ``project``
-    have no points to try.
+    are tried at the farthest points that ``contains`` admits. Without that, too, nothing shows
+    whether ``deviation`` is large enough, and the report says so.
 
     Args:
         threat: the set.
@@ -74,6 +83,7 @@ def check_threat_model(
     _at_most("the deviation of shared rows and of each one's own", shared[:1] - far[:1], 0, far)
     _at_most("deviation(ν) + deviation(−ν) < 0", -far - threat.deviation(x, -nu), 0, far)
     note("deviation: shapes, shared rows, at least 0 both ways", count=every)
+    note(REACHED, "define project() or contains(): nothing shows whether deviation is large enough")
     if threat.symmetric:
         _equal("symmetric: deviation(−ν)", threat.deviation(x, -nu), far)
     note("symmetric", None if threat.symmetric else "the set says it is not", every)
@@ -91,7 +101,7 @@ def check_threat_model(
         own = threat.select(x, one).deviation(x[one], nu[one])
         _equal(f"select: deviation of example {i} alone", own, far[one])
     note("select", count=len(x))
-    box, back = threat.interval(x), _reversed(threat)
+    box, back = threat.interval(x), _ask(threat.reversed)
     if back is None:
         note("reversed", "the set does not say where a point came from")
     for what in ("project", "maximizer", "random_start", "advance", "reversed"):
@@ -102,13 +112,15 @@ def check_threat_model(
         for directions, most in ((nu, far), (step, threat.deviation(x, step))):
             reached = inner(directions, point - center)
             _at_most(f"νᵀ(x′ − c) at a point of {name} over deviation", reached, most, most)
+        note(REACHED, count=len(x))
         size = 1 + x.abs().flatten(1)
         for text, gap in (("below", box.lower - point), ("above", point - box.upper)):
             _at_most(f"a point of {name} lies {text} interval", gap.flatten(1), 0, size)
-        assert bool(threat.contains(x, point, 1e-4).all()), f"contains() denies a point of {name}"
+        inside = _ask(threat.contains, x, point, 1e-4)
+        assert inside is None or inside.all(), f"contains() denies a point of {name}"
         note(name, count=len(x))
-        if back is not None:
-            found = back.contains(point, x, 1e-4)
+        found = None if back is None else _ask(back.contains, point, x, 1e-4)
+        if found is not None:
             assert bool(found.all()), "reversed() around a point leaves out its x"
             note("reversed", count=len(x))
     return tally.checked(str(threat))
@@ -116,24 +128,41 @@ def check_threat_model(
 
 def _points(threat: ThreatModel, x: Tensor, nu: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield points of the set with the name of what gave them, as far as the set answers."""
-    try:
-        point = threat.project(x, x)
-    except InputError:
-        return
-    yield "project", point
+    center = threat.center(x)
+    start = _ask(threat.project, x, x)
+    if start is not None:
+        yield "project", start
     for k, direction in enumerate(nu.unbind(1)):
-        point = threat.project(x, x + 10.0 ** (k % 4 - 2) * direction)
-        yield "project", point
-        yield "maximizer", threat.maximizer(x, direction)
-        yield "random_start", threat.random_start(x)
-        yield "advance", threat.advance(x, point, direction, 0.3)
+        near = _ask(threat.project, x, x + 10.0 ** (k % 4 - 2) * direction)
+        here = center if near is None else near
+        for name, point in (
+            ("project", near),
+            ("contains", _farthest(threat, x, direction) if near is None else None),
+            ("maximizer", _ask(threat.maximizer, x, direction)),
+            ("random_start", _ask(threat.random_start, x)),
+            ("advance", _ask(threat.advance, x, here, direction, 0.3)),
+        ):
+            if point is not None:
+                yield name, point
 
 
-def _reversed(threat: ThreatModel) -> ThreatModel | None:
-    """Return the reversed set, if there is one."""
+def _farthest(threat: ThreatModel, x: Tensor, direction: Tensor) -> Tensor | None:
+    """Return about the farthest points from the center in a direction that ``contains`` admits."""
+    center, far = threat.center(x), x.new_zeros(len(x))
+    for power in range(*POWERS, -1):
+        farther = far + 2.0**power
+        inside = _ask(threat.contains, x, center + wide(farther, x) * direction, 0.0)
+        if inside is None:
+            return None
+        far = torch.where(inside, farther, far)
+    return center + wide(far, x) * direction
+
+
+def _ask(question: Callable[..., Answer], *args: object) -> Answer | None:
+    """Return an answer of a set, if it has one."""
     try:
-        return threat.reversed()
-    except InputError:
+        return question(*args)
+    except UnansweredError:
         return None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodual.brief import brief
-from autodual.errors import DomainError, InputError
+from autodual.errors import DomainError, InputError, UnansweredError
 from autodual.interval import Interval
 from autodual.threat.cut import Local
 
@@ -182,10 +182,12 @@ class ThreatModel(ABC):
         beyond = step.flatten(1).square().sum(1) - self.deviation(x, step.unsqueeze(1)).squeeze(1)
         return kept & (beyond <= tolerance * size * step.flatten(1).abs().sum(1))
 
-    def _lacks(self, method: str, answer: str) -> InputError:
+    def _lacks(self, method: str, answer: str) -> UnansweredError:
         """Return what is said of a question that the set does not answer."""
         name = type(self).__name__
-        return InputError(f"{name} has no {method}(): define it on {name}; it returns {answer}")
+        return UnansweredError(
+            f"{name} has no {method}(): define it on {name}; it returns {answer}"
+        )
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that describe the set, such as one ε per example."""

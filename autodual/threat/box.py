@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodual.brief import brief
-from autodual.errors import InputError
+from autodual.errors import InputError, UnansweredError
 from autodual.interval import Interval
 from autodual.threat.ball import Ball
 from autodual.threat.base import Domain, ThreatModel, check_broadcast, checked_domain, inner
@@ -131,7 +131,7 @@ class Box(_Boxlike):
 
     def reversed(self) -> ThreatModel:
         """Refuse: a box does not depend on x, so that its points may come from anywhere."""
-        raise InputError(
+        raise UnansweredError(
             f"{self} is the same whatever x: it does not say where a point in it comes from. "
             "Use LinfBall, or any ball, whose sets move with x."
         )

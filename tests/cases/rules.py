@@ -290,6 +290,7 @@ SMOOTH = [
     unary("aten.sinh.default"),
     unary("aten.cosh.default"),
     unary("aten.atan.default"),
+    unary("aten.sinc.default"),
     unary("aten.tan.default"),
     unary("aten.asin.default"),
     unary("aten.acos.default"),

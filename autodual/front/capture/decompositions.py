@@ -37,6 +37,7 @@ KEEP = (
     aten.nan_to_num.default,
     aten.silu.default,
     aten.softplus.default,
+    aten.sinc.default,
     aten.softshrink.default,
     aten.hardshrink.default,
     aten.threshold.default,
