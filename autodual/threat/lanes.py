@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,11 +69,11 @@ class Shifts(Lanes):
     shape: tuple[int, int, int]
     pads: tuple[int, int]
 
-    @property
+    @cached_property
     def _width(self) -> int:
         return self.shape[2] + self.pads[1]
 
-    @property
+    @cached_property
     def _ends(self) -> int:
         """How many cells must lie before the first and after the last."""
         return max(abs(down * self._width + right) for down, right in self.offsets)
