@@ -450,7 +450,7 @@ class Certified(Wrapper):
         """
         if self.options.optimize is not None:
             raise InputError("emit writes bounds without steps: certify without optimize=")
-        whole = Certified(self.model, self.threat, replace(self.options, select=False))
+        whole = self.with_options(select=False)
         found = whole._admit(x, sound=True)
         output = found.graph.output
         if C is None:
@@ -485,9 +485,8 @@ class Certified(Wrapper):
         every, lost = torch.arange(len(labels), device=found.x.device), found.undefined()
 
         def least(eps: Tensor, index: Tensor) -> Tensor:
-            some, around = found.program.select(found.env, index), ball.with_eps(eps)
-            part = replace(found, x=found.x[index], env=some, nominal=None)
-            margins = self._margins(part, labels[index], around.select(found.x, index), goal=0)
+            part, around = self.at(ball.with_eps(eps)).part(found, index)
+            margins = self._margins(part, labels[index], around, goal=0)
             own = labels[index].unsqueeze(1)
             unasked = torch.zeros_like(margins, dtype=torch.bool)
             unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
@@ -594,13 +593,11 @@ class Certified(Wrapper):
         """Return the same model and set with other options, those of ``Options``."""
         return Certified(self.model, self.threat, replace(self.options, **changes))
 
-    def margins_of(self, found: Compiled, threat: ThreatModel, labels: Tensor) -> Tensor:
-        """Return margins [N, K] of what was admitted; steps are spent on what is not verified."""
-        return self._margins(found, labels, threat, goal=0)
-
-    def labels_of(self, found: Compiled, y: Labels | None) -> Tensor:
-        """Return labels as a tensor that fits, or the model's own predictions."""
-        return self._labels(found, y)
+    def part(self, found: Compiled, index: Tensor) -> tuple[Compiled, ThreatModel]:
+        """Return the examples at ``index`` of what was admitted, and the sets around them."""
+        env, around = found.program.select(found.env, index), self._around(found)
+        some = replace(found, x=found.x[index], env=env, nominal=None)
+        return some, around.select(found.x, index)
 
     def admitted(self, x: Tensor | Inputs) -> Compiled:
         """Return the model and x with the graph and the bound that serve them now."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,7 @@ from autodual.bound.options import Steps
 from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_classes
 from autodual.labels import NONE, Labels
-from autodual.solve.branching import Outcome, decide, streamed
-from autodual.solve.integer import check_whole, whole_network
-from autodual.solve.linear import radius_of
+from autodual.solve import Outcome, check_whole, decide, radius_of, streamed, whole_network
 from autodual.target import Run, Target
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
@@ -109,24 +107,23 @@ def exact(
             "exact verdicts stand on exact sums over dual networks: certify a model in eval mode, "
             'without estimator=, and with other bounds= than "ibp"'
         )
-    labels = net.labels_of(found, y)
+    labels = net._labels(found, y)
     if check_classes(found.graph.output).cells or bool((labels == NONE).any()):
         raise InputError("exact verdicts are for one label for each example, and none of −100")
     for member in net.threat.around(found.shapes).members:
         check_whole(found.program.plan, Entry(found.graph.perturbed, found.x, member))
     deciding = _Deciding(net, found, labels, told)
-    tight = net
     try:
         for member in deciding.threat.members:
             nearest = member.project(found.x, found.x)
             deciding.seen_all(nearest, "falsified as it is")
-        deciding.bound(net, "verified by the bound")
+        deciding.bound("verified by the bound")
         deciding.attack(partial(attack.pgd, early_stop=True), "falsified by PGD")
         if net.options.optimize is None:
-            tight = net.with_options(optimize=Steps(STEPS))
-            deciding.bound(tight, "verified by optimised planes")
+            deciding.turn(net.with_options(optimize=Steps(STEPS)))
+            deciding.bound("verified by optimised planes")
         deciding.attack(attack.ensemble, "falsified by the ensemble of attacks")
-        deciding.programs(tight, time_limit)
+        deciding.programs(time_limit)
     except KeyboardInterrupt:
         open_ones = len(deciding.left)
         said = f"{len(labels) - open_ones} of {len(labels)} examples are decided"
@@ -164,10 +161,10 @@ class _Deciding:
         """The numbers of the examples that are not decided."""
         return (~(self.verified | self.falsified)).nonzero().squeeze(1)
 
-    def rounds(self) -> Iterator[Tensor]:
-        """Yield the numbers of those that are not decided, some at a time."""
+    def rounds(self, at_once: int = AT_ONCE) -> Sequence[Tensor]:
+        """Return the numbers of those that are not decided, some at a time."""
         left = self.left
-        return iter(left.split(AT_ONCE) if len(left) else ())
+        return left.split(at_once) if len(left) else ()
 
     def note(self, i: int, why: str) -> None:
         """Note what became of an example, and say it to who listens."""
@@ -192,17 +189,15 @@ class _Deciding:
         for i, point, some in zip(index.tolist(), x[index], margins, strict=True):
             self.seen(i, point, some, why)
 
-    def part(self, net: Certified, index: Tensor) -> tuple[Compiled, ThreatModel]:
-        """Return some examples with their bound, and the sets around them."""
-        compiled = self.found if net is self.net else net.admitted(self.found.inputs)
-        env = compiled.program.select(compiled.env, index)
-        some = replace(compiled, x=compiled.x[index], env=env, nominal=None)
-        return some, self.threat.select(compiled.x, index)
+    def turn(self, net: Certified) -> None:
+        """Ask another net of the same model and set from now on."""
+        self.net, self.found = net, net.admitted(self.found.inputs)
 
-    def bound(self, net: Certified, why: str) -> None:
+    def bound(self, why: str) -> None:
         """Verify what a bound can."""
         for index in self.rounds():
-            margins = net.margins_of(*self.part(net, index), self.labels[index])
+            some, around = self.net.part(self.found, index)
+            margins = self.net._margins(some, self.labels[index], around, goal=0)
             least = margins.scatter(1, self.labels[index].unsqueeze(1), torch.inf).amin(1)
             least = least.masked_fill(~least.isfinite(), -torch.inf)
             self.lower[index] = torch.maximum(self.lower[index], least)
@@ -212,18 +207,17 @@ class _Deciding:
 
     def attack(self, run: Run, why: str) -> None:
         """Falsify what an attack can."""
-        alone = len(self.found.inputs.leaves()) == 1
-        for index in self.rounds() if alone or not len(self.left) else (self.left,):
+        for index in self.rounds(AT_ONCE if self.target.alone else len(self.labels)):
             points = self.target.attack_some(run, self.labels, index)
             for i, point, margins in zip(index.tolist(), *points, strict=True):
                 self.seen(i, point, margins, why)
 
-    def programs(self, net: Certified, limit: float) -> None:
+    def programs(self, limit: float) -> None:
         """Ask a mixed-integer program about each example that is left, and each set around it."""
         index, members = self.left, len(self.threat.members)
         hold = dict.fromkeys(index.tolist(), 0)
         with working("programs", len(hold) * members) as bar:
-            jobs = self._jobs(net, index, limit)
+            jobs = self._jobs(index, limit)
             for i, member, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
                 bar.advance()
                 self.seconds[i] += took
@@ -234,10 +228,10 @@ class _Deciding:
                         self.lower[i] = self.lower[i].clamp(min=0)
                         self.note(i, "verified by programs")
 
-    def _jobs(self, net: Certified, index: Tensor, limit: float) -> Iterator[Callable[[], Answer]]:
+    def _jobs(self, index: Tensor, limit: float) -> Iterator[Callable[[], Answer]]:
         """Yield for each example and set a program that can be asked in a thread of its own."""
         for i in index.tolist():
-            some, around = self.part(net, torch.tensor([i], device=index.device))
+            some, around = self.net.part(self.found, torch.tensor([i], device=index.device))
             output = some.graph.output
             unit = check_classes(output).rows(some.x)
             for member in around.members:
@@ -273,7 +267,7 @@ class _Deciding:
                 self.note(i, "unknown: the least margin is 0 but for rounding")
         elif outcome.late:
             self.note(i, f"unknown: {limit:g} s were over")
-        return outcome.point is None and not outcome.late
+        return outcome.nothing
 
 
 def _timed(i: int, member: ThreatModel, ask: Callable[[], Outcome]) -> Answer:

@@ -45,6 +45,11 @@ class Target:
         if isinstance(self.threat, Product) and isinstance(self.key, tuple):
             self.threat = self.threat.named(self.key)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the model has no other inputs."""
+        return len(self.inputs.leaves()) == 1
+
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits at other points."""
@@ -62,7 +67,7 @@ class Target:
 
         All examples are attacked where the model has other inputs, which may be shared.
         """
-        if len(self.inputs.leaves()) > 1:
+        if not self.alone:
             found = self.attack(run, y, self.threat)
             return found.x[index], found.margins[index]
         found = run(self.model, self.x[index], y[index], self.threat.select(self.x, index))

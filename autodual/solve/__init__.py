@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from autodual.solve.branching import decide, streamed
-from autodual.solve.integer import whole_network
+from autodual.solve.branching import Outcome, decide, streamed
+from autodual.solve.integer import check_whole, whole_network
 from autodual.solve.linear import lower, radius_of
 
-__all__ = ["decide", "lower", "radius_of", "streamed", "whole_network"]
+__all__ = [
+    "Outcome",
+    "check_whole",
+    "decide",
+    "lower",
+    "radius_of",
+    "streamed",
+    "whole_network",
+]

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from autodual.solve.linear import CUTS, NEAR
+from autodual.solve.linear import CUTS
 from autodual.solve.polytope import Array, Polytope
 
 MARGIN = 1e-5
@@ -26,22 +26,28 @@ MARGIN = 1e-5
 FIRST = 1e9
 """A gap so wide that the first point found ends the search."""
 
+INFEASIBLE = 2
+"""What scipy says where no point is left."""
+
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of some rows.
+    """What was found of some rows: that C·z > 0 for all, a point, or that time ran out.
 
     Attributes:
-        lower: for each row a lower bound on C·z; ``MARGIN`` where it is known to exceed that.
         point: d of the input where a row should be 0 or less, if one was found.
         late: whether time ran out.
     """
 
-    lower: Array
     point: Array | None = None
     late: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is known that there is no such point."""
+        return self.point is None and not self.late
 
 
 def decide(
@@ -55,36 +61,38 @@ def decide(
         seconds: when to give up.
         radius: of an ℓ2 ball, which tangents cut out of its box.
     """
-    lower, end = np.full(len(costs), -np.inf), time.perf_counter() + seconds
-    for k, (cost, value) in enumerate(zip(costs, nominal, strict=True)):
-        slack = MARGIN * (1 + abs(value))
-        asked = polytope.cut_by(cost, slack - value)
-        for _ in range(1 if radius is None else CUTS):
-            left = end - time.perf_counter()
-            if left <= 0:
-                return Outcome(lower, late=True)
-            found = milp(
-                cost,
-                constraints=LinearConstraint(asked.rows, -np.inf, asked.most),
-                bounds=Bounds(asked.low, asked.high),
-                integrality=asked.integral.astype(int),
-                options={"time_limit": left, "mip_rel_gap": FIRST},
-            )
-            if found.status == 2:  # no point is left
-                lower[k] = slack
-                break
-            if found.x is None:
-                if found.mip_dual_bound is not None:
-                    lower[k] = min(value + found.mip_dual_bound, slack)
-                return Outcome(lower, late=True)
-            point = found.x[: polytope.inputs]
-            length = 0.0 if radius is None else np.linalg.norm(point)
-            if radius is None or length <= radius * (1 + NEAR):
-                return Outcome(lower, point)
-            asked = asked.cut(point / length, radius)
-        else:
-            return Outcome(lower, point)
-    return Outcome(lower)
+    end = time.perf_counter() + seconds
+    for cost, value in zip(costs, nominal, strict=True):
+        asked = polytope.cut(cost, MARGIN * (1 + abs(value)) - value)
+        outcome = _sought(asked, cost, end, radius)
+        if not outcome.nothing:
+            return outcome
+    return Outcome()
+
+
+def _sought(asked: Polytope, cost: Array, end: float, radius: float | None) -> Outcome:
+    """Look for a point of a polytope, inside the ball if there is one."""
+    for _ in range(CUTS):
+        left = end - time.perf_counter()
+        if left <= 0:
+            return Outcome(late=True)
+        found = milp(
+            cost,
+            constraints=LinearConstraint(asked.rows, -np.inf, asked.most),
+            bounds=Bounds(asked.low, asked.high),
+            integrality=asked.integral.astype(int),
+            options={"time_limit": left, "mip_rel_gap": FIRST},
+        )
+        if found.status == INFEASIBLE:
+            return Outcome()
+        if found.x is None:
+            return Outcome(late=True)
+        point = found.x[: asked.inputs]
+        trimmed = asked.trimmed(point, radius)
+        if trimmed is None:
+            break
+        asked = trimmed
+    return Outcome(point)
 
 
 def streamed(jobs: Iterator[Callable[[], Result]], threads: int) -> Iterator[Result]:

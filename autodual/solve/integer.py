@@ -15,11 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
+from torch import Tensor
 
 from autodual.bound.layer import Entry, Layer
 from autodual.bound.plan import Plan, Step
 from autodual.bound.relaxation import Relaxation
-from autodual.duals import Extreme, Piecewise
+from autodual.duals import Call, Extreme, Piecewise
 from autodual.errors import InputError
 from autodual.solve.linear import check_set
 from autodual.solve.polytope import Array, Making, Polytope, array, wide
@@ -61,9 +62,9 @@ class _Whole(Making):
     def enclose(self, layer: Layer, maps: Sequence[sp.csr_matrix]) -> None:
         """Add a value of a nonlinear op."""
         rule, call = layer.step.rule, layer.step.call(layer.constants, layer.batch)
-        planes = layer.planes
-        if isinstance(rule, Piecewise) and not rule.shape(call).jumps:
-            self._piecewise(layer, maps[0])
+        planes, shape = layer.planes, rule.shape(call) if isinstance(rule, Piecewise) else None
+        if shape is not None and not shape.jumps:
+            self._piecewise(layer, call, shape.vertices(layer.boxes[0]), maps[0])
         elif isinstance(rule, Extreme):
             super().enclose(layer, maps)
             self._choose(layer, maps, rule.sign)
@@ -72,11 +73,10 @@ class _Whole(Making):
         else:
             raise _refused(layer.step)
 
-    def _piecewise(self, layer: Layer, of: sp.csr_matrix) -> None:
-        """Add a function of one entry."""
-        rule, call = layer.step.rule, layer.step.call(layer.constants, layer.batch)
-        assert isinstance(rule, Piecewise)
-        vertices = rule.shape(call).vertices(layer.boxes[0])
+    def _piecewise(
+        self, layer: Layer, call: Call, vertices: Sequence[Tensor], of: sp.csr_matrix
+    ) -> None:
+        """Add a function of one entry by the ends of its pieces."""
         t, f = (np.stack([array(v) for v in vs]) for vs in (vertices, map(call, vertices)))
         if not np.isfinite(t).all():
             raise InputError(f"{layer.step.node.where}: its interval is unbounded")

@@ -26,9 +26,6 @@ from autodual.threat.base import inner
 CUTS = 20
 """How many tangents at most cut an ℓ2 ball out of the box around it."""
 
-NEAR = 1e-4
-"""By which part of ε a point may lie outside the ball and be taken for the least."""
-
 
 def lower(network: Relaxation, specs: Mapping[Value, Tensor]) -> Tensor:
     """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *].
@@ -62,23 +59,21 @@ def least(polytope: Polytope, cost: Array, radius: float | None = None) -> float
     With a radius the input's ‖d‖₂ is no larger: tangents at the points that lie outside are added
     until none does, or ``CUTS`` are there.
     """
-    best, size = -np.inf, polytope.inputs
-    for _ in range(1 if radius is None else CUTS):
+    best = -np.inf
+    for _ in range(CUTS):
         point, y = _solved(polytope, cost)
         best = max(best, polytope.proved(cost, y))
-        if radius is None or point is None:
+        trimmed = None if point is None else polytope.trimmed(point, radius)
+        if trimmed is None:
             break
-        length = np.linalg.norm(point[:size])
-        if length <= radius * (1 + NEAR):
-            break
-        polytope = polytope.cut(point[:size] / length, radius)
+        polytope = trimmed
     return best
 
 
 def _solved(polytope: Polytope, cost: Array) -> tuple[Array | None, Array]:
     """Return a point that is optimal to the solver's tolerance, and y ≥ 0; 0 if it finds none."""
     zeros = np.zeros(len(polytope.most))
-    if not len(zeros) or not np.isfinite([*polytope.low, *polytope.high, *cost]).all():
+    if not len(zeros) or not (polytope.finite and np.isfinite(cost).all()):
         return None, zeros
     bounds = np.stack([polytope.low, polytope.high], 1)
     found = linprog(cost, A_ub=polytope.rows, b_ub=polytope.most, bounds=bounds, method="highs")

@@ -28,6 +28,9 @@ from autodual.threat import L1Ball
 CHUNK = 2**24
 """How many entries of a matrix are written out at a time."""
 
+NEAR = 1e-4
+"""By which part of ε a point may lie outside a ball and be taken for one of its points."""
+
 Array = np.ndarray
 
 
@@ -76,17 +79,26 @@ class Polytope:
         ends = np.minimum(rest * low, rest * high).sum()
         return float(ends - y @ self.most - float(self.entry.threat.deviation(x, rows)))
 
-    def cut(self, row: Array, most: float) -> Polytope:
-        """Return the polytope with one more constraint on the input, row · d ≤ most."""
-        whole = np.append(row, np.zeros(len(self.low) - len(row)))
-        cut = self.cut_by(whole, most)
-        return replace(cut, about=np.append(self.about, True))
+    def cut(self, row: Array, most: float, about: bool = False) -> Polytope:
+        """Return the polytope with one more constraint, row · d ≤ most, on its first variables.
 
-    def cut_by(self, row: Array, most: float) -> Polytope:
-        """Return the polytope with one more constraint on all variables, row · d ≤ most."""
-        rows = sp.vstack([self.rows, sp.csr_matrix(row)], format="csr")
-        about = np.append(self.about, False)
-        return replace(self, rows=rows, most=np.append(self.most, most), about=about)
+        Args:
+            about: whether it is about the input's set alone.
+        """
+        rows = sp.vstack([self.rows, wide(sp.csr_matrix(row), len(self.low))], format="csr")
+        most_of_all, of_set = np.append(self.most, most), np.append(self.about, about)
+        return replace(self, rows=rows, most=most_of_all, about=of_set)
+
+    def trimmed(self, point: Array, radius: float | None) -> Polytope | None:
+        """Return the polytope less a point outside the ball; None if the point is not outside.
+
+        What cuts it off is the ball's tangent that is nearest to it.
+        """
+        d = point[: self.inputs]
+        length = float(np.linalg.norm(d))
+        if radius is None or length <= radius * (1 + NEAR):
+            return None
+        return self.cut(d / length, radius, about=True)
 
     def cost(self, specs: Mapping[Value, Tensor]) -> Array:
         """Return rows C [S, *] on some values as costs [S, variables]."""
