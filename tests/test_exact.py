@@ -8,6 +8,7 @@ from torch import nn
 
 import autodual as ad
 from autodual import exact as exactly
+from autodual.duals import pieces
 from autodual.errors import InputError, Interrupted
 from autodual.solve import whole_network
 
@@ -167,18 +168,30 @@ def test_one_logit_and_other_inputs():
     assert ((moved > 0) != (z > 0))[verdict.falsified].all()
 
 
+def test_pieces_without_length_change_nothing():
+    model, x = random_mlp(0, (4, 8, 8, 3)), torch.rand(8, 4, dtype=DOUBLE)
+    twice = {"aten.relu.default": pieces(0.0, 0.0)}
+    plain, other = (ad.certify(model, 0.3, rules=rules).exact(x) for rules in (None, twice))
+    assert not other.unknown.any()
+    assert torch.equal(plain.verified, other.verified)
+
+
 def test_what_the_time_does_not_suffice_for_is_unknown_with_its_reason(monkeypatch):
     model = random_mlp(0, (4, 8, 8, 3))
     torch.manual_seed(0)
     x = torch.rand(20, 4, dtype=DOUBLE)
-    monkeypatch.setattr(exactly._Deciding, "attack", lambda *_: None)
     net, heard = ad.certify(model, 0.3), []
+    attacked = net.exact(x)
+    monkeypatch.setattr(exactly._Deciding, "attack", lambda *_: None)
     verdict = net.exact(x, time_limit=1e-9, told=lambda i, why: heard.append((i, why)))
     assert verdict.unknown.any()
     assert any("were over" in why for why in verdict.reasons)
     assert "unknown" in str(verdict)
     assert sorted(i for i, _ in heard) == list(range(20))
-    assert not net.exact(x).unknown.any()  # programs alone find what attacks would
+    alone = net.exact(x)  # programs find what attacks would
+    assert "falsified by programs" in alone.reasons
+    assert torch.equal(alone.verified, attacked.verified)
+    assert torch.equal(alone.falsified, attacked.falsified)
 
 
 def test_an_interrupt_keeps_what_is_decided(monkeypatch):

@@ -20,6 +20,7 @@ from tests.test_engine import picture_net, result
 from tests.test_soundness import Logarithm
 
 F64 = torch.float64
+EXACT = 0.3
 BALLS = {
     "a small ℓ∞ ball": ad.LinfBall(0.05),
     "a large ℓ∞ ball": ad.LinfBall(0.3),
@@ -178,6 +179,23 @@ def no_linear_program_passes_a_point():
     noise = 0.6 * torch.rand(200, 2, 3, generator=torch.Generator().manual_seed(1), dtype=F64) - 0.3
     low = torch.stack([model(x + d) for d in noise]).amin(0)
     assert (low >= program - 1e-9).all(), "a program passes a point"
+
+
+def programs_decide_as_an_independent_one_does():
+    """Without attacks, so that what is falsified is so by programs."""
+    x = torch.rand(6, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
+    y, weights = mlp()(x).argmax(1), oracles.layers(mlp(), (4,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autodual.exact._Deciding.attack", lambda *_: None)
+        verdict = ad.certify(mlp(), EXACT).exact(x, y)
+    for i, label in enumerate(y.tolist()):
+        spec = (torch.eye(3)[label] - torch.eye(3)[[k for k in range(3) if k != label]]).numpy()
+        center = x[i].numpy()
+        boxes = oracles.algorithm_1(weights, center, EXACT)
+        ends = center - EXACT, center + EXACT
+        true = oracles.optimum(weights, boxes, *ends, spec, exact=True).min()
+        told = bool(verdict.verified[i]), bool(verdict.falsified[i])
+        assert told == (true > 0, true <= 0), f"a verdict is wrong: {told} at {true}"
 
 
 def no_point_beats_a_matrix_product():
@@ -632,10 +650,22 @@ CANARIES = {
         "optimised planes: an output lies",
     ),
     "distances of planes from z⁰ halved": Canary(
-        "autodual.solve.polytope._array",
+        "autodual.solve.polytope.array",
         lambda f: lambda tensor: f(tensor) / 2,
         no_linear_program_passes_a_point,
         "a program passes a point",
+    ),
+    "programs that ask for far too little": Canary(
+        "autodual.solve.branching.MARGIN",
+        lambda margin: -0.5,
+        programs_decide_as_an_independent_one_does,
+        "a verdict is wrong",
+    ),
+    "pieces that reach half as far": Canary(
+        "autodual.solve.integer._unit",
+        lambda f: lambda *args: 2 * f(*args),
+        programs_decide_as_an_independent_one_does,
+        "a verdict is wrong",
     ),
     "rows asked for nowhere": Canary(
         "autodual.bound.building.Building.open",

@@ -328,8 +328,9 @@ SMOOTH = [
 EXTREMES = [
     Case("aten.maximum.default", {"self": M, "other": M}),
     Case("aten.minimum.default", {"self": V, "other": V}),
-    Case(largest, {"values": [V, V, V, V]}),
-    Case(smallest, {"values": [V, V, V]}),
+    Case(largest, {"values": [V, V, V]}),
+    Case(largest, {"values": [V, V, V, V, V]}),
+    Case(smallest, {"values": [V, V, V, V]}),
     Case("aten.logaddexp.default", {"self": V, "other": V}),
 ]
 
