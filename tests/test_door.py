@@ -18,6 +18,7 @@ from autodual.front import door
 from tests.zoo import Net
 
 X = torch.linspace(-1, 1, 12).view(3, 4)
+DOUBLE = torch.float64
 Y = torch.tensor([0, 1, 2])
 NUMBER = 1.0
 
@@ -458,14 +459,18 @@ def test_a_shared_argument_may_be_as_long_as_the_batch(name, monkeypatch):
     """Whatever the batch, in parts as well: of 3 examples, 5 of them, and 3 again."""
     at_once = "autodual.bound.module.BoundModule._examples_at_once"
     function, shape = SHARED[name]
-    model = Net(lambda net, x, *others: function(net.fc(x), *others), fc=nn.Linear(3, 3))
-    shared = torch.randn(shape)
+    model = Net(lambda net, x, *others: function(net.fc(x), *others), fc=nn.Linear(3, 3)).double()
+    shared = torch.randn(shape, dtype=DOUBLE)
     for count in (3, 5, 3):
-        x = torch.randn(count, 3)
-        others = (shared, torch.randn(count, 3)) if name.startswith("beside") else (shared,)
+        x = torch.randn(count, 3, dtype=DOUBLE)
+        others = (
+            (shared, torch.randn(count, 3, dtype=DOUBLE))
+            if name.startswith("beside")
+            else (shared,)
+        )
         z = torch.stack([model(x + 0.2 * torch.rand_like(x) - 0.1, *others) for _ in range(50)])
         net, inputs = ad.certify(model, 0.1), ad.Inputs(x, *others)
-        box, eye = net.bounds(inputs), torch.eye(3)
+        box, eye = net.bounds(inputs), torch.eye(3, dtype=DOUBLE)
         assert bool(((box.lower <= z + 1e-5) & (z <= box.upper + 1e-5)).all()), count
         with monkeypatch.context() as patch:
             patch.setattr(at_once, lambda *_: 1)
