@@ -14,6 +14,7 @@ from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.inputs import Inputs
 from autodual.interval import Interval
+from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
 from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
@@ -24,6 +25,9 @@ from autodual.working import progress
 __version__ = "0.1.0"
 
 __all__ = [
+    "IBP",
+    "LP",
+    "MILP",
     "All",
     "AtLeastOne",
     "Box",
@@ -31,6 +35,7 @@ __all__ = [
     "Certificate",
     "Certified",
     "Coverage",
+    "Dual",
     "Estimate",
     "Exact",
     "Geometric",
@@ -40,9 +45,12 @@ __all__ = [
     "L2Ball",
     "LinfBall",
     "Normal",
+    "Optimised",
     "Property",
     "RobustLoss",
     "SelfCheck",
+    "Solution",
+    "Solver",
     "Steps",
     "ThreatModel",
     "Union",

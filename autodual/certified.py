@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, fx, nn
 
-from autodual.bound.bisect import largest
-from autodual.bound.budget import Notes, taking_notes
+from autodual.answers import answered, known_of
+from autodual.bound.budget import taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
 from autodual.bound.estimators import Exact
@@ -22,20 +21,17 @@ from autodual.bound.once import once
 from autodual.bound.options import Options
 from autodual.bound.plan import Plan, Program, make_plan
 from autodual.bound.reading import Bound
-from autodual.bound.widening import widened
 from autodual.calls import check_count
 from autodual.certificate import Certificate, Estimate
 from autodual.duals import Choice
 from autodual.eager import eager
 from autodual.errors import (
-    BudgetWarning,
     InputError,
-    Interrupted,
     ModelError,
     NotTracedError,
     UnsoundError,
 )
-from autodual.front.arguments import check_classes, check_spec, check_tolerance, one_sided
+from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.ir import Graph, Value
@@ -43,24 +39,18 @@ from autodual.inputs import Inputs
 from autodual.interrupts import finish
 from autodual.interval import Interval
 from autodual.labels import NONE, Labels
+from autodual.ladder import IBP, LP, Dual, Optimised, Solver
+from autodual.ladder.radius import Radii, attacked, radius
 from autodual.properties import Property
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
-from autodual.threat.base import wide
-from autodual.warn import warn
 from autodual.wrapper import Wrapper
 
 if TYPE_CHECKING:
-    from autodual.exact import Verdict
+    from autodual.ladder import Prepared, Solution
+    from autodual.ladder.exact import Verdict
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
-
-Found = TypeVar("Found")
-
-
-VACUOUS = 1e6
-"""How many times the size of the outputs at x margins may lie below zero and still tell something:
-beyond, ε would have to be about a millionth for a net that is linear."""
 
 
 class Certified(Wrapper):
@@ -69,10 +59,16 @@ class Certified(Wrapper):
     Inputs ``x`` are one tensor [N, *], or ``Inputs(...)`` for models with several arguments.
     """
 
-    def __init__(self, model: nn.Module, threat: ThreatModel, options: Options) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        threat: ThreatModel,
+        options: Options,
+        last_by: Solver | None = None,
+    ) -> None:
         super().__init__()
         self.model, self.threat, self.options = model, threat, options
-        self.training = model.training
+        self.training, self.last_by = model.training, last_by
         self._last: BoundModule | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +88,8 @@ class Certified(Wrapper):
         estimator = self.options.estimator
         how = "" if type(estimator) is Exact else f", estimator={estimator}"
         steps = "" if self.options.optimize is None else f", optimize={self.options.optimize}"
-        return f"{self.threat!r}, bounds={self.options.method.name!r}{how}{steps}"
+        last = "" if self.last_by is None else f", last rows by {self.last_by}"
+        return f"{self.threat!r}, bounds={self.options.method.name!r}{how}{steps}{last}"
 
     def at(self, eps: Eps) -> Certified:
         """Return the same bound over another set; a number keeps the kind of ball and domain.
@@ -109,7 +106,7 @@ class Certified(Wrapper):
                 f"{threat} is no set for what {self.threat} is one for: certify the model anew, or "
                 "give a mapping with the same arguments"
             )
-        other = Certified(self.model, threat, self.options)
+        other = Certified(self.model, threat, self.options, self.last_by)
         other._last = self._last
         return other
 
@@ -132,11 +129,12 @@ class Certified(Wrapper):
                 it is for all that the net is asked. (Before the first examples are finished it is
                 a plain KeyboardInterrupt.)
         """
-        found = self._admit(x)
-        labels = self._labels(found, y)
-        return self._answered(
+        found = self.admitted(x)
+        labels = self.labels(found, y)
+        return answered(
+            self,
             found,
-            lambda: self._margins(found, labels, self._around(found), goal=0),
+            lambda: self.margins_of(found, labels, self.around(found), goal=0),
             lambda m: m,
             labels,
         )
@@ -160,7 +158,7 @@ class Certified(Wrapper):
             InputError: ``tolerance`` or y does not fit, or is negative or NaN.
             Interrupted: Ctrl-C; as for the net itself.
         """
-        found = self._admit(x)
+        found = self.admitted(x)
         output, nominal = found.graph.output, found.output()
         y = nominal if y is None else y
         tolerance = check_tolerance(tolerance, y, nominal)
@@ -169,8 +167,8 @@ class Certified(Wrapper):
             farthest = torch.maximum(box.upper - y, y - box.lower)
             return output.per_example(tolerance - farthest, len(found.x)).flatten(1)
 
-        around = self._around(found)
-        return self._answered(found, lambda: found.program.interval(found.env, around), left, None)
+        around = self.around(found)
+        return answered(self, found, lambda: self._interval(found, around), left, None)
 
     @eager
     @torch.no_grad()
@@ -195,7 +193,7 @@ class Certified(Wrapper):
             raise InputError(
                 f"a property is made of AtLeastOne(C, d) and All(C, d), not {property!r}"
             )
-        steps, found = check_count("steps", steps, 0), self._admit(x)
+        steps, found = check_count("steps", steps, 0), self.admitted(x)
 
         clauses = []
         for clause in property.clauses:
@@ -203,47 +201,14 @@ class Certified(Wrapper):
             clauses.append(torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1))
 
         def bound() -> Tensor:
-            return found.program.at_least_one(found.env, self._around(found), clauses, steps)
+            around = self.around(found)
+            best = found.program.at_least_one(found.env, around, clauses, steps)
+            if self.last_by is None:
+                return best
+            rows = [self._lower(found, c[None, :, :-1], around) - c[:, -1] for c in clauses]
+            return torch.maximum(best, torch.stack([r.amax(1) for r in rows], 1))
 
-        return self._answered(found, bound, lambda m: m, None, looks=len(clauses))
-
-    def _answered(
-        self,
-        found: Compiled,
-        ask: Callable[[], Found],
-        margins: Callable[[Found], Tensor],
-        y: Tensor | None,
-        looks: int = 1,
-    ) -> Certificate | Estimate:
-        """Say what bounds answer, as margins, and where those are vacuous why."""
-        with taking_notes() as notes:
-            answer = finish(ask, lambda a: self._answer(found, margins(a), y, notes, looks))
-        try:
-            remarks = () if y is None else one_sided(found.graph)
-            remarks += _vacuous(answer.margins, found, self._around(found))
-        except KeyboardInterrupt:
-            raise Interrupted(answer, "every example is finished") from None
-        return replace(answer, remarks=(*answer.remarks, *remarks)) if remarks else answer
-
-    def _answer(
-        self,
-        found: Compiled,
-        margins: Tensor,
-        y: Tensor | None,
-        notes: Notes,
-        looks: int = 1,
-    ) -> Certificate | Estimate:
-        """Say what margins are: made by bounds that ``looks`` times had a chance to be wrong."""
-        lost = found.undefined()
-        margins = _known(margins, lost)
-        said = (margins, y, str(self.threat), self.options.method.name)
-        caveats = found.program.caveats
-        beside: Any = {"remarks": notes.remarks(), "over_budget": tuple(notes.over)}
-        beside["eps"] = self.threat.own_eps(found.x)
-        if caveats:
-            return Estimate(*said, caveats, **beside)
-        chances = looks * len(self.threat.members)
-        return Certificate(*said, self.options.estimator.delta * chances, **beside)
+        return answered(self, found, bound, lambda m: m, None, looks=len(clauses))
 
     @eager
     def margins(self, x: Tensor | Inputs, y: Labels) -> Tensor:
@@ -259,24 +224,37 @@ class Certified(Wrapper):
         """Return the worst logits [N, K, *] that the bound leaves, less z_y, and the labels [N, *].
 
         Differentiable, and no more of a guarantee than ``margins``.
+
+        Raises:
+            InputError: programs answer for the net, which have no gradients.
         """
-        found = self._admit(x, confirm=False)
-        labels = self._labels(found, y)
+        if self.last_by is not None:
+            raise InputError(f"{self.last_by} gives no gradients: train with Dual() or Optimised()")
+        found = self.admitted(x, confirm=False)
+        labels = self.labels(found, y)
         return finish(
-            lambda: self._margins(found, labels, self._around(found)),
+            lambda: self.margins_of(found, labels, self.around(found)),
             lambda margins: (-margins, labels),
         )
 
-    def _labels(self, found: Compiled, y: Labels | None) -> Tensor:
+    def labels(self, found: Compiled, y: Labels | None) -> Tensor:
         """Return labels as a tensor that fits, or the model's own predictions."""
         classes = check_classes(found.graph.output)
         if y is None:
             return classes.predict(found.output())
         return classes.read(y, len(found.x), found.x.device, self._looks(found.x))
 
-    def _margins(
+    def margins_of(
         self, found: Compiled, labels: Tensor, threat: ThreatModel, goal: float = math.inf
     ) -> Tensor:
+        """Return lower bounds [N, K, *] on z_y − z_k; those above a goal may be looser than could.
+
+        Args:
+            found: the batch, let in.
+            labels: as ``labels`` returns them.
+            threat: the set around it.
+            goal: at which a bound is good enough.
+        """
         classes = check_classes(found.graph.output)
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
         if classes.cells:
@@ -308,17 +286,80 @@ class Certified(Wrapper):
             UnsoundError: the bound guarantees nothing.
             Interrupted: Ctrl-C; as for the net itself.
         """
-        found = self._admit(x, sound=True)
+        found = self.admitted(x, sound=True)
         spec, lost = check_spec(C, found.x, found.graph.output), found.undefined()
         with taking_notes() as notes:
             bound = finish(
-                lambda: self._lower(found, spec, self._around(found)), lambda b: _known(b, lost)
+                lambda: self._lower(found, spec, self.around(found)), lambda b: known_of(b, lost)
             )
-        _warn(notes)
+        notes.warn()
         return bound
+
+    @property
+    def solver(self) -> Solver:
+        """The rung of the ladder that answers, see ``by``."""
+        steps, method = self.options.optimize, self.options.method
+        if self.last_by is not None:
+            return self.last_by
+        if "dual" not in method.last:
+            return IBP()
+        return Dual(method.name) if steps is None else Optimised(steps.last, steps.inside)
+
+    @property
+    def method(self) -> str:
+        """What certificates call the method."""
+        return self.options.method.name if self.last_by is None else str(self.last_by)
+
+    def by(self, solver: Solver) -> Certified:
+        """Return the same model and set, answered by another rung of the ladder.
+
+        Args:
+            solver: ``ad.IBP()``, ``ad.Dual()``, ``ad.Optimised(steps)``, ``ad.LP()``, ``ad.MILP()``
+                or one of your own.
+        """
+        if not isinstance(solver, Solver):
+            raise InputError(f"{solver!r} is no solver: give IBP(), Dual(), Optimised(), LP(), …")
+        return solver.of(self)
 
     @eager
     @torch.no_grad()
+    def prepare(self, x: Tensor | Inputs) -> Prepared:
+        """Relax the network around x once, for many questions to the net's solver.
+
+        ``net.prepare(x).solve(C)`` is ``net.solve(x, C)``; ``.init(C)`` is a question that is
+        worked on step by step. What is prepared is of the parameters as they are now.
+
+        Raises:
+            InputError: the solver does not take the set, or an op; it is named.
+            UnsoundError: the bound guarantees nothing.
+        """
+        if type(self.options.estimator) is not Exact:
+            raise InputError("solvers are for exact sums: leave estimator= out")
+        found = self.admitted(x, sound=True)
+        return self.solver.prepare(self, found, self.around(found))
+
+    def solve(
+        self,
+        x: Tensor | Inputs,
+        C: Tensor,
+        goal: float = math.inf,
+        time_limit: float = math.inf,
+    ) -> Solution:
+        """Return lower bounds [N, S] on C z, as good as the net's solver finds, and what they took.
+
+        Whatever stops it, the best bounds so far come back.
+
+        Args:
+            x, C: as for ``lower_bound``.
+            goal: rows that exceed it are good enough.
+            time_limit: in seconds, for all.
+
+        Raises:
+            InputError: C does not fit the output; what the solver does not take.
+            Interrupted: Ctrl-C; ``partial`` is the solution so far.
+        """
+        return self.prepare(x).solve(C, goal, time_limit)
+
     def lp(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z by linear programs over the relaxed network.
 
@@ -337,21 +378,9 @@ class Certified(Wrapper):
             InputError: the set is neither a box nor an ℓ1 or ℓ2 ball (with or without a domain) nor
                 a union of such; the method has no dual network.
         """
-        from autodual.solve import lower as programs  # scipy.optimize takes a while to import
-
-        found = self._admit(x, sound=True)
-        spec, output = check_spec(C, found.x, found.graph.output), found.graph.output
         if "dual" not in self.options.method.last:
             raise InputError(f"bounds={self.options.method.name!r} has no network to program")
-
-        def bound(member: ThreatModel) -> Tensor:
-            made = found.program(found.env, member)
-            return torch.maximum(
-                made.lower({output: spec}), programs(made.travelled, {output: spec})
-            )
-
-        best = reduce(torch.minimum, map(bound, self._around(found).members))
-        return _known(best, found.undefined())
+        return self.by(LP(inside=None)).solve(x, C).lower
 
     @eager
     @torch.no_grad()
@@ -379,7 +408,7 @@ class Certified(Wrapper):
                 named. The set is neither a box, an ℓ1 nor an ℓ2 ball, nor a union of such.
             Interrupted: Ctrl-C; ``partial`` is the verdict so far.
         """
-        from autodual.exact import exact  # scipy.optimize takes a while to import
+        from autodual.ladder.exact import exact  # scipy.optimize takes a while to import
 
         return exact(self, x, y, time_limit, told)
 
@@ -391,7 +420,7 @@ class Certified(Wrapper):
             UnsoundError: the bound guarantees nothing.
             Interrupted: Ctrl-C; as for the net itself.
         """
-        found = self._admit(x, sound=True)
+        found = self.admitted(x, sound=True)
         output, lost = found.graph.output, found.undefined()
 
         def known(box: Interval) -> Interval:
@@ -402,8 +431,8 @@ class Certified(Wrapper):
             return Interval(lower, box.upper.masked_fill(nowhere, torch.inf))
 
         with taking_notes() as notes:
-            box = finish(lambda: found.program.interval(found.env, self._around(found)), known)
-        _warn(notes)
+            box = finish(lambda: self._interval(found, self.around(found)), known)
+        notes.warn()
         return box
 
     @eager
@@ -428,7 +457,7 @@ class Certified(Wrapper):
             InputError: the set is a union; relax the network over each of its members. Slopes or
                 intervals for a value that has no use for them.
         """
-        found = self._admit(x)
+        found = self.admitted(x)
         return found.program(found.env, self._convex(found), slopes, given)
 
     @eager
@@ -448,10 +477,10 @@ class Certified(Wrapper):
             InputError: the set is neither an ℓ∞ nor an ℓ2 ball; optimize= was asked for.
             UnsoundError: the bound guarantees nothing.
         """
-        if self.options.optimize is not None:
+        if self.options.optimize is not None or self.last_by is not None:
             raise InputError("emit writes bounds without steps: certify without optimize=")
         whole = self.with_options(select=False)
-        found = whole._admit(x, sound=True)
+        found = whole.admitted(x, sound=True)
         output = found.graph.output
         if C is None:
             eye = torch.eye(output.numel, dtype=found.x.dtype, device=found.x.device)
@@ -459,50 +488,45 @@ class Certified(Wrapper):
         spec = check_spec(C, found.x, output)
         return emit(found.program, found.model, found.env, self._convex(found), spec)
 
+    @overload
+    def radius(
+        self,
+        x: Tensor | Inputs,
+        y: Labels | None = None,
+        steps: int = 20,
+        attack: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def radius(
+        self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20, *, attack: Literal[True]
+    ) -> Radii: ...
+
     @eager
     @torch.no_grad()
-    def radius(self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20) -> Tensor:
+    def radius(
+        self, x: Tensor | Inputs, y: Labels | None = None, steps: int = 20, attack: bool = False
+    ) -> Tensor | Radii:
         """Return the largest ε [N] that this bound certifies; 0 where none.
 
         Of an example with many labels it certifies all there are. Every ε returned was itself
-        certified, so the result is sound whatever ``steps``.
+        certified, so the result is sound whatever ``steps``. (Thesis, equation 3.29; see
+        ``ladder/radius.py`` for the steps.)
 
         Args:
             x, y: as for the net itself.
-            steps: ε is found to 2^-steps of its size; see ``bound/bisect.py``.
+            steps: ε is found to 2^-steps of its size.
+            attack: return ``Radii``, with the smallest ε at which an attack fools the model, too
+                (``ad.attack.minimum_norm``).
 
         Raises:
-            InputError: the set has no radius (``Box``); ``steps`` is no whole number above 0.
+            InputError: the set has no radius (``Box``); ``steps`` is no whole number above 0; with
+                ``attack``, the set is no ball of a norm.
             UnsoundError: the bound certifies nothing (BatchNorm in training mode).
             Interrupted: Ctrl-C; ``partial`` [N] holds the largest ε certified until then.
         """
-        if self.options.estimator.delta:
-            raise InputError("radius tries many ε; a δ for each does not add up. Use Exact().")
-        if not isinstance(self.threat, Ball):
-            raise InputError(f"{self.threat} has no radius; certify with a ball instead")
-        steps, ball, found = check_count("steps", steps), self.threat, self._admit(x, sound=True)
-        labels = self._labels(found, y)
-        every, lost = torch.arange(len(labels), device=found.x.device), found.undefined()
-
-        def least(eps: Tensor, index: Tensor) -> Tensor:
-            part, around = self.at(ball.with_eps(eps)).part(found, index)
-            margins = self._margins(part, labels[index], around, goal=0)
-            own = labels[index].unsqueeze(1)
-            unasked = torch.zeros_like(margins, dtype=torch.bool)
-            unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
-            return margins.masked_fill(unasked, 1e30).flatten(1).amin(1)
-
-        try:
-            nominal = least(found.x.new_zeros(len(labels)), every)
-        except Interrupted:
-            raise KeyboardInterrupt from None  # which says of no ε that it is certified
-        if lost is not None:
-            nominal = nominal.masked_fill(lost, -torch.inf)
-        start = float(torch.as_tensor(ball.eps).max()) or 1e-3
-        with taking_notes() as notes:
-            radius = largest(least, nominal, start, steps)
-        _warn(notes)
-        return radius
+        found = radius(self, x, y, steps)
+        return attacked(self, x, y, found) if attack else found
 
     @eager
     def detect(self, x: Tensor | Inputs) -> Tensor:
@@ -537,7 +561,7 @@ class Certified(Wrapper):
             x: the inputs.
             measure: compute the bounds, twice, and tell what was done and how long each node took.
         """
-        found = self._admit(x)
+        found = self.admitted(x)
         threat, program = self._convex(found), found.program
         record = program.run(found.env, threat) if measure else program.forecast(found.env, threat)
         if measure:
@@ -569,7 +593,7 @@ class Certified(Wrapper):
         """Return whether the host may look at values: not where a GPU should train unhindered."""
         return not x.is_cuda or not torch.is_grad_enabled()
 
-    def _around(self, found: Compiled) -> ThreatModel:
+    def around(self, found: Compiled) -> ThreatModel:
         """Return the set around the arguments at hand."""
         return self.threat.around(found.shapes)
 
@@ -580,30 +604,54 @@ class Certified(Wrapper):
                 f"{self.threat} is bounded member by member: take one at a time, "
                 "net.at(net.threat.members[0])"
             )
-        return self._around(found)
+        return self.around(found)
+
+    def _interval(self, found: Compiled, threat: ThreatModel) -> Interval:
+        """Return bounds on every entry of the output, in the model's layout."""
+        if self.last_by is None:
+            return found.program.interval(found.env, threat)
+        output = found.graph.output
+        eye = torch.eye(output.numel, dtype=found.x.dtype, device=found.x.device)
+        both = torch.cat([eye, -eye])
+
+        def ends(low: Tensor) -> Interval:
+            shaped = low.reshape(len(low), 2, *output.size(1))
+            return Interval(output.in_layout(shaped[:, 0]), output.in_layout(-shaped[:, 1]))
+
+        return finish(lambda: self._lower(found, both.unsqueeze(0), threat), ends)
 
     def _lower(
         self, found: Compiled, spec: Tensor, threat: ThreatModel, goal: float = math.inf
     ) -> Tensor:
-        """Return lower bounds on C z over every member of the set; see ``BoundModule.lower``."""
+        """Return lower bounds on C z over every member of the set, by the net's solver."""
+        goes_on = self.options.optimize is not None and not torch.is_grad_enabled()
+        if self.last_by is not None or goes_on:
+            ready = self.solver.prepare(self, found, threat)
+            return finish(
+                lambda: ready.run(ready.begin(spec, goal)), lambda solution: solution.lower
+            )
         through = quickest(found.program, found.x, threat)
-        return once(through.lower(found.env, threat, spec, goal))
+        return once(through.lower(found.env, threat, spec))
 
     def with_options(self, **changes: Any) -> Certified:
         """Return the same model and set with other options, those of ``Options``."""
-        return Certified(self.model, self.threat, replace(self.options, **changes))
+        options = replace(self.options, **changes)
+        return Certified(self.model, self.threat, options, self.last_by)
 
-    def part(self, found: Compiled, index: Tensor) -> tuple[Compiled, ThreatModel]:
+    def by_last(self, solver: Solver | None) -> Certified:
+        """Return the same net with rows of its answers bounded by a solver, or by its own pass."""
+        return Certified(self.model, self.threat, self.options, solver)
+
+    def part(
+        self, found: Compiled, index: Tensor, around: ThreatModel | None = None
+    ) -> tuple[Compiled, ThreatModel]:
         """Return the examples at ``index`` of what was admitted, and the sets around them."""
-        env, around = found.program.select(found.env, index), self._around(found)
+        around = self.around(found) if around is None else around
+        env = found.program.select(found.env, index)
         some = replace(found, x=found.x[index], env=env, nominal=None)
         return some, around.select(found.x, index)
 
-    def admitted(self, x: Tensor | Inputs) -> Compiled:
-        """Return the model and x with the graph and the bound that serve them now."""
-        return self._admit(x)
-
-    def _admit(self, x: Tensor | Inputs, confirm: bool = True, sound: bool = False) -> Compiled:
+    def admitted(self, x: Tensor | Inputs, confirm: bool = True, sound: bool = False) -> Compiled:
         """Let the model and x in, with their bound; refuse one with caveats if it must be sound."""
         if torch.is_grad_enabled():
             check_seen(self.model)
@@ -618,7 +666,7 @@ class Certified(Wrapper):
         found = admit(
             self.model, x, question, make, options.key, confirm=confirm, looks=self._looks
         )
-        threat = self._around(found)
+        threat = self.around(found)
         threat.check_shape(found.x)
         if self._looks(found.x):
             threat.check(found.x)
@@ -626,37 +674,6 @@ class Certified(Wrapper):
         if sound and found.program.caveats:
             raise _unsound(found.program.caveats)
         return found
-
-
-def _known(bound: Tensor, lost: Tensor | None) -> Tensor:
-    """Return a bound [N, *] that says nothing of the examples at which an op is not defined."""
-    return bound if lost is None else bound.masked_fill(wide(lost, bound), -torch.inf)
-
-
-def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str, ...]:
-    """Say for how many examples margins are so low that they tell nothing, and from where on."""
-    z = found.graph.output.per_example(found.output(), len(found.x)).flatten(1)
-    scale = z.abs().amax(1).clamp(min=torch.finfo(z.dtype).tiny)
-    fall = -margins.flatten(1).amin(1) / scale  # NaN where z is not finite
-    low = z.isfinite().all(1) & (fall > VACUOUS)
-    count = int(low.sum())
-    if not count:
-        return ()
-    worst = fall.masked_fill(~low, 0).argmax().reshape(1)
-    infinite = bool(margins[worst].isneginf().any())
-    where = widened(found.program, found.env, threat, worst, VACUOUS, infinite)
-    where = where and f"; in example {int(worst)} {where}"
-    return (
-        f"vacuous for {count} of {len(z)} examples: margins are −∞, or lie below zero by more than "
-        f"{VACUOUS:g} times the outputs at x{where}; take a smaller ε or another net, or look at "
-        "the intervals, relax(x).boxes",
-    )
-
-
-def _warn(notes: Notes) -> None:
-    """Say what must be told beside a bound that has no place for it."""
-    for remark in notes.remarks():
-        warn(remark, BudgetWarning)
 
 
 def _unsound(caveats: tuple[str, ...]) -> UnsoundError:

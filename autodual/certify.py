@@ -16,6 +16,7 @@ from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError, ModelError
 from autodual.front.capture import Output, unwrap
 from autodual.inputs import Key, Keys
+from autodual.ladder import Solver
 from autodual.threat import Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
@@ -27,7 +28,7 @@ def certify(
     model: nn.Module,
     eps: Eps,
     *,
-    bounds: str = "ibp&dual",
+    bounds: str | Solver = "ibp&dual",
     perturb: Key | None = None,
     output: Output = None,
     rules: UserRules | None = None,
@@ -53,7 +54,8 @@ def certify(
             each of several perturbed arguments a set of its own, by position or name.
         bounds: the method for intermediate bounds, one of ``"ibp"``, ``"dual"``, ``"ibp+dual"``
             (interval arithmetic inside, one dual pass at the end) and ``"ibp&dual"`` (both,
-            intersected).
+            intersected); or a rung of the ladder, ``ad.IBP()``, ``ad.Dual()``,
+            ``ad.Optimised(20)``, ``ad.LP()``, ``ad.MILP()``, as ``net.by`` takes it.
         perturb: which argument of the model is perturbed, by position or name; the first if not
             given.
         output: which of several outputs is bounded, by position or key, ``"logits"``, or by a
@@ -104,6 +106,7 @@ def certify(
             "this model already has its bound. net.at(eps) takes another set; for other options "
             "certify the model itself, net.model."
         )
+    rung, bounds = (bounds, "ibp&dual") if isinstance(bounds, Solver) else (None, bounds)
     if bounds not in METHODS:
         methods = "; ".join(f'"{name}": {method.text}' for name, method in METHODS.items())
         raise InputError(f"bounds={bounds!r} is no method. There are {methods}.")
@@ -124,6 +127,11 @@ def certify(
             "optimize= is for exact sums over dual networks: leave compile= and estimator= out, "
             'and take other bounds= than "ibp"'
         )
+    if rung is not None and (compile or type(estimator) is not Exact or optimize is not None):
+        raise InputError(
+            f"bounds={rung} is for exact sums, and says itself what steps are taken: leave "
+            "compile=, estimator= and optimize= out"
+        )
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     threat = as_threat(eps)
@@ -142,7 +150,8 @@ def certify(
         budget=parse_budget(budget),
         optimize=_steps(optimize),
     )
-    return Certified(model, threat, options)
+    net = Certified(model, threat, options)
+    return net if rung is None else net.by(rung)
 
 
 def _steps(optimize: int | Steps | None) -> Steps | None:

@@ -7,9 +7,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 import autodual as ad
-from autodual import exact as exactly
 from autodual.duals import pieces
 from autodual.errors import InputError, Interrupted
+from autodual.ladder import exact as exactly
 from autodual.solve import whole_network
 
 from . import oracles

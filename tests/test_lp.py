@@ -7,7 +7,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.errors import InputError
-from autodual.solve.linear import least
+from autodual.solve import Linear
 from autodual.solve.polytope import polytope
 
 from . import oracles
@@ -18,7 +18,7 @@ from .questions import DOUBLE, SETS, no_random_point_lies_below, rows, values
 @pytest.mark.parametrize("name", SETS)
 def test_no_looser_than_optimised_duals_on_the_same_planes_and_sound(name):
     gain = 0.0
-    for seed in range(4):
+    for seed in range(2 if "l2" in name else 4):
         model, shape = random_net(seed)
         torch.manual_seed(seed)
         x, threat = torch.rand(2, *shape, dtype=DOUBLE), SETS[name]
@@ -84,7 +84,7 @@ def test_any_dual_point_proves_a_bound():
     network = ad.certify(model, 0.3).relax(x).travelled
     whole, output = polytope(network), list(network.layers)[-1]
     cost = whole.cost({output: rows()})[0]
-    best = least(whole, cost)
+    best = Linear(whole).least(cost)
     generator = np.random.default_rng(0)
     for scale in (0, 0.01, 0.1, 1):
         assert whole.proved(cost, scale * generator.random(len(whole.most))) <= best + 1e-9

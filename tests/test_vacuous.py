@@ -129,7 +129,7 @@ def test_no_row_is_sent_for_a_remark(monkeypatch):
             looked.append(look(*args))
         return looked[-1]
 
-    monkeypatch.setattr("autodual.certified.widened", widened)
+    monkeypatch.setattr("autodual.answers.widened", widened)
     found = ad.certify(model, 1e5, optimize=2)(x)
     (said,) = looked
     assert "intervals are as wide from aten." in said
@@ -146,7 +146,7 @@ def test_outputs_that_are_no_numbers_are_not_called_vacuous():
 
 def test_nothing_is_looked_for_where_nothing_is_vacuous(monkeypatch):
     model, x = deep(4, 2)
-    monkeypatch.setattr("autodual.certified.widened", None)
+    monkeypatch.setattr("autodual.answers.widened", None)
     assert not ad.certify(model, 0.1)(x).remarks
 
 

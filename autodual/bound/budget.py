@@ -14,8 +14,9 @@ from torch import Tensor
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
-from autodual.errors import InputError
+from autodual.errors import BudgetWarning, InputError
 from autodual.front.ir import Value
+from autodual.warn import warn
 
 BUDGET = 5e11
 """What an example may take by default. A core of a laptop does some 5e10 in a second; the thesis's
@@ -58,6 +59,11 @@ class Notes:
             f"interval arithmetic at {count} ({some}): not all rows there fit into the budget; "
             "certify(..., budget=None) gives all, net.explain(x) says at what cost",
         )
+
+    def warn(self) -> None:
+        """Say what must be told beside a bound that has no place for it."""
+        for remark in self.remarks():
+            warn(remark, BudgetWarning)
 
 
 _taken: ContextVar[Notes | None] = ContextVar("taken", default=None)

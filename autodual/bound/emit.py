@@ -7,7 +7,6 @@ that one trace holds for all inputs of these shapes.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -91,9 +90,7 @@ class Lines:
         self._calls: dict[Hashable, int] = {}
         self._lines: dict[Hashable, Line | None] = {}
 
-    def lower(
-        self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor, goal: float = math.inf
-    ) -> Tensor:
+    def lower(self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
         x = env[self.bound.plan.graph.perturbed]
         given = [[*env.values(), *inputs_of(member, x), spec] for member in threat.members]

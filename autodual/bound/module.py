@@ -107,7 +107,7 @@ class BoundModule:
         env, output = self.complete(env), self.plan.graph.output
         x, seed = env[self.plan.graph.perturbed], self.options.estimator.seed()
         record = Record()
-        for part in self._parts(x):
+        for part in self.parts(x):
             some, around = self.select(env, part), threat.select(x, part)
             bound = self.relax(some, around, seed, record)
             bound.interval(output)
@@ -123,19 +123,18 @@ class BoundModule:
         env, record = self.complete(env), Record()
         x, kind = env[self.plan.graph.perturbed], type(threat)
         job = self._job(self._servings(self._orders.get(kind, {})), 0)
-        for part in self._parts(x):
+        for part in self.parts(x):
             some, around = self.select(env, part), threat.select(x, part)
             forecast(job, record, some, around, not self.options.select)
         return record
 
-    def lower(self, env: Env, threat: ThreatModel, spec: Tensor, goal: float = math.inf) -> Tensor:
+    def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``.
 
         Those of a union hold for every member. A batch that does not fit into memory is bounded
-        some examples at a time. An example whose bounds all exceed the goal has no further steps
-        taken.
+        some examples at a time.
         """
-        return self._ask(env, threat, spec, _lower, goal)
+        return self._ask(env, threat, spec, _lower)
 
     def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
         """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
@@ -184,7 +183,6 @@ class BoundModule:
         threat: ThreatModel,
         question: Tensor,
         ask: Ask,
-        goal: float = math.inf,
     ) -> Tensor:
         """Return what bounds answer to a question [N, *] about the output, part by part.
 
@@ -192,12 +190,12 @@ class BoundModule:
         """
         env, estimator, members = self.complete(env), self.options.estimator, threat.members
         x = env[self.plan.graph.perturbed]
-        parts, seeds = self._parts(x), [estimator.seed() for _ in members]
+        parts, seeds = self.parts(x), [estimator.seed() for _ in members]
+        output = self.plan.graph.output
         if len(parts) == 1:
             with self._told(env, threat):
-                pairs = zip(members, seeds, strict=True)
-                each = (self._climbed(env, *pair, None, ask, question, goal) for pair in pairs)
-                return reduce(torch.minimum, each)
+                bounds = (self.relax(env, *pair) for pair in zip(members, seeds, strict=True))
+                return reduce(torch.minimum, (ask(b, output, question) for b in bounds))
         question = question.expand(len(x), *question.shape[1:])
         noises = [CauchyNoise(x, s, keep=True) if estimator.kept else None for s in seeds]
 
@@ -206,7 +204,7 @@ class BoundModule:
             around = members[i].replace(others).select(swapped[self.plan.graph.perturbed], index)
             some = others.get(id(question), question)[index]
             chosen = self.select(swapped, index)
-            return self._climbed(chosen, around, seeds[i], noises[i], ask, some, goal)
+            return ask(self.relax(chosen, around, seeds[i], shared=noises[i]), output, some)
 
         with self._told(env, threat), keeping(len(x)) as done:
 
@@ -227,31 +225,16 @@ class BoundModule:
             described = [tensor for member in members for tensor in member.tensors()]
             return recomputed(pieces, [*env.values(), *described, question], dim=0, select=False)
 
-    def _climbed(
-        self,
-        env: Env,
-        threat: ThreatModel,
-        seed: int,
-        shared: CauchyNoise | None,
-        ask: Ask,
-        question: Tensor,
-        goal: float,
-    ) -> Tensor:
-        """Return what a bound answers: one without steps, and where that misses the goal, with."""
-        output = self.plan.graph.output
-        if self.options.optimize is None or math.isinf(goal):
-            return ask(self.relax(env, threat, seed, shared=shared), output, question)
-        plain = self._made(env, threat, seed, {}, {})
-        best = ask(plain, output, question)
-        index = (best <= goal).flatten(1).any(1).nonzero().squeeze(1)
-        if len(index) == 0:
-            return best
-        count = len(best)
-        boxes = _of_some(plain.boxes, count, index)
+    def plain(self, env: Env, threat: ThreatModel) -> Bound:
+        """Return the bound without steps."""
+        return self._made(self.complete(env), threat, self.options.estimator.seed(), {}, {})
+
+    def improved(self, env: Env, threat: ThreatModel, before: Bound, index: Tensor) -> Bound:
+        """Return a bound with steps on the examples at ``index``, after one without on all."""
+        count, env = len(env[self.plan.graph.perturbed]), self.complete(env)
         some, around = self.select(env, index), threat.select(env[self.plan.graph.perturbed], index)
-        bound = self._made(some, around, seed, {}, {}, before=Bound(boxes, ()))
-        better = ask(bound, output, question.expand(count, *question.shape[1:])[index])
-        return best.index_copy(0, index, torch.maximum(best[index], better))
+        known = Bound(_of_some(before.boxes, count, index), ())
+        return self._made(some, around, 0, {}, {}, before=known)
 
     def relax(
         self,
@@ -351,7 +334,7 @@ class BoundModule:
         pick = example_layout(len(env[self.plan.graph.perturbed]), index)
         return {v: pick(v, t) for v, t in env.items()}
 
-    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
         """Return which examples are bounded together, part by part."""
         return torch.arange(len(x), device=x.device).split(self._examples_at_once(x))
 

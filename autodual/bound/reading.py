@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from autodual.bound.estimators import Sums
+from autodual.bound.estimators import OptimisedSums, Sums
 from autodual.bound.layer import nothing_known
 from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
@@ -95,6 +95,11 @@ class Bound:
     def networks(self) -> tuple[Relaxation, ...]:
         """The relaxed networks."""
         return tuple(sums.network for sums in self.sums)
+
+    @property
+    def climbing(self) -> tuple[OptimisedSums, ...]:
+        """Those sums whose rows seek their best planes in steps."""
+        return tuple(sums for sums in self.sums if isinstance(sums, OptimisedSums))
 
     @property
     def travelled(self) -> Relaxation:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from autodual.solve.branching import Outcome, decide, streamed
+from autodual.solve.branching import LATE, Outcome, decide, sought, streamed
 from autodual.solve.integer import check_whole, whole_network
-from autodual.solve.linear import lower, radius_of
+from autodual.solve.linear import Linear, check_set, radius_of
+from autodual.solve.polytope import Array, Matrices, Polytope, polytope
 
 __all__ = [
+    "LATE",
+    "Array",
+    "Linear",
+    "Matrices",
     "Outcome",
+    "Polytope",
+    "check_set",
     "check_whole",
     "decide",
-    "lower",
+    "polytope",
     "radius_of",
+    "sought",
     "streamed",
     "whole_network",
 ]

@@ -26,73 +26,101 @@ MARGIN = 1e-5
 FIRST = 1e9
 """A gap so wide that the first point found ends the search."""
 
-INFEASIBLE = 2
-"""What scipy says where no point is left."""
+EXACT = 1e-6
+"""The gap at which a least value is found."""
+
+STOPPED, INFEASIBLE = 1, 2
+"""What scipy says where time ran out, and where no point is left."""
+
+LATE = "its time was over"
+"""Why nothing is known where time ran out."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of some rows: that C·z > 0 for all, a point, or that time ran out.
+    """What was found of some rows.
 
     Attributes:
+        lower: C·z is at least this for all of them, as far as the solver's tolerance goes.
         point: d of the input where a row should be 0 or less, if one was found.
-        late: whether time ran out.
+        why: why there is neither a point nor C·z > 0 for all, if so.
     """
 
+    lower: float
     point: Array | None = None
-    late: bool = False
+    why: str | None = None
 
     @property
     def nothing(self) -> bool:
         """Whether it is known that there is no such point."""
-        return self.point is None and not self.late
+        return self.point is None and self.why is None
 
 
 def decide(
-    polytope: Polytope, costs: Array, nominal: Array, seconds: float, radius: float | None
+    polytope: Polytope,
+    costs: Array,
+    nominal: Array,
+    known: Array,
+    seconds: float,
+    radius: float | None,
 ) -> Outcome:
     """Return whether nominal + c·d > 0 for every row on a whole network, row by row.
 
     Args:
         polytope: of the network, see ``integer``.
         costs, nominal: the rows [S, variables], and their values [S] at the center.
+        known: lower bounds [S] on their values.
         seconds: when to give up.
         radius: of an ℓ2 ball, which tangents cut out of its box.
     """
-    end = time.perf_counter() + seconds
-    for cost, value in zip(costs, nominal, strict=True):
-        asked = polytope.cut(cost, MARGIN * (1 + abs(value)) - value)
-        outcome = _sought(asked, cost, end, radius)
-        if not outcome.nothing:
-            return outcome
-    return Outcome()
+    end, lower = time.perf_counter() + seconds, np.array(known, dtype=float)
+    for i, (cost, value) in enumerate(zip(costs, nominal, strict=True)):
+        found = sought(polytope, cost, value, 0.0, end, radius)
+        lower[i] = max(lower[i], found.lower)
+        if not found.nothing:
+            return Outcome(float(lower.min()), found.point, found.why)
+    return Outcome(float(lower.min(initial=np.inf)))
 
 
-def _sought(asked: Polytope, cost: Array, end: float, radius: float | None) -> Outcome:
-    """Look for a point of a polytope, inside the ball if there is one."""
+def sought(
+    polytope: Polytope, cost: Array, value: float, goal: float, end: float, radius: float | None
+) -> Outcome:
+    """Look for a point of a whole network, in the ball if there is one, with value + c·d ≤ goal.
+
+    With a goal of ∞ the least value is sought.
+
+    Args:
+        polytope, cost, value, radius: as for ``decide``, for one row.
+        end: when to give up, by ``time.perf_counter``.
+    """
+    margin, gap = MARGIN * (1 + abs(value)), EXACT if np.isinf(goal) else FIRST
+    asked = polytope if np.isinf(goal) else polytope.cut(cost, goal + margin - value)
+    least, none = -np.inf, goal + margin  # what is there beside the points asked about
     for _ in range(CUTS):
         left = end - time.perf_counter()
         if left <= 0:
-            return Outcome(late=True)
+            return Outcome(min(least, none), why=LATE)
         found = milp(
             cost,
             constraints=LinearConstraint(asked.rows, -np.inf, asked.most),
             bounds=Bounds(asked.low, asked.high),
             integrality=asked.integral.astype(int),
-            options={"time_limit": left, "mip_rel_gap": FIRST},
+            options={"time_limit": left, "mip_rel_gap": gap},
         )
         if found.status == INFEASIBLE:
-            return Outcome()
+            return Outcome(none)
+        if found.mip_dual_bound is not None:
+            least = max(least, value + float(found.mip_dual_bound) - margin)
         if found.x is None:
-            return Outcome(late=True)
-        point = found.x[: asked.inputs]
-        trimmed = asked.trimmed(point, radius)
+            why = LATE if found.status == STOPPED else f"HiGHS says: {found.message}"
+            return Outcome(min(least, none), why=why)
+        trimmed = asked.trimmed(found.x[: asked.inputs], radius)
         if trimmed is None:
             break
         asked = trimmed
-    return Outcome(point)
+    return Outcome(min(least, none), found.x[: asked.inputs])
 
 
 def streamed(jobs: Iterator[Callable[[], Result]], threads: int) -> Iterator[Result]:

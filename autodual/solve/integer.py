@@ -23,10 +23,10 @@ from autodual.bound.relaxation import Relaxation
 from autodual.duals import Call, Extreme, Piecewise
 from autodual.errors import InputError
 from autodual.solve.linear import check_set
-from autodual.solve.polytope import Array, Making, Polytope, array, wide
+from autodual.solve.polytope import Array, Making, Matrices, Polytope, array, wide
 
 
-def whole_network(network: Relaxation) -> Polytope:
+def whole_network(network: Relaxation, matrices: Matrices | None = None) -> Polytope:
     """Return a network of a single example without any relaxation.
 
     Raises:
@@ -34,7 +34,7 @@ def whole_network(network: Relaxation) -> Polytope:
             none that a program can say.
     """
     check_set(network.entry)
-    return _Whole(network.entry).finished(network)
+    return _Whole(network.entry, matrices).finished(network)
 
 
 def check_whole(plan: Plan, entry: Entry) -> None:

@@ -107,19 +107,40 @@ class Polytope:
         return np.asarray(total.todense())
 
 
-def polytope(network: Relaxation) -> Polytope:
+class Matrices:
+    """The matrices of affine ops; those that all examples share are written out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Value, int], list[sp.csr_matrix]] = {}
+
+    def __call__(self, layer: Layer, x: Tensor) -> list[sp.csr_matrix]:
+        """Return the matrix of a layer for each of its perturbed arguments."""
+        found = []
+        for i, side in enumerate(layer.sides):
+            shared = all(v.batch_dim is None for v in side.constants)
+            known = self._known.get((layer.value, i))
+            if known is None:
+                known = _matrices(side, layer.value, x)
+                if shared:
+                    self._known[layer.value, i] = known
+            found += known
+        return found
+
+
+def polytope(network: Relaxation, matrices: Matrices | None = None) -> Polytope:
     """Return the polytope of a network of a single example.
 
     The input lies in the box around its set, and in the set itself where that is linear: a box or
     an ℓ1 ball. ``cut`` adds what bounds others.
     """
-    return Making(network.entry).finished(network)
+    return Making(network.entry, matrices).finished(network)
 
 
 class Making:
     """A polytope that grows value by value from the input's set."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, matrices: Matrices | None = None) -> None:
+        self.matrices = matrices or Matrices()
         box, z = entry.threat.interval(entry.x), entry.reference
         self.entry, self.low, self.high = entry, array(box.lower - z), array(box.upper - z)
         self.rows: list[sp.csr_matrix] = []
@@ -169,7 +190,7 @@ class Making:
         if layer.planes is not None:
             self.enclose(layer, maps)
             return
-        matrices = (m for side in layer.sides for m in _matrices(side, layer.value, self.entry.x))
+        matrices = self.matrices(layer, self.entry.x)
         affine = sp.csr_matrix(sum(m @ of for m, of in zip(matrices, maps, strict=True)))
         if layer.radius is None:
             self.maps[layer.value] = affine

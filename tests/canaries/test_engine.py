@@ -186,7 +186,7 @@ def programs_decide_as_an_independent_one_does():
     x = torch.rand(6, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
     y, weights = mlp()(x).argmax(1), oracles.layers(mlp(), (4,))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autodual.exact._Deciding.attack", lambda *_: None)
+        patch.setattr("autodual.ladder.exact._Deciding.attack", lambda *_: None)
         verdict = ad.certify(mlp(), EXACT).exact(x, y)
     for i, label in enumerate(y.tolist()):
         spec = (torch.eye(3)[label] - torch.eye(3)[[k for k in range(3) if k != label]]).numpy()

@@ -117,7 +117,7 @@ class Chunks:
             with torch.enable_grad():
                 seeds = seeds.take(matter)
         memo = Memo(detach=bool(others), room=self.memory // MEMO)
-        for number, chunk in enumerate(self._cut(seeds), start=1):
+        for number, chunk in enumerate(self.cut(seeds), start=1):
 
             def run(chunk: slice = chunk) -> Tensor:
                 return self.find(network, seeds.take(chunk), memo)
@@ -139,7 +139,7 @@ class Chunks:
         room = self.memory // 16 if cuda else min(self.memory // 16, CACHE_BYTES)
         return room // self.cost.widest_bytes
 
-    def _cut(self, seeds: Seeds) -> Iterator[slice]:
+    def cut(self, seeds: Seeds) -> Iterator[slice]:
         """Yield slices of the rows, as many at a time as there is room for."""
         if len(seeds) == 0:
             return

@@ -7,7 +7,7 @@ that with its best means held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from autodual.bound.estimators.base import Setting
 from autodual.bound.estimators.exact import Chunks, ExactSums
 from autodual.bound.layer import Facet, Layer
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Memo, Rows, Seeds
+from autodual.bound.rows import Memo, Rows, Seeds, Specs
 from autodual.bound.travel import passage, rise
 from autodual.front.ir import Value
 from autodual.threat.base import wide
@@ -47,6 +47,35 @@ class OptimisedSums(ExactSums):
         """Return the chunks in which rows are taken."""
         return _Climbs(self.network, seeds, both, self.memory, self.observe, self.steps)
 
+    def climbs(
+        self, value: Value, owner: Tensor, rows: Tensor, goal: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield after every step the rows that took it and their best lower bounds on C·z, [R].
+
+        Rows leave when their bound exceeds the goal.
+
+        Args:
+            value: what C·z is about.
+            owner: whose the rows are, [R].
+            rows: C [R, *].
+        """
+        seeds = Specs({value: rows.reshape(-1, *value.size(1))}, owner, span=None)
+        own = self.network.nominal(value)[owner]
+        nominal = torch.linalg.vecdot(rows.flatten(1), own.flatten(1))
+        for chunk in self.chunks(seeds, both=False).cut(seeds):
+            index = torch.arange(chunk.start, chunk.stop, device=owner.device)
+            climb = Climb(self.network, _downwards(seeds.take(index), self.network.x), self.steps)
+            while not climb.done:
+                climb.step()
+                lower = nominal[index] - climb.best
+                yield index, lower
+                left = (~(lower > goal)).nonzero().squeeze(1)
+                if len(left) == 0:
+                    break
+                if 2 * len(left) <= len(index):
+                    index = index[left]
+                    climb.reduced(_downwards(seeds.take(index), self.network.x), left)
+
     def leaves(self, seeds: Seeds) -> list[Tensor]:
         """Return what a gradient could be wanted for: other planes too."""
         facets = (f for layer in self.network.path(seeds.values) for f in layer.facets)
@@ -67,10 +96,10 @@ class _Climbs(Chunks):
 
     def _best(self, network: Relaxation, way: Mapping[Value, Rows], memo: Memo) -> Tensor:
         wanted = torch.is_grad_enabled()
-        fall, shares = climb(network, way, self.steps, keep=wanted)
+        found = Climb(network, way, self.steps, keep=wanted).all()
         if not wanted:
-            return fall.unsqueeze(0)
-        return rise(network, way, memo, observe=self.observe, through=Mixture(dict(shares)))
+            return found.best.unsqueeze(0)
+        return rise(network, way, memo, observe=self.observe, through=Mixture(dict(found.kept)))
 
     @property
     def at_once(self) -> int:
@@ -111,33 +140,72 @@ class Mixture:
         return [rows.become(p) for p in pulled], far.flatten(1).sum(1)
 
 
-def climb(
-    network: Relaxation, starts: Mapping[Value, Rows], steps: int, keep: bool
-) -> tuple[Tensor, Shares]:
-    """Return the least rise [R] that is found for each row, and, if ``keep``, the shares for it.
+class Climb:
+    """Rows on their way to their best planes.
 
     Steps go along the signs of the gradient and get shorter: gradients of rows and of entries
     differ by many orders of magnitude, while all shares lie in [0, 1].
+
+    Args:
+        network: what the rows travel through.
+        starts: the rows, at the values where they start.
+        steps: how many steps there are.
+        keep: whether to remember each row's best shares.
+
+    Attributes:
+        best: the least rise found for each row, [R].
+        kept: the shares for it.
     """
-    mixture, memo = Mixture(), Memo(False, 0)
-    count, kept = len(next(iter(starts.values()))), dict[Value, list[Tensor]]()
-    best = network.x.new_full((count,), torch.inf)
-    for step in range(steps + 1):
+
+    def __init__(
+        self, network: Relaxation, starts: Mapping[Value, Rows], steps: int, keep: bool = False
+    ) -> None:
+        self.network, self.starts, self.steps, self.keep = network, starts, steps, keep
+        self.mixture, self.memo = Mixture(), Memo(False, 0)
+        self.kept: dict[Value, list[Tensor]] = {}
+        self.best = network.x.new_full((len(next(iter(starts.values()))),), torch.inf)
+        self.taken, self.done = 0, False
+
+    def step(self) -> None:
+        """Look how far rows rise with the shares they have, and move these."""
         with torch.enable_grad():
-            far = rise(network, starts, memo, through=mixture)[0]
-        better = far < best
-        best = torch.where(better, far.detach(), best)
-        if keep:
-            kept = {v: _chosen(better, now, kept.get(v)) for v, now in mixture.shares.items()}
-        leaves = [share for shares in mixture.shares.values() for share in shares]
-        if step == steps or not leaves:
-            break
+            far = rise(self.network, self.starts, self.memo, through=self.mixture)[0]
+        better = far < self.best
+        self.best = torch.where(better, far.detach(), self.best)
+        shares = self.mixture.shares
+        if self.keep:
+            self.kept = {v: _chosen(better, now, self.kept.get(v)) for v, now in shares.items()}
+        leaves = [share for some in shares.values() for share in some]
+        if self.taken == self.steps or not leaves:
+            self.done = True
+            return
         slopes = torch.autograd.grad(far, leaves, torch.ones_like(far))
-        length = RATE * (END / RATE) ** (step / steps)
+        length = RATE * (END / RATE) ** (self.taken / self.steps)
         with torch.no_grad():
             for leaf, slope in zip(leaves, slopes, strict=True):
                 leaf.sub_(slope.sign(), alpha=length).clamp_(0, 1)
-    return best, kept
+        self.taken += 1
+
+    def reduced(self, starts: Mapping[Value, Rows], index: Tensor) -> None:
+        """Go on with the rows at ``index`` alone, which are ``starts``."""
+        self.starts, self.best = starts, self.best[index]
+        with torch.no_grad():
+            shares: dict[Value, Sequence[Tensor]] = {
+                v: [share[index].requires_grad_() for share in some]
+                for v, some in self.mixture.shares.items()
+            }
+        self.mixture = Mixture(shares)
+
+    def all(self) -> Climb:
+        """Take all steps."""
+        while not self.done:
+            self.step()
+        return self
+
+
+def _downwards(seeds: Specs, like: Tensor) -> Mapping[Value, Rows]:
+    """Return −C."""
+    return {v: -r for v, r in seeds.rows(like).items()}
 
 
 def _chosen(better: Tensor, now: Sequence[Tensor], before: Sequence[Tensor] | None) -> list[Tensor]:

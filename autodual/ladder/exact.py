@@ -20,7 +20,16 @@ from autodual.bound.options import Steps
 from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_classes
 from autodual.labels import NONE, Labels
-from autodual.solve import Outcome, check_whole, decide, radius_of, streamed, whole_network
+from autodual.solve import (
+    LATE,
+    Matrices,
+    Outcome,
+    check_whole,
+    decide,
+    radius_of,
+    streamed,
+    whole_network,
+)
 from autodual.target import Run, Target
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner
@@ -107,7 +116,7 @@ def exact(
             "exact verdicts stand on exact sums over dual networks: certify a model in eval mode, "
             'without estimator=, and with other bounds= than "ibp"'
         )
-    labels = net._labels(found, y)
+    labels = net.labels(found, y)
     if check_classes(found.graph.output).cells or bool((labels == NONE).any()):
         raise InputError("exact verdicts are for one label for each example, and none of −100")
     for member in net.threat.around(found.shapes).members:
@@ -197,7 +206,7 @@ class _Deciding:
         """Verify what a bound can."""
         for index in self.rounds():
             some, around = self.net.part(self.found, index)
-            margins = self.net._margins(some, self.labels[index], around, goal=0)
+            margins = self.net.margins_of(some, self.labels[index], around, goal=0)
             least = margins.scatter(1, self.labels[index].unsqueeze(1), torch.inf).amin(1)
             least = least.masked_fill(~least.isfinite(), -torch.inf)
             self.lower[index] = torch.maximum(self.lower[index], least)
@@ -215,21 +224,21 @@ class _Deciding:
     def programs(self, limit: float) -> None:
         """Ask a mixed-integer program about each example that is left, and each set around it."""
         index, members = self.left, len(self.threat.members)
-        hold = dict.fromkeys(index.tolist(), 0)
-        with working("programs", len(hold) * members) as bar:
+        heard: dict[int, list[Outcome]] = {i: [] for i in index.tolist()}
+        with working("programs", len(heard) * members) as bar:
             jobs = self._jobs(index, limit)
             for i, member, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
                 bar.advance()
                 self.seconds[i] += took
+                heard[i].append(outcome)
                 if not self.falsified[i]:
-                    hold[i] += self._heard(i, member, outcome, limit)
-                    if hold[i] == members:
-                        self.verified[i] = True
-                        self.lower[i] = self.lower[i].clamp(min=0)
-                        self.note(i, "verified by programs")
+                    self._heard(i, member, outcome, limit)
+                if len(heard[i]) == members:
+                    self._heard_all(i, heard[i])
 
     def _jobs(self, index: Tensor, limit: float) -> Iterator[Callable[[], Answer]]:
         """Yield for each example and set a program that can be asked in a thread of its own."""
+        matrices = Matrices()
         for i in index.tolist():
             some, around = self.net.part(self.found, torch.tensor([i], device=index.device))
             output = some.graph.output
@@ -240,11 +249,12 @@ class _Deciding:
                 C = (unit[self.labels[i]] - unit[others]).unsqueeze(0)
                 bound = network.lower({output: C})[0]
                 order = bound.argsort(descending=True)  # the cheapest first
-                rows = C[0, order[~(bound[order] > 0)]].reshape(-1, *output.size(1)).double()
+                order = order[~(bound[order] > 0)]
+                rows = C[0, order].reshape(-1, *output.size(1)).double()
                 relaxed = network.travelled
                 nominal = inner(rows.unsqueeze(0), relaxed.nominal(output).double())[0]
                 try:
-                    whole = whole_network(relaxed)
+                    whole = whole_network(relaxed, matrices)
                 except InputError as error:  # the others are decided all the same
                     self.note(i, f"unknown: {error}")
                     continue
@@ -252,11 +262,12 @@ class _Deciding:
                 if not (whole.finite and np.isfinite(costs).all() and np.isfinite(values).all()):
                     self.note(i, "unknown: its bounds are not finite")
                     continue
-                ask = partial(decide, whole, costs, values, limit, radius_of(relaxed.entry))
+                known, radius = bound[order].double().cpu().numpy(), radius_of(relaxed.entry)
+                ask = partial(decide, whole, costs, values, known, limit, radius)
                 yield partial(_timed, i, member, ask)
 
-    def _heard(self, i: int, member: ThreatModel, outcome: Outcome, limit: float) -> bool:
-        """Note what a program found; return whether no point of its set has another class."""
+    def _heard(self, i: int, member: ThreatModel, outcome: Outcome, limit: float) -> None:
+        """Note what a program found."""
         if outcome.point is not None:
             x = self.found.x
             index = torch.tensor([i], device=x.device)
@@ -265,9 +276,19 @@ class _Deciding:
             self.seen_all(moved, "falsified by programs", index)
             if not self.falsified[i]:
                 self.note(i, "unknown: the least margin is 0 but for rounding")
-        elif outcome.late:
-            self.note(i, f"unknown: {limit:g} s were over")
-        return outcome.nothing
+        elif outcome.why is not None:
+            why = f"{limit:g} s were over" if outcome.why == LATE else outcome.why
+            self.note(i, f"unknown: {why}")
+
+    def _heard_all(self, i: int, outcomes: Sequence[Outcome]) -> None:
+        """Note what the programs of all sets around an example say together."""
+        if all(outcome.nothing for outcome in outcomes):
+            self.verified[i] = True
+            self.lower[i] = self.lower[i].clamp(min=0)
+            self.note(i, "verified by programs")
+        else:
+            least = min(outcome.lower for outcome in outcomes)
+            self.lower[i] = max(float(self.lower[i]), least)
 
 
 def _timed(i: int, member: ThreatModel, ask: Callable[[], Outcome]) -> Answer:

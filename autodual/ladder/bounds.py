@@ -1,0 +1,174 @@
+"""The rungs that rows climb: interval arithmetic, the dual network, and its optimised planes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from autodual.bound.options import Steps
+from autodual.bound.plan import METHODS
+from autodual.bound.reading import Bound
+from autodual.errors import InputError
+from autodual.ladder.base import Prepared, Search, Solver
+from autodual.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from autodual.certified import Certified, Compiled
+
+
+@dataclass(frozen=True)
+class IBP(Solver):
+    """Interval arithmetic; the last affine layers are merged with C."""
+
+    unit = "passes"
+    last = False
+
+    def options(self, net: Certified) -> dict[str, Any]:
+        """Take intervals alone."""
+        return {"method": METHODS["ibp"], "optimize": None}
+
+    def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
+        """Relax the network."""
+        return Passes(self, net, found, threat)
+
+
+@dataclass(frozen=True)
+class Dual(Solver):
+    """One pass through the dual network (Wong & Kolter; thesis, 3.2), by fixed planes.
+
+    Args:
+        bounds: the method for intermediate bounds, as for ``certify``; the net's own if not given,
+            ``"ibp&dual"`` where that has no dual network.
+    """
+
+    bounds: str | None = None
+
+    unit = "passes"
+    last = False
+
+    def options(self, net: Certified) -> dict[str, Any]:
+        """Take no steps."""
+        return {"optimize": None, "method": dual_method(net, self.bounds)}
+
+    def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
+        """Relax the network."""
+        return Passes(self, net, found, threat)
+
+
+@dataclass(frozen=True)
+class Optimised(Solver):
+    """The best planes for every row, in steps (Theorem 1's maximum): ``certify(optimize=)``.
+
+    Args:
+        steps: for the rows of the answer.
+        inside: for entries inside the network that are still open after one pass; half of
+            ``steps`` if not given.
+    """
+
+    steps: int = 20
+    inside: int | None = None
+
+    last = False
+
+    def __post_init__(self) -> None:
+        Steps(self.steps, self.inside)
+
+    def options(self, net: Certified) -> dict[str, Any]:
+        """Take steps."""
+        return {"optimize": Steps(self.steps, self.inside), "method": dual_method(net, None)}
+
+    def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
+        """Relax the network by fixed planes."""
+        return Climbing(self, net, found, threat)
+
+
+def dual_method(net: Certified, name: str | None) -> Any:
+    """Return the method called so, or the net's own, if it has a dual network."""
+    if name is not None and (name not in METHODS or "dual" not in METHODS[name].last):
+        raise InputError(f"bounds={name!r} has no dual network")
+    own = net.options.method
+    if name is not None:
+        return METHODS[name]
+    return own if "dual" in own.last else METHODS["ibp&dual"]
+
+
+class Passes(Prepared):
+    """Relaxed networks, through which rows take one pass each."""
+
+    def work(self, search: Search) -> Iterator[int]:
+        """Bound part after part, on one set around each example after the other."""
+        for member, part in self.each():
+            index = self.parts[part]
+            bound = self.relaxed(member, part)
+            search.tell(member, index, bound.lower({self.output: search.C[index]}))
+            if member == len(self.threat.members) - 1:
+                search.finished(index)
+            yield 1
+
+
+class Climbing(Prepared):
+    """Relaxed networks; where they miss the goal, better ones whose rows seek their planes."""
+
+    def __init__(
+        self, solver: Solver, net: Certified, found: Compiled, threat: ThreatModel
+    ) -> None:
+        super().__init__(solver, net, found, threat)
+        self._better: dict[object, tuple[Tensor, Bound]] = {}
+
+    def total(self, search: Search) -> float:
+        """Return about how many steps there are: all chunks have about as many."""
+        steps = self.net.options.optimize
+        assert steps is not None
+        return super().total(search) * (2 + steps.last)
+
+    def relax(self, some: Compiled, member: ThreatModel) -> Bound:
+        """Return the bound without steps."""
+        return some.program.plain(some.env, member)
+
+    def work(self, search: Search) -> Iterator[int]:
+        """Bound part after part by fixed planes, then step by step what misses the goal."""
+        for member, part in self.each():
+            index = self.parts[part]
+            bound = self.relaxed(member, part)
+            search.tell(member, index, bound.lower({self.output: search.C[index]}))
+            yield 1
+            missing = search.missing(member, index)
+            if bool(missing.any()):
+                yield from self.climb(search, member, part, missing)
+            if member == len(self.threat.members) - 1:
+                search.finished(index)
+
+    def climb(self, search: Search, member: int, part: int, missing: Tensor) -> Iterator[int]:
+        """Seek the best planes for the rows [R, S] of a part that miss the goal."""
+        index = self.parts[part]
+        some = missing.any(1).nonzero().squeeze(1)
+        place, bound = self.better(member, part, some)
+        yield 1
+        owner, row = missing.nonzero(as_tuple=True)
+        rows = search.C[index[owner], row]
+        still = Bound(bound.boxes, tuple(s for s in bound.sums if s not in bound.climbing))
+        if still.sums:
+            search.tell(member, index[some], still.lower({self.output: search.C[index[some]]}))
+        for sums in bound.climbing:
+            for chunk, lower in sums.climbs(self.output, place[owner], rows, search.goal):
+                search.tell(member, index[owner[chunk]], lower, row[chunk])
+                yield 1
+
+    def better(self, member: int, part: int, some: Tensor) -> tuple[Tensor, Bound]:
+        """Return a bound with steps inside for some examples of a part, and where these stand."""
+        key = member, part
+        if key in self._better and bool((self._better[key][0][some] >= 0).all()):
+            return self._better[key]
+        index = self.parts[part]
+        chosen, around = self.net.part(self.found, index, self.threat)
+        before = self.relaxed(member, part)
+        bound = chosen.program.improved(chosen.env, around.members[member], before, some)
+        place = torch.full((len(index),), -1, device=some.device)
+        place[some] = torch.arange(len(some), device=some.device)
+        if len(self.parts) == 1:
+            self._better[key] = place, bound
+        return place, bound
