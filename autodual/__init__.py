@@ -19,7 +19,16 @@ from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
 from autodual.report.selfcheck import SelfCheck, self_check
-from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel, Union, Wasserstein
+from autodual.threat import (
+    Box,
+    L1Ball,
+    L2Ball,
+    LinfBall,
+    Polyhedron,
+    ThreatModel,
+    Union,
+    Wasserstein,
+)
 from autodual.working import progress
 
 __version__ = "0.1.0"
@@ -46,6 +55,7 @@ __all__ = [
     "LinfBall",
     "Normal",
     "Optimised",
+    "Polyhedron",
     "Property",
     "RobustLoss",
     "SelfCheck",

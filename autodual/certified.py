@@ -375,8 +375,9 @@ class Certified(Wrapper):
             x, C: as for ``lower_bound``.
 
         Raises:
-            InputError: the set is neither a box nor an ℓ1 or ℓ2 ball (with or without a domain) nor
-                a union of such; the method has no dual network.
+            InputError: the set is neither a box, an ℓ1, ℓ2 or Wasserstein ball (with or without a
+                domain), one that answers ``polyhedron``, nor a union of such; the method has no
+                dual network.
         """
         if "dual" not in self.options.method.last:
             raise InputError(f"bounds={self.options.method.name!r} has no network to program")
@@ -405,7 +406,7 @@ class Certified(Wrapper):
 
         Raises:
             InputError: an op that is neither affine, nor made of pieces, nor a maximum; it is
-                named. The set is neither a box, an ℓ1 nor an ℓ2 ball, nor a union of such.
+                named. The set is none that ``lp`` takes.
             Interrupted: Ctrl-C; ``partial`` is the verdict so far.
         """
         from autodual.ladder.exact import exact  # scipy.optimize takes a while to import

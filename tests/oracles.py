@@ -61,12 +61,26 @@ def objective(weights, boxes, x, eps, spec, norm=np.inf):
     return total - nu.T @ x - eps * np.linalg.norm(nu, ord=dual, axis=0)
 
 
-def optimum(weights, boxes, low, high, spec, exact):
-    """Minimum of each row of C z over a box: by LP on the triangle relaxation, or by MILP."""
+def intervals(weights, low, high):
+    """Interval arithmetic: the least and largest value of every pre-activation."""
+    boxes = []
+    for w, b in weights:
+        center, radius = w @ (low + high) / 2 + b, abs(w) @ (high - low) / 2
+        boxes.append((center - radius, center + radius))
+        low, high = (np.maximum(end, 0) for end in boxes[-1])
+    return boxes
+
+
+def optimum(weights, boxes, low, high, spec, exact, plan=None):
+    """Minimum of each row of C z over a box: by LP on the triangle relaxation, or by MILP.
+
+    With a plan = (x, C, b) only over those x′ = Πᵀ1 with Π ≥ 0, Π1 = x and ⟨Π, C⟩ ≤ b.
+    """
     sizes = [len(low), *[n for w, _ in weights[:-1] for n in (len(w), len(w))], len(weights[-1][1])]
     starts = np.cumsum([0, *sizes])
     binary = [len(w) if exact else 0 for w, _ in weights[:-1]]
-    total = starts[-1] + sum(binary)
+    pairs = 0 if plan is None else len(low) ** 2
+    total = starts[-1] + sum(binary) + pairs
     at = [slice(a, b) for a, b in itertools.pairwise(starts)]
     flags = np.cumsum([starts[-1], *binary])
     rows, lows, highs = [], [], []
@@ -81,6 +95,13 @@ def optimum(weights, boxes, low, high, spec, exact):
 
     lb, ub = np.full(total, -np.inf), np.full(total, np.inf)
     lb[at[0]], ub[at[0]] = low, high
+    if plan is not None:
+        (mass, cost, budget), sent, one = plan, slice(total - pairs, total), np.ones((1, len(low)))
+        lb[sent], ub[sent] = 0, np.where(np.isfinite(cost), np.inf, 0).ravel()
+        unit, price = np.eye(len(mass)), np.where(np.isfinite(cost), cost, 0).reshape(1, -1)
+        add([(sent, np.kron(unit, one))], mass, mass)
+        add([(sent, np.kron(one, unit)), (at[0], -unit)], 0, 0)
+        add([(sent, price)], -np.inf, budget)
     for i, (w, b) in enumerate(weights):
         source, pre = at[2 * i], at[2 * i + 1]
         n = len(b)
@@ -105,7 +126,7 @@ def optimum(weights, boxes, low, high, spec, exact):
             add([(post, np.eye(n)), (pre, -np.eye(n)), (flag, -np.diag(least))], -np.inf, -least)
     matrix, lows, highs = np.concatenate(rows), np.concatenate(lows), np.concatenate(highs)
     integral = np.zeros(total)
-    integral[starts[-1] :] = 1
+    integral[starts[-1] : total - pairs] = 1
     values = []
     for c in spec:
         cost = np.zeros(total)

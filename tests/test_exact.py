@@ -15,11 +15,13 @@ from autodual.solve import whole_network
 from . import oracles
 from .nets import random_convnet, random_mlp
 from .questions import DOUBLE
+from .test_own_set import Ellipsoid
 
 SETS = {
     "box": lambda x: ad.Box(x - 0.3, x + 0.2),
     "l1": lambda x: ad.L1Ball(0.5, domain=(0, 1)),
     "l2": lambda x: ad.L2Ball(0.4),
+    "wasserstein": lambda x: ad.Wasserstein(0.1, domain=(0, 1)),
     "union": lambda x: ad.Union(ad.LinfBall(0.1), ad.L1Ball(0.3)),
 }
 
@@ -215,10 +217,8 @@ def test_what_programs_cannot_say_is_refused():
     with pytest.raises(InputError, match=r"sigmoid.*no linear pieces.*optimize"):
         ad.certify(smooth, 3.0).exact(x, [0, 1, 2])
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
-    with pytest.raises(InputError, match="Wasserstein"):
-        ad.certify(nn.Sequential(nn.Flatten(), net), ad.Wasserstein(5.0)).exact(
-            x.reshape(3, 1, 2, 2)
-        )
+    with pytest.raises(InputError, match=r"programs take.*not Ellipsoid"):
+        ad.certify(net, Ellipsoid(torch.ones(4), torch.ones(3))).exact(x)
     with pytest.raises(InputError, match="seconds above 0"):
         ad.certify(net, 0.1).exact(x, time_limit=0)
     with pytest.raises(InputError, match="ibp"):

@@ -13,6 +13,7 @@ from autodual.solve.polytope import polytope
 from . import oracles
 from .nets import random_convnet, random_mlp, random_net
 from .questions import DOUBLE, SETS, no_random_point_lies_below, rows, values
+from .test_own_set import Ellipsoid
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -92,7 +93,8 @@ def test_any_dual_point_proves_a_bound():
 
 def test_what_the_program_cannot_say_is_refused():
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.ReLU()), torch.rand(1, 1, 4, 4)
-    with pytest.raises(InputError, match=r"Wasserstein.*optimize=20"):
-        ad.certify(model, ad.Wasserstein(0.1)).lp(x, torch.eye(3))
+    own = Ellipsoid(torch.ones(1, 4, 4), torch.ones(1))
+    with pytest.raises(InputError, match=r"Wasserstein balls.*not Ellipsoid.*optimize=20"):
+        ad.certify(model, own).lp(x, torch.eye(3))
     with pytest.raises(InputError, match="'ibp' has no"):
         ad.certify(model, 0.1, bounds="ibp").lp(x, torch.eye(3))

@@ -137,9 +137,14 @@ def test_what_was_not_tried_stands_in_the_first_line():
         silent = type("Silent", (Ellipsoid,), {"deviation": deviation})(axes, eps)
         found = check_threat_model(silent, x, rows=10)
         said = str(found).splitlines()
-        assert "7 not tried (deviation at points of the set, weights, reversed, " in said[0]
+        assert (
+            "8 not tried (deviation at points of the set, weights, polyhedron, reversed, "
+            in said[0]
+        )
         assert any("define project() or contains()" in line for line in said[1:])
-    assert "2 not tried (weights, reversed)" in str(check_threat_model(Attackable(axes, eps), x))
+    assert "3 not tried (weights, polyhedron, reversed)" in str(
+        check_threat_model(Attackable(axes, eps), x)
+    )
 
 
 def test_an_upper_bound_is_one():

@@ -271,8 +271,8 @@ class _Deciding:
         if outcome.point is not None:
             x = self.found.x
             index = torch.tensor([i], device=x.device)
-            point = x.new_tensor(outcome.point).reshape(1, *x[i].shape)
-            moved = member.project(x, x.index_copy(0, index, member.center(x)[index] + point))
+            point = member.center(x[index]) + x.new_tensor(outcome.point).reshape(x[index].shape)
+            moved = x.index_copy(0, index, member.project(x[index], point))
             self.seen_all(moved, "falsified by programs", index)
             if not self.falsified[i]:
                 self.note(i, "unknown: the least margin is 0 but for rounding")

@@ -4,6 +4,9 @@ What is returned is no solver's optimum but what the dual point that it found pr
 c, any y ≥ 0 and the reduced costs ν = −c − rowsᵀy, weak duality gives
 
     c·d ≥ −y·most − sup over the set of ν·d − Σ over other variables of max(νⱼlowⱼ, νⱼhighⱼ).
+
+The set may be taken for the box around it where rows say the rest, which helps where the supremum
+is only known from above.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from scipy.optimize import linprog
 
 from autodual.bound.layer import Entry
 from autodual.errors import InputError
+from autodual.solve.polyhedron import polyhedron_of
 from autodual.solve.polytope import Array, Polytope
 from autodual.solve.warm import Warm, installed
-from autodual.threat import L1Ball, L2Ball
+from autodual.threat import L2Ball
 
 CUTS = 20
 """How many tangents at most cut an ℓ2 ball out of the box around it."""
@@ -73,13 +77,16 @@ def _cold(polytope: Polytope, cost: Array) -> tuple[Array, Array] | None:
 def radius_of(entry: Entry) -> float | None:
     """Return ε of an ℓ2 ball around an example; None for other sets."""
     threat = entry.threat
-    return float(threat.radius(entry.x).max()) if isinstance(threat, L2Ball) else None
+    own = type(threat).deviation is L2Ball.deviation
+    return float(threat.radius(entry.x).max()) if isinstance(threat, L2Ball) and own else None
 
 
 def check_set(entry: Entry) -> None:
     """Raise unless a program can say what the set is."""
-    if entry.weights is None and not isinstance(entry.threat, L1Ball | L2Ball):
+    if entry.weights is not None or radius_of(entry) is not None:
+        return
+    if polyhedron_of(entry.threat, entry.x) is None:
         raise InputError(
-            f"programs take boxes, ℓ1 and ℓ2 balls, not {entry.threat}: "
-            "certify(..., optimize=20) bounds every set"
+            "programs take boxes, ℓ1, ℓ2 and Wasserstein balls, and sets that answer polyhedron(), "
+            f"not {entry.threat}: certify(..., optimize=20) bounds every set"
         )

@@ -23,7 +23,8 @@ from autodual.bound.layer import Entry, Facet, Layer, Side
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Units, pull_affine, to_dense
 from autodual.front.ir import Value
-from autodual.threat import L1Ball
+from autodual.solve.polyhedron import polyhedron_of, sparse
+from autodual.threat import Polyhedron
 
 CHUNK = 2**24
 """How many entries of a matrix are written out at a time."""
@@ -69,15 +70,26 @@ class Polytope:
     def proved(self, cost: Array, y: Array) -> float:
         """Return what a dual point y ≥ 0 proves of the least c·d.
 
-        Over the set itself: constraints that stand for it are not needed.
+        Over the set itself, and over the constraints that stand for it: whichever says more. The
+        first is no worse where ``deviation`` is exact.
         """
-        y = np.where(self.about, 0, y)
+        return float(np.fmax(self._over_set(cost, np.where(self.about, 0, y)), self._over(cost, y)))
+
+    def _over_set(self, cost: Array, y: Array) -> float:
+        """Return what y proves with none of the constraints that stand for the set."""
         reduced = cost + self.rows.T @ y
         nu, rest, x = -reduced[: self.inputs], reduced[self.inputs :], self.entry.x.double()
         rows = torch.from_numpy(nu).to(x).reshape(1, 1, *x.shape[1:])
         low, high = self.low[self.inputs :], self.high[self.inputs :]
         ends = np.minimum(rest * low, rest * high).sum()
         return float(ends - y @ self.most - float(self.entry.threat.deviation(x, rows)))
+
+    def _over(self, cost: Array, y: Array) -> float:
+        """Return what y proves by the constraints and the box alone."""
+        if not self.finite:
+            return -np.inf
+        reduced = cost + self.rows.T @ y
+        return float(np.minimum(reduced * self.low, reduced * self.high).sum() - y @ self.most)
 
     def cut(self, row: Array, most: float, about: bool = False) -> Polytope:
         """Return the polytope with one more constraint, row · d ≤ most, on its first variables.
@@ -130,8 +142,8 @@ class Matrices:
 def polytope(network: Relaxation, matrices: Matrices | None = None) -> Polytope:
     """Return the polytope of a network of a single example.
 
-    The input lies in the box around its set, and in the set itself where that is linear: a box or
-    an ℓ1 ball. ``cut`` adds what bounds others.
+    The input lies in the box around its set, and in the set itself where that is a box or a
+    ``polyhedron``. ``cut`` adds what bounds others.
     """
     return Making(network.entry, matrices).finished(network)
 
@@ -147,8 +159,9 @@ class Making:
         self.most: list[Array] = []
         self.integral: list[Array] = []
         self.maps = {entry.value: sp.identity(len(self.low), format="csr")}
-        if isinstance(entry.threat, L1Ball):
-            self.add_l1(float(entry.threat.radius(entry.x).max()))
+        shape = polyhedron_of(entry.threat, entry.x)
+        if shape is not None:
+            self.add_set(shape)
         self.about = sum(map(len, self.most))
 
     def finished(self, network: Relaxation) -> Polytope:
@@ -174,15 +187,17 @@ class Making:
         self.rows.append(rows)
         self.most.append(most)
 
-    def add_l1(self, eps: float) -> None:
-        """Add Σ|d| ≤ ε at the input: d = p − q with p, q ≥ 0 and Σ (p + q) ≤ ε."""
+    def add_set(self, shape: Polyhedron) -> None:
+        """Add at the input that d = steps v for a v of the polyhedron."""
         count = len(self.low)
-        unit = sp.identity(count, format="csr")
-        self.new(np.zeros(2 * count), np.full(2 * count, eps))
-        split = sp.hstack([unit, -unit, unit], format="csr")
-        total = sp.csr_matrix(np.append(np.zeros(count), np.ones(2 * count)))
-        for rows, most in ((split, np.zeros(count)), (-split, np.zeros(count)), (total, [eps])):
-            self.require(rows, np.asarray(most))
+        self.new(array(shape.low), array(shape.high))
+        same = sp.hstack([sp.identity(count), -sparse(shape.steps)], format="csr")
+        of_v = sp.hstack(
+            [sp.csr_matrix((len(shape.most), count)), sparse(shape.rows)], format="csr"
+        )
+        off, most = np.zeros(count), array(shape.most)
+        for rows, limit in ((same, off), (-same, off), (of_v, most)):
+            self.require(rows, limit)
 
     def add(self, layer: Layer) -> None:
         """Add a value."""

@@ -11,11 +11,16 @@ from torch import Tensor
 
 from autodual.brief import brief
 from autodual.errors import InputError, UnansweredError
+from autodual.interval import Interval
+from autodual.solve.polyhedron import polyhedron_of, support
 from autodual.testing.report import Checked, Tally
 from autodual.threat import ThreatModel
 from autodual.threat.base import inner, wide
 
 TOLERANCE = 1e-4
+
+PROGRAMS = 3
+"""For how many directions the support of a polyhedron is sought, for each example."""
 
 REACHED = "deviation at points of the set"
 
@@ -37,10 +42,10 @@ def check_threat_model(
     """Try to break a set around x [N, *]: points that it reaches against all that it says.
 
     Checked are shapes; that ``deviation`` is at least νᵀ(x′ − c), and ``interval`` contains x′, for
-    every x′ that ``project``, ``maximizer``, ``random_start`` and ``advance`` give; ``symmetric``
-    and ``weights``; ``select`` against the whole batch; and ``reversed``. Sets without ``project``
-    are tried at the farthest points that ``contains`` admits. Without that, too, nothing shows
-    whether ``deviation`` is large enough, and the report says so.
+    every x′ that ``project``, ``maximizer``, ``random_start`` and ``advance`` give; ``symmetric``,
+    ``weights`` and ``polyhedron``; ``select`` against the whole batch; and ``reversed``. Sets
+    without ``project`` are tried at the farthest points that ``contains`` admits. Without that,
+    too, nothing shows whether ``deviation`` is large enough, and the report says so.
 
     Args:
         threat: the set.
@@ -91,6 +96,11 @@ def check_threat_model(
     if weights is not None:
         _equal("weights: Σ w|ν|", inner(nu.abs(), weights.expand_as(x)), far)
     note("weights", "the set has none" if weights is None else None, every)
+    few = nu[:, :PROGRAMS]
+    known = _by_programs(threat, x, few)
+    if known is not None and exact:
+        _equal("polyhedron: the largest νᵀd in it", known, far[:, :PROGRAMS])
+    note("polyhedron", "the set has none" if known is None else None, few.shape[0] * few.shape[1])
     if exact:
         _equal("deviation(2ν)/2", threat.deviation(x, 2 * nu) / 2, far)
         both = threat.deviation(x, nu + nu.flip(1))
@@ -112,6 +122,9 @@ def check_threat_model(
         for directions, most in ((nu, far), (step, threat.deviation(x, step))):
             reached = inner(directions, point - center)
             _at_most(f"νᵀ(x′ − c) at a point of {name} over deviation", reached, most, most)
+        if known is not None:
+            reached = inner(few, point - center)
+            _at_most(f"νᵀ(x′ − c) at a point of {name} over polyhedron", reached, known, known)
         note(REACHED, count=len(x))
         size = 1 + x.abs().flatten(1)
         for text, gap in (("below", box.lower - point), ("above", point - box.upper)):
@@ -124,6 +137,20 @@ def check_threat_model(
             assert bool(found.all()), "reversed() around a point leaves out its x"
             note("reversed", count=len(x))
     return tally.checked(str(threat))
+
+
+def _by_programs(threat: ThreatModel, x: Tensor, nu: Tensor) -> Tensor | None:
+    """Return the largest νᵀd [N, S] over the steps d that ``polyhedron`` allows, if it is there."""
+    box = threat.interval(x).map(lambda end: end - threat.center(x))
+    found = []
+    for i in range(len(x)):
+        one = torch.tensor([i], device=x.device)
+        shape = polyhedron_of(threat.select(x, one), x[one])
+        if shape is None:
+            return None
+        own = Interval(box.lower[i].flatten(), box.upper[i].flatten())
+        found.append(support(shape, own, nu[i].flatten(1)))
+    return torch.stack(found)
 
 
 def _points(threat: ThreatModel, x: Tensor, nu: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from autodual.threat.base import ThreatModel
 from autodual.threat.box import Box, LinfBall
 from autodual.threat.l1 import L1Ball
 from autodual.threat.l2 import L2Ball
+from autodual.threat.polyhedron import Polyhedron
 from autodual.threat.product import Product
 from autodual.threat.union import Union
 from autodual.threat.wasserstein import Wasserstein
@@ -22,6 +23,7 @@ __all__ = [
     "L1Ball",
     "L2Ball",
     "LinfBall",
+    "Polyhedron",
     "Product",
     "ThreatModel",
     "Union",

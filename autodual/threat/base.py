@@ -13,6 +13,7 @@ from autodual.brief import brief
 from autodual.errors import DomainError, InputError, UnansweredError
 from autodual.interval import Interval
 from autodual.threat.cut import Local
+from autodual.threat.polyhedron import Polyhedron
 
 Domain = tuple[float | Tensor, float | Tensor]
 
@@ -21,6 +22,13 @@ AXES = 64
 
 ROUNDING = 1e-5
 """How far outside its domain an input may lie, relative to the domain's width."""
+
+FORMS = {
+    "weights": ("deviation",),
+    "local": ("deviation",),
+    "polyhedron": ("center", "deviation", "interval"),
+}
+"""Other forms of a set, and the answers that each of them stands for."""
 
 
 class ThreatModel(ABC):
@@ -44,12 +52,15 @@ class ThreatModel(ABC):
     domain: Domain | None = None
 
     def __init_subclass__(cls) -> None:
-        """See that a deviation of one's own is what is asked, not an inherited form of another."""
+        """See that answers of one's own are what is asked, not an inherited form of another set."""
         super().__init_subclass__()
-        if "deviation" in vars(cls):
-            for form in ("weights", "local"):
-                if form not in vars(cls):
-                    setattr(cls, form, getattr(ThreatModel, form))
+
+        def home(name: str) -> int:
+            return next(i for i, kind in enumerate(cls.__mro__) if name in vars(kind))
+
+        for form, answers in FORMS.items():
+            if home(form) > min(map(home, answers)):
+                setattr(cls, form, getattr(ThreatModel, form))
 
     def __repr__(self) -> str:
         return self.said(brief)
@@ -105,6 +116,14 @@ class ThreatModel(ABC):
         """Return what ``deviation`` reads if a row needs it only where it is not 0, else None.
 
         A row of a convolution then meets a few pixels instead of the whole of x.
+        """
+        return None
+
+    def polyhedron(self, x: Tensor) -> Polyhedron | None:
+        """Return B(x) as linear programs take it, if it is one: for x [1, *], a single example.
+
+        A box needs none: its ``weights`` and its ``interval`` say it all. What a subclass inherits
+        counts for nothing where it answers ``center``, ``deviation`` or ``interval`` itself.
         """
         return None
 

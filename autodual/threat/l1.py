@@ -12,6 +12,7 @@ from autodual.threat.ball import Ball
 from autodual.threat.base import wide
 from autodual.threat.convex import least
 from autodual.threat.cut import Local, corner
+from autodual.threat.polyhedron import Polyhedron, sparse
 
 MOST = 20
 """How many coordinates a steepest step changes at most (thesis, section 5.4.1)."""
@@ -30,6 +31,15 @@ class L1Ball(Ball):
     def local(self, x: Tensor) -> Local:
         """Return the ball as rows see it."""
         return self.steps(x, _norm, _far)
+
+    def polyhedron(self, x: Tensor) -> Polyhedron:
+        """Return δ = p − q with p, q ≥ 0 and Σ(p + q) ≤ ε."""
+        size, eps = x[0].numel(), self.radius(x).flatten()
+        both = eps.new_ones(2 * size)
+        signs, number = both.clone(), torch.arange(2 * size, device=x.device)
+        signs[size:] = -1
+        steps = sparse(number % size, number, signs, (size, 2 * size))
+        return Polyhedron(steps, 0 * both, eps * both, both.unsqueeze(0), eps)
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the nearest point, c + min([|δ| − θ]₊, w) with the sign of δ, for the step δ.

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.threat.lanes import Lanes, lists, shifts
+from autodual.threat.polyhedron import Polyhedron, sparse
 
 ROUNDS = 20
 """How often mass that finds no room is sent back, at most."""
@@ -92,6 +93,27 @@ class Moves:
         """Return the image that a plan [N, J, D] ends in, [N, D]."""
         image = plan.new_zeros(len(plan), self.target.shape[1] + 1)
         return image.index_add_(1, self.target.flatten(), plan.flatten(1))[:, :-1]
+
+    def polyhedron(self, mass: Tensor, budget: Tensor) -> Polyhedron:
+        """Return where mass [D] may go within a budget [1]: numbers say how much takes each move.
+
+        A pixel sends no more than it holds.
+        """
+        size, target = len(mass), self.target[1:]
+        move, source = ((target < size) & (mass > 0)).nonzero().unbind(1)
+        cost = self.cost[1:].expand_as(target)[move, source].to(mass)
+        number, one = torch.arange(len(move), device=mass.device), torch.ones_like(cost)
+        shape = size, len(number)
+        leaves = sparse(source, number, one, shape)
+        arrives = sparse(target[move, source], number, one, shape)
+        paid = sparse(torch.zeros_like(number), number, cost, (1, len(number)))
+        return Polyhedron(
+            steps=arrives - leaves,
+            low=torch.zeros_like(cost),
+            high=mass[source],
+            rows=torch.cat([leaves, paid]),
+            most=torch.cat([mass, budget]),
+        )
 
     def land_within(self, plan: Tensor, mass: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
         """Return an image within [lo, hi] that a part of the plan ends in, [N, D].

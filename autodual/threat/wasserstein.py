@@ -16,6 +16,7 @@ from autodual.threat.cheapest import least_cost
 from autodual.threat.cut import Local
 from autodual.threat.freight import Freight
 from autodual.threat.nearest import nearest
+from autodual.threat.polyhedron import Polyhedron
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import Problem, best_plan
 from autodual.threat.transport import Moves
@@ -138,6 +139,11 @@ class Wasserstein(Ball):
     def local(self, x: Tensor) -> Local | None:
         """Return the ball as rows see it, if mass moves within windows."""
         return self._freight(x) if self.cost is None else None
+
+    def polyhedron(self, x: Tensor) -> Polyhedron:
+        """Return the plan: how much mass takes each move, at ε·Σx in all."""
+        moves = self.moves(x)
+        return moves.polyhedron(self.center(x).flatten(), self.budget(x, moves))
 
     def _freight(self, x: Tensor) -> Freight:
         moves, mass = self.moves(x), self.center(x)

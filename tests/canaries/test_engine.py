@@ -13,6 +13,7 @@ from autodual.bound.layer import nothing_known
 from autodual.bound.rows import Patches, add
 from autodual.interval import Interval
 from tests import oracles
+from tests import test_polyhedra as plans
 from tests.canaries.canary import Canary, checks_of, must_be_noticed
 from tests.nets import random_mlp
 from tests.test_capture import Around, Residual, make, picture
@@ -196,6 +197,22 @@ def programs_decide_as_an_independent_one_does():
         true = oracles.optimum(weights, boxes, *ends, spec, exact=True).min()
         told = bool(verdict.verified[i]), bool(verdict.falsified[i])
         assert told == (true > 0, true <= 0), f"a verdict is wrong: {told} at {true}"
+
+
+def programs_over_plans_are_the_formulas():
+    for name in ("two channels in a domain", "a cost matrix"):
+        shape, ball = plans.CASES[name]
+        x = plans.images(shape, 1)
+        net = ad.certify(plans.mlp(x, 0), ball)
+        mine, theirs = plans.program_and_formulas(net, x, torch.eye(3, dtype=F64))
+        off = abs(mine - theirs).max()
+        assert off < 1e-7, f"a program over plans lies {off} away from the formulas"
+
+
+def a_set_is_not_taken_for_its_parent():
+    x, own = flat(1), type("Own", (plans.Half, ad.L1Ball), {})(0.1)
+    forms = own.weights(x), own.local(x), own.polyhedron(x)
+    assert forms == (None, None, None), "a set is taken for its parent"
 
 
 def no_point_beats_a_matrix_product():
@@ -666,6 +683,30 @@ CANARIES = {
         lambda f: lambda *args: 2 * f(*args),
         programs_decide_as_an_independent_one_does,
         "a verdict is wrong",
+    ),
+    "plans on half the budget": Canary(
+        "autodual.threat.wasserstein.Wasserstein.polyhedron",
+        lambda f: lambda self, x: f(self.with_eps(0.5 * self.eps), x),
+        programs_over_plans_are_the_formulas,
+        "a program over plans lies",
+    ),
+    "pixels that send more than they hold": Canary(
+        "autodual.threat.transport.Moves.polyhedron",
+        lambda f: lambda self, mass, budget: f(self, 2 * mass, budget),
+        programs_over_plans_are_the_formulas,
+        "a program over plans lies",
+    ),
+    "plans left out of what is proved": Canary(
+        "autodual.solve.polytope.Polytope._over",
+        lambda f: lambda self, cost, y: -float("inf"),
+        programs_over_plans_are_the_formulas,
+        "a program over plans lies",
+    ),
+    "forms inherited with another set": Canary(
+        "autodual.threat.base.FORMS",
+        lambda forms: {},
+        a_set_is_not_taken_for_its_parent,
+        "taken for its parent",
     ),
     "rows asked for nowhere": Canary(
         "autodual.bound.building.Building.open",
