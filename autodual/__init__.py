@@ -18,6 +18,7 @@ from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
 from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
+from autodual.report.gap import GapReport, gap
 from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import (
     Box,
@@ -47,6 +48,7 @@ __all__ = [
     "Dual",
     "Estimate",
     "Exact",
+    "GapReport",
     "Geometric",
     "Inputs",
     "Interval",
@@ -69,6 +71,7 @@ __all__ = [
     "certify",
     "coverage",
     "errors",
+    "gap",
     "progress",
     "robust_loss",
     "self_check",
