@@ -22,10 +22,10 @@ def test_radii_are_found_to_the_width_asked_for(kind):
     torch.manual_seed(0)
     root = torch.logspace(-3, 2, 60).double()[torch.randperm(60)]
     curve = CURVES[kind]
-    search = Search(curve(torch.zeros_like(root))[:, None], 0.1, steps=20)
+    search = Search(curve(torch.zeros_like(root)), 0.1, steps=20)
     while search.open.any():
         index = search.open.nonzero().squeeze(1)
-        search.tell(index, curve(search.radius[index] / root[index])[:, None])
+        search.tell(index, curve(search.radius[index] / root[index]))
     assert (search.found < root).all()
     assert ((root - search.found) / root).max() < 2**-19
     assert search.tried.double().mean() < (30 if kind in ("jump", "undefined") else 12)
@@ -34,11 +34,11 @@ def test_radii_are_found_to_the_width_asked_for(kind):
 
 def test_radii_without_an_end_and_without_a_start():
     nominal = torch.tensor([1.0, 1.0, 0.0, -1.0, torch.nan, -torch.inf])
-    search = Search(nominal[:, None], 0.1, steps=10)
+    search = Search(nominal, 0.1, steps=10)
     assert search.open.tolist() == [True, True, False, False, False, False]
     while search.open.any():
         index = search.open.nonzero().squeeze(1)
-        search.tell(index, torch.tensor([[1.0], [-torch.inf]])[index])
+        search.tell(index, torch.tensor([1.0, -torch.inf])[index])
     assert FAR < search.found[0] < 4 * FAR
     assert search.found[1:].tolist() == [0.0] * 5
 
@@ -100,3 +100,31 @@ def test_a_search_says_how_far_it_is(monkeypatch):
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] > 0.99
+
+
+@pytest.mark.parametrize("ball", [ad.LinfBall(0.1), ad.L2Ball(0.2, (-9, 9)), ad.L1Ball(0.3)])
+def test_attacks_find_the_other_side(ball):
+    model, x, y = make()
+    y[4] = (y[4] + 1) % 4
+    net = ad.certify(model, ball)
+    radii = net.radius(x, y, attack=True)
+    assert torch.equal(radii.lower, net.radius(x, y))
+    assert (radii.upper >= radii.lower).all()
+    assert radii.upper[4] == 0
+    found = radii.upper.isfinite()
+    assert found.sum() > 6
+    z = model(radii.x)
+    wrong = z.gather(1, y[:, None]) <= z.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True)
+    assert wrong[found].all()
+    far = ball.with_eps(radii.upper.clamp(max=1e6)).contains(x, radii.x)
+    assert far[found].all()
+    with pytest.raises(ad.errors.InputError, match="leave attack=True out"):
+        ad.certify(model, ad.Wasserstein(0.1)).radius(x, y, attack=True)
+
+
+def test_exact_radii_are_no_smaller():
+    model, x, y = make()
+    dual, exact = (ad.certify(model, 0.1, bounds=rung) for rung in (ad.Dual(), ad.MILP(2)))
+    below, radii = dual.radius(x[:3], y[:3]), exact.radius(x[:3], y[:3], steps=8, attack=True)
+    assert (radii.lower >= 0.99 * below).all()
+    assert (radii.upper >= 0.999 * radii.lower).all()

@@ -1,10 +1,8 @@
-"""The largest radius at which all margins are positive, for each example (thesis, equation 3.29).
+"""The largest radius at which a margin is positive, for each example (thesis, equation 3.29).
 
-A margin falls from what it is at radius 0 by about a power of the radius, aεᵖ. Two radii tell a and
-p of every class, and so where each margin should vanish: the least of these is tried next, a step
-of Newton's in log ε whose slope is read off two values. (The derivative itself would cost a
-backward pass, which takes longer than another value.) Each try lies a little beyond what is
-expected, on the side where the bracket is wider, so that it closes from both sides.
+The thesis takes steps of Newton's method, with the bound's own derivative. Here a step reads the
+slope off the values that are known: a backward pass takes longer than a value or two, and where
+another class or another plane takes over, derivatives lead astray.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from autodual.errors import InputError, Interrupted
 from autodual.labels import NONE, Labels
 from autodual.target import Target
 from autodual.threat import Ball
-from autodual.threat.base import wide
 from autodual.working import working
 
 if TYPE_CHECKING:
@@ -35,20 +32,14 @@ if TYPE_CHECKING:
 FAR = 1e6
 """Where the search for a radius that is too large ends."""
 
-STEP = 1.1, 4.0, 16.0
+STEP = 1.1, 2.0, 16.0
 """By which factor the radius changes until it has a bracket: at least; at most up, and down."""
-
-POWERS = 0.5, 8.0
-"""Between which powers of the radius margins are taken to fall."""
-
-PAST = 0.2
-"""How far beyond the expected root a try lies, in parts of what that moved by."""
 
 TRIES = 4
 """How many radii are tried at most for each halving that is asked for."""
 
 WIDER = 4.0
-"""How many times the largest certified radius attacks look at, where no domain ends."""
+"""How many times the largest certified radius attacks look at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +58,16 @@ class Radii:
 
 
 class Search:
-    """Brackets that narrow around the radii where the first of several margins vanishes.
+    """Brackets that narrow around the radii where margins vanish.
+
+    A margin falls from what it is at radius 0 by about a power of the radius, so the search is for
+    log fall = log margin, nearly straight in log radius. Until there is a bracket, the power is
+    taken for 1, which goes a little too far each way. Then Chandrupatla's method (1997) narrows
+    the bracket: it interpolates three points by an inverse parabola where that is safe, and
+    halves elsewhere. An example is not asked about again when its bracket is narrow enough.
 
     Args:
-        nominal: the margins [N, K] at radius 0.
+        nominal: the margins [N] at radius 0.
         start: the first radius.
         steps: a bracket is narrow enough at 2^-steps of its upper end; the least radius sought
             is that part of ``start``.
@@ -84,79 +81,65 @@ class Search:
 
     def __init__(self, nominal: Tensor, start: float, steps: int) -> None:
         self.nominal, self.tolerance, self.tries = nominal.double(), 2.0**-steps, TRIES * steps
-        least = nominal.amin(1)
-        self.least, self.radius = start * self.tolerance, torch.full_like(least, start)
-        self.found, self.open = torch.zeros_like(least), least > 0
-        self.tried = torch.zeros_like(self.open, dtype=torch.long)
-        empty = torch.full_like(least, torch.nan, dtype=torch.float64)
-        self.low, self.high = empty.fill_(-torch.inf), torch.full_like(empty, torch.inf)
-        self.width = torch.full_like(empty, torch.inf)  # of the bracket two tries ago, and one
-        self.before = torch.full_like(empty, torch.inf)
-        self.at = torch.full_like(empty, torch.nan)  # log of the last radius, and the falls there
-        self.fall = torch.full_like(self.nominal, torch.nan)
-        self.root = torch.full_like(empty, torch.nan)
+        self.least = start * self.tolerance
+        self.radius, self.found = torch.full_like(nominal, start), torch.zeros_like(nominal)
+        self.open, self.tried = nominal > 0, torch.zeros_like(nominal, dtype=torch.long)
+        self.bracketed = torch.zeros_like(self.open)
+        empty = torch.full_like(self.nominal, torch.nan)
+        self.a, self.b, self.c = empty, empty, empty  # log radius: the last tried, the other end
+        self.fa, self.fb, self.fc = empty, empty, empty  # log (fall / nominal)
 
     def tell(self, index: Tensor, margins: Tensor) -> None:
-        """Hear the margins [R, K] of the open examples ``index`` at ``radius``."""
-        a = self.radius[index].double().log()
-        margins = margins.double().nan_to_num(nan=-torch.inf)
-        holds = margins.amin(1) > 0
-        radius = self.radius[index]
-        self.found[index] = torch.where(holds, self.found[index].maximum(radius), self.found[index])
-        low = torch.where(holds, self.low[index].maximum(a), self.low[index])
-        high = torch.where(holds, self.high[index], self.high[index].minimum(a))
-        root, error = self._expected(index, a, margins)
-        bracketed = low.isfinite() & high.isfinite()
-        ahead = torch.where(bracketed, self._within(index, low, high, root, error), 0)
-        ahead = torch.where(bracketed, ahead, _beyond(a, root, error, holds))
-        self.width[index], self.before[index] = self.before[index], high - low
-        self.low[index], self.high[index], self.root[index] = low, high, root
-        self.tried[index] += 1
-        self.tries -= 1
+        """Hear the margins [R] of the open examples ``index`` at ``radius``."""
+        asked = torch.zeros_like(self.open).index_fill(0, index, True)
+        margin = self.nominal.index_copy(0, index, margins.double()).nan_to_num(nan=-torch.inf)
+        holds, first = margin > 0, self.fa.isnan()
+        self.found = torch.where(asked & holds, self.found.maximum(self.radius), self.found)
+        other = ~first & (holds != (self.fa < 0))  # a bracket, of the last two
+        a, b, c = self.radius.double().log(), *_swapped(other | ~self.bracketed, self.b, self.a)
+        fa, fb, fc = self._fall(margin), *_swapped(other | ~self.bracketed, self.fb, self.fa)
+        for name, new in {"a": a, "b": b, "c": c, "fa": fa, "fb": fb, "fc": fc}.items():
+            setattr(self, name, torch.where(asked, new, getattr(self, name)))
+        self.bracketed = self.bracketed | (asked & other)
+        self.tries, self.tried = self.tries - 1, self.tried + asked
         sought = torch.where(
-            bracketed,
-            high - low > self.tolerance,
-            torch.where(holds, radius <= FAR, radius > self.least),
+            self.bracketed,
+            (self.a - self.b).abs() > self.tolerance,
+            torch.where(holds, self.radius <= FAR, self.radius > self.least),
         )
-        self.open[index] = sought & (self.tries > 0)
-        self.radius[index] = torch.where(sought, ahead.exp().to(radius), radius)
+        self.open = self.open & (sought | ~asked) & (self.tries > 0)
+        following = torch.where(self.bracketed, self._within(), self._beyond()).exp()
+        self.radius = torch.where(self.open, following.to(self.radius), self.radius)
 
     @property
     def done(self) -> float:
         """How many examples are done, parts of them counted."""
-        share = (self.high - self.low).log() / math.log(self.tolerance)
-        share = share.nan_to_num(0.0, neginf=0.0).clamp(0, 1)
+        share = (self.a - self.b).abs().log() / math.log(self.tolerance)
+        share = share.nan_to_num(0.0).clamp(0, 1).masked_fill(~self.bracketed, 0.0)
         return float(share.masked_fill(~self.open, 1.0).sum())
 
-    def _expected(self, index: Tensor, a: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log radius where a margin should vanish first, and how wrong that may be."""
-        nominal = self.nominal[index]
-        fall = ((nominal - margins) / nominal).clamp(1e-9, 1e30).log()
-        rise = (fall - self.fall[index]) / (a - self.at[index]).unsqueeze(1)
-        power = rise.nan_to_num(1.0, 1.0, 1.0).clamp(*POWERS)
-        root = (a.unsqueeze(1) - fall / power).amin(1)
-        error = (root - self.root[index]).abs().nan_to_num(torch.inf)
-        self.at[index], self.fall[index] = a, fall
-        return root, error
+    def _fall(self, margin: Tensor) -> Tensor:
+        """Return log (fall / nominal), within what can be calculated with."""
+        return ((self.nominal - margin) / self.nominal).clamp(1e-6, 1e30).log()
 
-    def _within(
-        self, index: Tensor, low: Tensor, high: Tensor, root: Tensor, error: Tensor
-    ) -> Tensor:
-        """Return a log radius within the bracket: past the root, towards its farther end."""
-        width = high - low
-        root = root.maximum(low).minimum(high)
-        past = (PAST * error).minimum(width / 4).clamp(min=0.45 * self.tolerance)
-        ahead = torch.where(high - root > root - low, root + past, root - past)
-        slow = width > self.width[index] / 2
-        return torch.where(slow, (low + high) / 2, ahead)
+    def _beyond(self) -> Tensor:
+        """Return a log radius at which the margin should have the other sign."""
+        least, up, down = map(math.log, STEP)
+        return self.a + torch.where(
+            self.fa < 0, (-self.fa).clamp(least, up), -self.fa.clamp(least, down)
+        )
 
-
-def _beyond(a: Tensor, root: Tensor, error: Tensor, holds: Tensor) -> Tensor:
-    """Return a log radius at which the margin should have the other sign."""
-    least, up, down = map(math.log, STEP)
-    past = error.nan_to_num(0, 0, 0)
-    higher, lower = (root + past - a).clamp(least, up), (root - past - a).clamp(-down, -least)
-    return a + torch.where(holds, higher, lower)
+    def _within(self) -> Tensor:
+        """Return a log radius within the bracket."""
+        a, b, c, fa, fb, fc = self.a, self.b, self.c, self.fa, self.fb, self.fc
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+        parabola = fa / (fb - fa) * fc / (fb - fc)
+        parabola = parabola + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+        line = fa / (fa - fb)
+        share = torch.where(safe, parabola, torch.where(c.isnan(), line, 0.5))
+        least = 0.5 * self.tolerance / (b - a).abs()
+        return a + share.maximum(least).minimum(1 - least) * (b - a)
 
 
 def largest(
@@ -167,7 +150,7 @@ def largest(
     Each that is returned was tried, so the result is right whatever ``steps``.
 
     Args:
-        margins: (radii [N], which examples [R]) → their margins [R, K].
+        margins: (radii [N], which examples [R]) → their margins [R].
         nominal, start, steps: as for ``Search``.
 
     Raises:
@@ -196,23 +179,23 @@ def radius(net: Certified, x: Tensor | Inputs, y: Labels | None, steps: int) -> 
     labels = net.labels(found, y)
     every, lost = torch.arange(len(labels), device=found.x.device), found.undefined()
 
-    def margins(eps: Tensor, index: Tensor) -> Tensor:
+    def least(eps: Tensor, index: Tensor) -> Tensor:
         part, around = net.at(ball.with_eps(eps)).part(found, index)
         margins = net.margins_of(part, labels[index], around, goal=0)
         own = labels[index].unsqueeze(1)
         unasked = torch.zeros_like(margins, dtype=torch.bool)
         unasked = unasked.scatter(1, own.clamp(min=0), True) | (own == NONE)
-        return margins.masked_fill(unasked, 1e30).flatten(1)
+        return margins.masked_fill(unasked, 1e30).flatten(1).amin(1)
 
     try:
-        nominal = margins(found.x.new_zeros(len(labels)), every)
+        nominal = least(found.x.new_zeros(len(labels)), every)
     except Interrupted:
         raise KeyboardInterrupt from None  # which says of no ε that it is certified
     if lost is not None:
-        nominal = nominal.masked_fill(wide(lost, nominal), -torch.inf)
+        nominal = nominal.masked_fill(lost, -torch.inf)
     start = float(torch.as_tensor(ball.eps).max()) or 1e-3
     with taking_notes() as notes:
-        found_radius = largest(margins, nominal, start, steps)
+        found_radius = largest(least, nominal, start, steps)
     notes.warn()
     return found_radius
 
@@ -229,3 +212,8 @@ def attacked(net: Certified, x: Tensor | Inputs, y: Labels | None, radius: Tenso
     near = target.attack(attack.minimum_norm, labels, ball.with_eps(most))
     assert isinstance(near, MinimumNorm)
     return Radii(radius, near.eps, near.x)
+
+
+def _swapped(swap: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x and y, and y and x where they are to be swapped."""
+    return torch.where(swap, y, x), torch.where(swap, x, y)
