@@ -238,3 +238,23 @@ def test_other_shapes_of_output_and_smooth_ops_climb_too():
         found = ad.certify(pixels, 0.1, bounds=rung).solve(x, C).lower
         expected = ad.certify(pixels, 0.1).lower_bound(x, C)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_steps_start_where_those_in_another_set_ended():
+    torch.manual_seed(0)
+    model = random_mlp(3, (6, 30, 30, 3))
+    x = torch.rand(4, 6, dtype=DOUBLE)
+    few, many = ad.Optimised(2, 2), ad.Optimised(30, 2)
+    ready = ad.certify(model, ad.LinfBall(0.3), bounds=few).prepare(x)
+    ready.solve(rows())
+    for eps in (0.3, 0.31, 0.32):
+        ready = ready.at(eps)
+        warm = ready.solve(rows())
+        net = ad.certify(model, ad.LinfBall(eps), bounds=few)
+        assert str(net.threat) == warm.threat
+        no_random_point_lies_below(warm.lower - 1e-9, model, net.threat, x)
+        cold, best = net.solve(x, rows()).lower, net.by(many).solve(x, rows()).lower
+        assert (warm.lower <= best + 0.02).all()
+    assert (best - warm.lower).sum() < 0.7 * (best - cold).sum()
+    with pytest.raises(InputError, match="certify the model anew"):
+        ready.at({"x": 0.1})

@@ -21,7 +21,7 @@ from autodual.bound.reading import Bound
 from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_spec
 from autodual.front.ir import Value
-from autodual.threat import ThreatModel
+from autodual.threat import Eps, ThreatModel
 from autodual.threat.base import wide
 from autodual.working import working
 
@@ -187,6 +187,20 @@ class Prepared(ABC):
     def output(self) -> Value:
         """The value that C is about."""
         return self.found.graph.output
+
+    def at(self, eps: Eps) -> Prepared:
+        """Return the same batch within another set, as ``net.at`` takes it.
+
+        Steps of ``Optimised`` start from the planes that were found here for the same rows: a few
+        do what many did before.
+
+        Raises:
+            InputError: as for ``net.at``.
+        """
+        net = self.net.at(eps)
+        threat = net.around(self.found)
+        threat.check(self.found.x)
+        return self.solver.prepare(net, self.found, threat)
 
     def init(self, C: Tensor, goal: float = math.inf, time_limit: float = math.inf) -> Search:
         """Return a question that is about to be worked on.

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from autodual.bound.estimators import Kept
 from autodual.bound.options import Steps
 from autodual.bound.plan import METHODS
 from autodual.bound.reading import Bound
 from autodual.errors import InputError
 from autodual.ladder.base import Prepared, Search, Solver
-from autodual.threat import ThreatModel
+from autodual.threat import Eps, ThreatModel
 
 if TYPE_CHECKING:
     from autodual.certified import Certified, Compiled
@@ -118,6 +119,15 @@ class Climbing(Prepared):
     ) -> None:
         super().__init__(solver, net, found, threat)
         self._better: dict[object, tuple[Tensor, Bound]] = {}
+        self._planes: dict[object, tuple[Tensor, Kept]] = {}
+        self._before: dict[object, tuple[Tensor, Kept]] = {}
+
+    def at(self, eps: Eps) -> Prepared:
+        """Return the same batch within another set, with the planes that its rows start from."""
+        other = super().at(eps)
+        assert isinstance(other, Climbing)
+        other._before = {**self._before, **self._planes}
+        return other
 
     def total(self, search: Search) -> float:
         """Return about how many steps there are: all chunks have about as many."""
@@ -152,11 +162,24 @@ class Climbing(Prepared):
         rows = search.C[index[owner], row]
         still = Bound(bound.boxes, tuple(s for s in bound.sums if s not in bound.climbing))
         if still.sums:
-            search.tell(member, index[some], still.lower({self.output: search.C[index[some]]}))
+            held = index[(place >= 0).nonzero().squeeze(1)]
+            search.tell(member, held, still.lower({self.output: search.C[held]}))
         for sums in bound.climbing:
-            for chunk, lower in sums.climbs(self.output, place[owner], rows, search.goal):
+            kept = self.known(member, part, missing)
+            for chunk, lower in sums.climbs(self.output, place[owner], rows, search.goal, kept):
                 search.tell(member, index[owner[chunk]], lower, row[chunk])
                 yield 1
+            if len(self.parts) == 1:
+                self._planes[member, part] = missing, kept
+
+    def known(self, member: int, part: int, missing: Tensor) -> Kept:
+        """Return the planes from which the rows [R, S] start: those found for them before."""
+        before, kept = self._before.get((member, part), (missing, None))
+        if kept is None or before.shape != missing.shape:
+            return Kept(int(missing.sum()))
+        place = torch.full(missing.shape, -1, device=missing.device)
+        place[before] = torch.arange(kept.count, device=missing.device)
+        return kept.select(place[missing])
 
     def better(self, member: int, part: int, some: Tensor) -> tuple[Tensor, Bound]:
         """Return a bound with steps inside for some examples of a part, and where these stand."""

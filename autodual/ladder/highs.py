@@ -59,17 +59,24 @@ class Programs(Prepared):
         return len(self.threat.members) * search.C.shape[0] * search.C.shape[1]
 
     def work(self, search: Search) -> Iterator[int]:
-        """Bound part after part, then ask programs, as many at a time as there are cores."""
-        threads = max(1, os.cpu_count() or 1)
+        """Bound part after part, then ask programs about what misses the goal."""
         for member, part in self.each():
-            index, last = self.parts[part], member == len(self.threat.members) - 1
+            index = self.parts[part]
             bound = self.relaxed(member, part)
             search.tell(member, index, bound.lower({self.output: search.C[index]}))
             yield 0
+        yield from self.ask_all(search)
+
+    def ask_all(self, search: Search) -> Iterator[int]:
+        """Ask programs, as many at a time as there are cores."""
+        threads = max(1, os.cpu_count() or 1)
+        for member, part in self.each():
+            index, last = self.parts[part], member == len(self.threat.members) - 1
             missing = search.missing(member, index)
             if last:
                 search.finished(index[~missing.any(1)])
-            jobs = self.jobs(search, member, index, bound.travelled, missing)
+            network = self.relaxed(member, part).travelled
+            jobs = self.jobs(search, member, index, network, missing)
             for i, rows, lower in streamed(jobs, threads):
                 example = torch.tensor([i], device=index.device)
                 place = torch.tensor(rows, device=index.device)
@@ -144,7 +151,24 @@ class Linears(Programs):
 
 
 class Wholes(Programs):
-    """Mixed-integer programs."""
+    """Mixed-integer programs, after the linear ones."""
+
+    def __init__(
+        self, solver: Solver, net: Certified, found: Compiled, threat: ThreatModel
+    ) -> None:
+        super().__init__(solver, net, found, threat)
+        self.linear = Linears(solver, net, found, threat)
+        self.linear.matrices, self.linear._kept = self.matrices, self._kept
+
+    def total(self, search: Search) -> float:
+        """Return how many programs there are at most."""
+        return 2 * super().total(search)
+
+    def ask_all(self, search: Search) -> Iterator[int]:
+        """Ask the linear programs of all examples, then what still misses the goal."""
+        yield from self.linear.ask_all(search)
+        search.open[:] = True
+        yield from super().ask_all(search)
 
     def check(self, entry: Entry) -> None:
         """Raise unless all ops have pieces and programs can say the set."""

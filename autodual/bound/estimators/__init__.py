@@ -6,7 +6,7 @@ from autodual.bound.estimators.base import Estimator, Setting, Sums
 from autodual.bound.estimators.exact import Exact, ExactSums
 from autodual.bound.estimators.forward import Forward
 from autodual.bound.estimators.noise import CauchyNoise
-from autodual.bound.estimators.optimised import OptimisedSums
+from autodual.bound.estimators.optimised import Kept, OptimisedSums
 from autodual.bound.estimators.projected import Cauchy, Geometric, Median, Normal
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ExactSums",
     "Forward",
     "Geometric",
+    "Kept",
     "Median",
     "Normal",
     "OptimisedSums",

@@ -22,8 +22,8 @@ from autodual.bound.travel import passage, rise
 from autodual.front.ir import Value
 from autodual.threat.base import wide
 
-RATE, END = 0.3, 0.012
-"""How far shares move in the first step, and in the last."""
+RATE, END, WARM = 0.3, 0.012, 0.1
+"""How far shares move in the first step, in the last, and in the first from where others ended."""
 
 HELD = 16
 """How many tensors of each form of a row autograd keeps in a step."""
@@ -48,7 +48,7 @@ class OptimisedSums(ExactSums):
         return _Climbs(self.network, seeds, both, self.memory, self.observe, self.steps)
 
     def climbs(
-        self, value: Value, owner: Tensor, rows: Tensor, goal: float
+        self, value: Value, owner: Tensor, rows: Tensor, goal: float, kept: Kept
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield after every step the rows that took it and their best lower bounds on C·z, [R].
 
@@ -58,13 +58,15 @@ class OptimisedSums(ExactSums):
             value: what C·z is about.
             owner: whose the rows are, [R].
             rows: C [R, *].
+            kept: where rows start, and where their last shares are written to.
         """
         seeds = Specs({value: rows.reshape(-1, *value.size(1))}, owner, span=None)
         own = self.network.nominal(value)[owner]
         nominal = torch.linalg.vecdot(rows.flatten(1), own.flatten(1))
         for chunk in self.chunks(seeds, both=False).cut(seeds):
             index = torch.arange(chunk.start, chunk.stop, device=owner.device)
-            climb = Climb(self.network, _downwards(seeds.take(index), self.network.x), self.steps)
+            starts = _downwards(seeds.take(index), self.network.x)
+            climb = Climb(self.network, starts, self.steps, start=kept.of(index))
             while not climb.done:
                 climb.step()
                 lower = nominal[index] - climb.best
@@ -73,8 +75,10 @@ class OptimisedSums(ExactSums):
                 if len(left) == 0:
                     break
                 if 2 * len(left) <= len(index):
+                    kept.put(index, climb.mixture.shares)
                     index = index[left]
                     climb.reduced(_downwards(seeds.take(index), self.network.x), left)
+            kept.put(index, climb.mixture.shares)
 
     def leaves(self, seeds: Seeds) -> list[Tensor]:
         """Return what a gradient could be wanted for: other planes too."""
@@ -140,6 +144,37 @@ class Mixture:
         return [rows.become(p) for p in pulled], far.flatten(1).sum(1)
 
 
+@dataclass(eq=False)
+class Kept:
+    """The last shares of some rows: where these start when they climb again.
+
+    Attributes:
+        shares: for each value and plane, [R, *]; 0 for rows of which nothing is known.
+    """
+
+    count: int
+    shares: dict[Value, list[Tensor]] = field(default_factory=dict)
+
+    def of(self, index: Tensor) -> Shares:
+        """Return those of the rows at ``index``."""
+        return {v: [share[index] for share in some] for v, some in self.shares.items()}
+
+    def put(self, index: Tensor, found: Shares) -> None:
+        """Write down those of the rows at ``index``."""
+        for value, some in found.items():
+            if value not in self.shares:
+                self.shares[value] = [s.new_zeros(self.count, *s.shape[1:]) for s in some]
+            for share, own in zip(self.shares[value], some, strict=True):
+                share[index] = own.detach()
+
+    def select(self, place: Tensor) -> Kept:
+        """Return them for rows that are those at ``place`` [R], or new where that is −1."""
+        found = Kept(len(place))
+        known = (place >= 0).nonzero().squeeze(1)
+        found.put(known, self.of(place[known]))
+        return found
+
+
 class Climb:
     """Rows on their way to their best planes.
 
@@ -151,6 +186,7 @@ class Climb:
         starts: the rows, at the values where they start.
         steps: how many steps there are.
         keep: whether to remember each row's best shares.
+        start: the shares to start from, if any are known: the first steps are shorter then.
 
     Attributes:
         best: the least rise found for each row, [R].
@@ -158,10 +194,17 @@ class Climb:
     """
 
     def __init__(
-        self, network: Relaxation, starts: Mapping[Value, Rows], steps: int, keep: bool = False
+        self,
+        network: Relaxation,
+        starts: Mapping[Value, Rows],
+        steps: int,
+        keep: bool = False,
+        start: Shares | None = None,
     ) -> None:
         self.network, self.starts, self.steps, self.keep = network, starts, steps, keep
-        self.mixture, self.memo = Mixture(), Memo(False, 0)
+        self.memo, self.rate = Memo(False, 0), WARM if start else RATE
+        own = {v: [s.requires_grad_() for s in some] for v, some in (start or {}).items()}
+        self.mixture = Mixture(dict(own))
         self.kept: dict[Value, list[Tensor]] = {}
         self.best = network.x.new_full((len(next(iter(starts.values()))),), torch.inf)
         self.taken, self.done = 0, False
@@ -180,7 +223,7 @@ class Climb:
             self.done = True
             return
         slopes = torch.autograd.grad(far, leaves, torch.ones_like(far))
-        length = RATE * (END / RATE) ** (self.taken / self.steps)
+        length = self.rate * (END / self.rate) ** (self.taken / self.steps)
         with torch.no_grad():
             for leaf, slope in zip(leaves, slopes, strict=True):
                 leaf.sub_(slope.sign(), alpha=length).clamp_(0, 1)
