@@ -31,7 +31,7 @@ from autodual.solve import (
     whole_network,
 )
 from autodual.target import Run, Target
-from autodual.threat import ThreatModel
+from autodual.threat import ThreatModel, Wasserstein
 from autodual.threat.base import inner
 from autodual.working import working
 
@@ -131,7 +131,10 @@ def exact(
         if net.options.optimize is None:
             deciding.turn(net.with_options(optimize=Steps(STEPS)))
             deciding.bound("verified by optimised planes")
-        deciding.attack(attack.ensemble, "falsified by the ensemble of attacks")
+        if isinstance(deciding.threat, Wasserstein):  # projections onto it are dear
+            deciding.attack(attack.wasserstein, "falsified by the Wasserstein attack")
+        else:
+            deciding.attack(attack.ensemble, "falsified by the ensemble of attacks")
         deciding.programs(time_limit)
     except KeyboardInterrupt:
         open_ones = len(deciding.left)
