@@ -137,7 +137,7 @@ def test_a_solver_of_ones_own_and_what_stops_it(monkeypatch):
     net = net.by_last(Slow())
     ready = net.prepare(x)
     whole = ready.solve(rows())
-    assert str(whole).startswith("Slow(bounds=None): 3 examples in")
+    assert str(whole).startswith("Slow(): 3 examples in")
     assert torch.equal(whole.lower, ad.certify(model, 0.2).lower_bound(x, rows()))
     search = ready.init(rows(), time_limit=3600)
     search.step()

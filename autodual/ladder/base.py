@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,6 +76,15 @@ class Solver(ABC):
 
     last: bool = True
     """Whether it asks more of the rows of an answer than a bound's own pass does."""
+
+    def __str__(self) -> str:
+        """Its name, with what it was told."""
+        own = fields(self) if is_dataclass(self) else ()
+        told: list[tuple[str, object, object]] = [
+            (f.name, getattr(self, f.name), f.default) for f in own
+        ]
+        parts = (f"{k}={v!r}" for k, v, usual in told if v is not None or usual is not None)
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def of(self, net: Certified) -> Certified:
         """Return the net as this solver bounds it, with what else it was certified with."""

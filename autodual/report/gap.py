@@ -108,15 +108,16 @@ class GapReport:
             values = rung.margins[order].cpu().numpy()
             left.plot(values, color=colour, label=rung.name, linewidth=1.2)
             right.plot(rung.seconds, float(rung.margins.mean()), "o", color=colour)
-            place = (rung.seconds, float(rung.margins.mean()))
-            right.annotate(rung.name, place, xytext=(5, 4), textcoords="offset points", fontsize=8)
         spread = float(found.max() - found.min()) + 1e-6
         left.set_ylim(float(found.min()) - spread, float(found.max()) + 0.1 * spread)
         left.set(xlabel="examples, by the margin an attack finds", ylabel="least margin")
         left.legend(fontsize=8)
         right.axhline(float(found.mean()), color="k", linestyle=":", linewidth=1)
+        means = sorted(float(r.margins.mean()) for r in rungs if r.margins is not None)
+        top = float(found.mean())
+        room = 0.1 * (top - (means[1:2] or means)[0]) + 1e-6
+        right.set_ylim((means[1:2] or means)[0] - room, top + room)  # the loosest may lie far below
         right.set_xscale("log")
-        right.margins(x=0.3)
         right.set(xlabel="seconds", ylabel="mean least margin")
         figure.suptitle(self.threat, fontsize=10)
         return figure
