@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,7 +79,7 @@ class Solver(ABC):
 
     def __str__(self) -> str:
         """Its name, with what it was told."""
-        own = fields(self) if is_dataclass(self) else ()
+        own: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         told: list[tuple[str, object, object]] = [
             (f.name, getattr(self, f.name), f.default) for f in own
         ]
