@@ -262,10 +262,7 @@ class Certified(Wrapper):
                 lambda: once(found.program.margins(found.env, threat, y)),
                 lambda margins: margins.masked_fill(unlabelled, 0),
             )
-        rank = torch.arange(classes.count - 1, device=y.device)
-        others = rank + (rank >= y.unsqueeze(1))
-        unit = classes.rows(found.x)
-        spec = unit[y].unsqueeze(1) - unit[others]
+        spec, others = classes.against(y, found.x)
 
         def whole(bound: Tensor) -> Tensor:
             margins = bound.new_zeros(len(y), classes.count).scatter(1, others, bound)
@@ -625,8 +622,8 @@ class Certified(Wrapper):
         self, found: Compiled, spec: Tensor, threat: ThreatModel, goal: float = math.inf
     ) -> Tensor:
         """Return lower bounds on C z over every member of the set, by the net's solver."""
-        goes_on = self.options.optimize is not None and not torch.is_grad_enabled()
-        if self.last_by is not None or goes_on:
+        steps = self.options.optimize is not None and not torch.is_grad_enabled()
+        if self.last_by is not None or steps:
             ready = self.solver.prepare(self, found, threat)
             return finish(
                 lambda: ready.run(ready.begin(spec, goal)), lambda solution: solution.lower

@@ -63,6 +63,12 @@ class Classes:
         unit = torch.eye(self.count, dtype=like.dtype, device=like.device)
         return unit[:, 1:] if self.binary else unit
 
+    def against(self, y: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of z_y − z_k [N, classes − 1, channels] for labels y [N], and their k."""
+        rank = torch.arange(self.count - 1, device=y.device)
+        others, unit = rank + (rank >= y.unsqueeze(1)), self.rows(like)
+        return unit[y].unsqueeze(1) - unit[others], others
+
     def predict(self, z: Tensor) -> Tensor:
         """Return the class [N, *cells] that outputs [N, *size] are given."""
         return self.logits(z).argmax(1)

@@ -150,12 +150,8 @@ def gap(
     classes, labels = check_classes(found.graph.output), net.labels(found, y)
     if classes.cells or bool((labels == NONE).any()):
         raise InputError("gap is for one label for each example, and none of −100")
-    unit = classes.rows(found.x)
-    rank = torch.arange(classes.count - 1, device=labels.device)
-    others = rank + (rank >= labels.unsqueeze(1))
-    C = (unit[labels].unsqueeze(1) - unit[others]).reshape(
-        len(labels), classes.count - 1, *found.graph.output.size(1)[1:]
-    )
+    C = classes.against(labels, found.x)[0]
+    C = C.reshape(*C.shape[:2], *found.graph.output.size(1)[1:])
     attacked, rungs = _attacked(net, x, labels), list[Rung]()
     assert attacked.margins is not None
     known = found.x.new_full(C.shape[:2], -torch.inf)

@@ -25,6 +25,9 @@ from autodual.threat.base import wide
 RATE, END, WARM = 0.3, 0.012, 0.1
 """How far shares move in the first step, in the last, and in the first from where others ended."""
 
+FEW = 20
+"""More steps than so many end the shorter, by the cube: there is time to come nearer."""
+
 HELD = 16
 """How many tensors of each form of a row autograd keeps in a step."""
 
@@ -223,7 +226,8 @@ class Climb:
             self.done = True
             return
         slopes = torch.autograd.grad(far, leaves, torch.ones_like(far))
-        length = self.rate * (END / self.rate) ** (self.taken / self.steps)
+        end = END * min(1.0, FEW / self.steps) ** 3
+        length = self.rate * (end / self.rate) ** (self.taken / self.steps)
         with torch.no_grad():
             for leaf, slope in zip(leaves, slopes, strict=True):
                 leaf.sub_(slope.sign(), alpha=length).clamp_(0, 1)
