@@ -335,6 +335,7 @@ class Certified(Wrapper):
         found = self.admitted(x, sound=True)
         return self.solver.prepare(self, found, self.around(found))
 
+    @eager
     def solve(
         self,
         x: Tensor | Inputs,
@@ -357,6 +358,7 @@ class Certified(Wrapper):
         """
         return self.prepare(x).solve(C, goal, time_limit)
 
+    @eager
     def lp(self, x: Tensor | Inputs, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z by linear programs over the relaxed network.
 

@@ -105,6 +105,7 @@ class Programs(Prepared):
             values = nominal.detach().cpu().numpy()
             yield partial(self._asked, i, rows.tolist(), program, costs, values, search)
 
+    @torch.no_grad()  # it is called in a thread of its own
     def _asked(
         self, i: int, rows: list[int], program: Any, costs: Array, values: Array, search: Search
     ) -> Found:
