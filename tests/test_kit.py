@@ -236,6 +236,7 @@ def test_the_kit_for_sets_tells_the_same():
     upper = check_threat_model(ad.Box(x - 0.1, x + 0.2), x, rows=7, exact=False, reach=100.0)
     assert upper.apart == {
         "deviation is homogeneous and convex": "exact=False",
+        "polyhedron": "the set has none",
         "reversed": "the set does not say where a point came from",
     }
     for options in ({"rows": 0}, {"reach": 0.0}, {"reach": float("inf")}):

@@ -265,6 +265,16 @@ def test_predictions_radius_and_detection(make):
     assert beyond.tolist() == [False] * len(x)
 
 
+@pytest.mark.parametrize("make", [pixels, flat])
+def test_without_a_label_any_radius_will_do(make):
+    model, x, _ = setup(make)
+    y = logits(model(x)).argmax(1)
+    y[1] = -100
+    radius = ad.certify(model, 0.02).radius(x, y, steps=6)
+    assert radius[1] == torch.inf
+    assert radius[torch.arange(len(x)) != 1].isfinite().all()
+
+
 @pytest.mark.parametrize("make", [classes, pixels, logit])
 def test_labels_in_every_form(make):
     model, x, y = setup(make)

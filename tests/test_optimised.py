@@ -184,3 +184,10 @@ def test_it_is_said_and_not_written_as_a_line():
     with pytest.raises(InputError, match="optimize"):
         net.emit(torch.zeros(1, 2))
     assert np.isfinite(net.bounds(torch.zeros(1, 2)).lower.detach().numpy()).all()
+
+
+def test_a_forecast_says_that_it_is_of_one_pass():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(2, 3)
+    said = str(ad.certify(model, 0.1, optimize=8).explain(x))
+    assert "one pass; each of the Steps(last=8, inside=4) takes about three" in said
+    assert "Steps" not in str(ad.certify(model, 0.1).explain(x))

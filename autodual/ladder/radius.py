@@ -191,13 +191,14 @@ def radius(net: Certified, x: Tensor | Inputs, y: Labels | None, steps: int) -> 
         nominal = least(found.x.new_zeros(len(labels)), every)
     except Interrupted:
         raise KeyboardInterrupt from None  # which says of no ε that it is certified
-    if lost is not None:
-        nominal = nominal.masked_fill(lost, -torch.inf)
+    unlabelled = (labels.reshape(len(labels), -1) == NONE).all(1)
+    closed = unlabelled if lost is None else unlabelled | lost
+    nominal = nominal.masked_fill(closed, -torch.inf)
     start = float(torch.as_tensor(ball.eps).max()) or 1e-3
     with taking_notes() as notes:
         found_radius = largest(least, nominal, start, steps)
     notes.warn()
-    return found_radius
+    return found_radius.masked_fill(unlabelled, torch.inf)
 
 
 def attacked(net: Certified, x: Tensor | Inputs, y: Labels | None, radius: Tensor) -> Radii:
