@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autodual.certified import Certified
 from autodual.certify import certify
+from autodual.ladder import LP
 from autodual.threat import Eps
 
 STEPS = 20
@@ -33,14 +34,14 @@ class Rung:
     program: bool = False
 
     def net(self, model: nn.Module, eps: Eps) -> Certified:
-        """Return the model with this rung's bound; for a program that on its intervals."""
-        return certify(model, eps, **self.options)
+        """Return the model with this rung's bound."""
+        net = certify(model, eps, **self.options)
+        return net.by(LP(inside=None)) if self.program else net
 
     def lower(self, model: nn.Module, eps: Eps, x: Tensor, C: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C z over the set, for rows C [S, K] or [N, S, K]."""
-        net = self.net(model, eps)
         with torch.no_grad():
-            return net.lp(x, C) if self.program else net.lower_bound(x, C)
+            return self.net(model, eps).lower_bound(x, C)
 
 
 THESIS: Mapping[str, Any] = {"bounds": "dual", "slopes": "equal"}
