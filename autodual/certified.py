@@ -316,6 +316,8 @@ class Certified(Wrapper):
         """
         if not isinstance(solver, Solver):
             raise InputError(f"{solver!r} is no solver: give IBP(), Dual(), Optimised(), LP(), …")
+        if type(self.options.estimator) is not Exact:
+            raise InputError("solvers are for exact sums: leave estimator= out")
         return solver.of(self)
 
     @eager
@@ -324,7 +326,8 @@ class Certified(Wrapper):
         """Relax the network around x once, for many questions to the net's solver.
 
         ``net.prepare(x).solve(C)`` is ``net.solve(x, C)``; ``.init(C)`` is a question that is
-        worked on step by step. What is prepared is of the parameters as they are now.
+        worked on step by step. What is prepared is of the parameters as they are now, of which it
+        keeps a copy.
 
         Raises:
             InputError: the solver does not take the set, or an op; it is named.

@@ -258,3 +258,61 @@ def test_steps_start_where_those_in_another_set_ended():
     assert (best - warm.lower).sum() < 0.7 * (best - cold).sum()
     with pytest.raises(InputError, match="certify the model anew"):
         ready.at({"x": 0.1})
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=str)
+def test_what_is_prepared_keeps_the_parameters_as_they_were(rung):
+    model, x = make()
+    ready = ad.certify(model, 0.2, bounds=rung).prepare(x)
+    before = ready.solve(rows()).lower
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.3).add_(0.1)
+    torch.testing.assert_close(ready.solve(rows()).lower, before, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+@pytest.mark.parametrize("inside", [False, True])
+def test_whole_programs_hold_at_any_magnitude(size, inside):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 2)).double()
+    x, eps = torch.rand(1, 2, dtype=DOUBLE), 0.5
+    with torch.no_grad():
+        if inside:
+            model[0].weight.mul_(size)
+            model[0].bias.mul_(size)
+            model[2].weight.div_(size)
+        else:
+            x, eps = x * size, eps * size
+            model[0].weight.div_(size)
+        point = x + eps * (2 * torch.rand(20000, 2, dtype=DOUBLE) - 1)
+        z = model(point)
+    C, least = torch.tensor([[1.0, -1.0]], dtype=DOUBLE), float((z[:, 0] - z[:, 1]).min())
+    ready = ad.certify(model, eps, bounds=ad.MILP(None)).prepare(x)
+    for goal in (math.inf, least + 0.02):
+        assert float(ready.solve(C, goal=goal).lower) <= least + 1e-9
+
+
+def test_questions_in_turn_and_what_is_no_goal():
+    model, x = make()
+    ready = ad.certify(model, 0.3, bounds=ad.LP()).prepare(x)
+    searches = [ready.init(rows()) for _ in range(2)]
+    while not all(search.done for search in searches):
+        for search in searches:
+            search.step()
+    for search in searches:
+        torch.testing.assert_close(search.lower, ready.solve(rows()).lower, rtol=1e-7, atol=1e-7)
+    for goal in (math.nan, torch.zeros(3), "0"):
+        with pytest.raises(InputError, match="goal is a number"):
+            ready.solve(rows(), goal=goal)
+    with pytest.raises(InputError, match="estimator"):
+        ad.certify(model, 0.3, estimator=ad.Cauchy(3)).by(ad.LP())
+
+
+def test_what_is_interrupted_says_so(monkeypatch):
+    model, x = make()
+    ready = ad.certify(model, 0.3, bounds=ad.LP()).prepare(x)
+    monkeypatch.setattr(type(ready), "ask_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(Interrupted) as caught:
+        ready.solve(rows())
+    assert set(caught.value.partial.reasons) == {"interrupted"}

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +27,9 @@ from autodual.working import working
 
 if TYPE_CHECKING:
     from autodual.certified import Certified, Compiled
-    from autodual.inputs import Inputs
 
 FINISHED, REACHED, LATE = "finished", "the goal is reached", "time is over"
+INTERRUPTED = "interrupted"
 """Why a solver did no more for an example."""
 
 
@@ -40,7 +40,7 @@ class Solution:
     Attributes:
         lower: [N, S]: C·z is at least this on the whole set; −∞ where nothing is known.
         reasons: for each example why no more was done: "finished" (the solver knows no better),
-            "the goal is reached" (by all its rows), or "time is over".
+            "the goal is reached" (by all its rows), "time is over", or "interrupted".
         steps: how much was done, in the solver's ``unit``.
         seconds: how long that took, beside what was prepared before.
         solver: which solver it was.
@@ -127,6 +127,7 @@ class Search:
         self.steps, self.done = 0, False
         self.start = time.perf_counter()
         self.end = self.start + time_limit
+        self.why = LATE
         self._work: Iterator[int] = iter(())
 
     def begin(self, work: Iterator[int]) -> Search:
@@ -151,8 +152,15 @@ class Search:
         except StopIteration:
             self.done = True
             return 0
+        except BaseException:
+            self.stop()
+            raise
         self.steps += amount
         return amount
+
+    def stop(self) -> None:
+        """Take no more steps: it is interrupted, and what still runs need not go on."""
+        self.end, self.why = -math.inf, INTERRUPTED
 
     def missing(self, member: int, index: Tensor) -> Tensor:
         """Return which rows [R, S] of the examples ``index`` [R] miss the goal within a member."""
@@ -173,12 +181,25 @@ class Search:
     def reasons(self) -> tuple[str, ...]:
         """Return for each example why no more was done."""
         reached = (self.lower > self.goal).all(1).tolist()
-        late = (self.open & (not self.done)).tolist()
+        late = (
+            self.open.tolist()
+            if self.why == INTERRUPTED or not self.done
+            else [False] * len(self.open)
+        )
         words = (
-            REACHED if met else LATE if out else FINISHED
+            REACHED if met else self.why if out else FINISHED
             for met, out in zip(reached, late, strict=True)
         )
         return tuple(words)
+
+
+def check_limits(goal: object, time_limit: object) -> None:
+    """Raise unless they are numbers, the time above 0."""
+    for name, limit in (("goal", goal), ("time_limit", time_limit)):
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or math.isnan(limit):
+            raise InputError(f"{name} is a number, not {limit!r}")
+        if name == "time_limit" and not limit > 0:
+            raise InputError(f"time_limit is a number of seconds above 0, not {limit!r}")
 
 
 class Prepared(ABC):
@@ -187,6 +208,8 @@ class Prepared(ABC):
     def __init__(
         self, solver: Solver, net: Certified, found: Compiled, threat: ThreatModel
     ) -> None:
+        env = {v: t.detach().clone() for v, t in found.env.items()}  # as they are now
+        found = replace(found, env=env, x=env[found.graph.perturbed])
         self.solver, self.net, self.found, self.threat = solver, net, found, threat
         self.lost = found.undefined()
         self.parts: Sequence[Tensor] = found.program.parts(found.x)
@@ -219,10 +242,9 @@ class Prepared(ABC):
             goal, time_limit: as for ``solve``.
 
         Raises:
-            InputError: C does not fit the output; a limit that is no time.
+            InputError: C does not fit the output; a goal or a limit that is no number.
         """
-        if not time_limit > 0:
-            raise InputError(f"time_limit is a number of seconds above 0, not {time_limit!r}")
+        check_limits(goal, time_limit)
         return self.begin(check_spec(C, self.found.x, self.output), goal, time_limit)
 
     def begin(self, spec: Tensor, goal: float, time_limit: float = math.inf) -> Search:
@@ -254,6 +276,7 @@ class Prepared(ABC):
                 while not search.done and search.left > 0:
                     bar.advance(search.step())
         except KeyboardInterrupt:
+            search.stop()
             count = len(search.open) - int(search.open.sum())
             said = f"{count} of {len(search.open)} examples are finished"
             raise Interrupted(self.solution(search), said) from None
@@ -295,9 +318,3 @@ class Prepared(ABC):
         for part in range(len(self.parts)):
             for member in range(len(self.threat.members)):
                 yield member, part
-
-
-def prepared(net: Certified, x: Tensor | Inputs) -> Prepared:
-    """Return a net and its inputs, ready for questions to its solver."""
-    found = net.admitted(x, sound=True)
-    return net.solver.prepare(net, found, net.threat.around(found.shapes))

@@ -110,6 +110,7 @@ def exact(
     """Decide each example; see ``Certified.exact``."""
     if not time_limit > 0:
         raise InputError(f"time_limit is a number of seconds above 0, not {time_limit!r}")
+    net = net.by_last(None)
     found = net.admitted(x)
     if found.program.caveats or net.options.estimator.delta or net.options.method.name == "ibp":
         raise InputError(
@@ -128,7 +129,7 @@ def exact(
             deciding.seen_all(nearest, "falsified as it is")
         deciding.bound("verified by the bound")
         deciding.attack(partial(attack.pgd, early_stop=True), "falsified by PGD")
-        if net.options.optimize is None:
+        if net.options.optimize is None or not net.options.optimize.last:
             deciding.turn(net.with_options(optimize=Steps(STEPS)))
             deciding.bound("verified by optimised planes")
         if isinstance(deciding.threat, Wasserstein):  # projections onto it are dear

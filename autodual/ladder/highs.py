@@ -67,11 +67,12 @@ class Programs(Prepared):
             yield 0
         yield from self.ask_all(search)
 
-    def ask_all(self, search: Search) -> Iterator[int]:
-        """Ask programs, as many at a time as there are cores."""
+    def ask_all(self, search: Search, final: bool = True) -> Iterator[int]:
+        """Ask programs, as many at a time as there are cores; ``final`` if no others come after."""
         threads = max(1, os.cpu_count() or 1)
         for member, part in self.each():
-            index, last = self.parts[part], member == len(self.threat.members) - 1
+            index = self.parts[part]
+            last = final and member == len(self.threat.members) - 1
             missing = search.missing(member, index)
             if last:
                 search.finished(index[~missing.any(1)])
@@ -82,7 +83,7 @@ class Programs(Prepared):
                 place = torch.tensor(rows, device=index.device)
                 owner = example.expand(len(rows))
                 search.tell(member, owner, search.C.new_tensor(lower), place)
-                if last:
+                if last and search.left > 0:
                     search.finished(example)
                 yield len(rows)
 
@@ -147,8 +148,9 @@ class Linears(Programs):
         return Linear(polytope(one, self.matrices), radius_of(one.entry))
 
     def ask(self, program: Linear, costs: Array, values: Array, search: Search) -> list[float]:
-        """Solve them, each from where the last one ended."""
-        return [float(v + program.least(c)) for c, v in zip(costs, values, strict=True)]
+        """Solve them while there is time, each from where the last one ended."""
+        pairs = zip(costs, values, strict=True)
+        return [float(v + program.least(c)) if search.left > 0 else -math.inf for c, v in pairs]
 
 
 class Wholes(Programs):
@@ -165,11 +167,10 @@ class Wholes(Programs):
         """Return how many programs there are at most."""
         return 2 * super().total(search)
 
-    def ask_all(self, search: Search) -> Iterator[int]:
+    def ask_all(self, search: Search, final: bool = True) -> Iterator[int]:
         """Ask the linear programs of all examples, then what still misses the goal."""
-        yield from self.linear.ask_all(search)
-        search.open[:] = True
-        yield from super().ask_all(search)
+        yield from self.linear.ask_all(search, final=False)
+        yield from super().ask_all(search, final)
 
     def check(self, entry: Entry) -> None:
         """Raise unless all ops have pieces and programs can say the set."""

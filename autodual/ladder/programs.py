@@ -25,6 +25,9 @@ class LP(Solver):
 
     inside: int | None = 10
 
+    def __post_init__(self) -> None:
+        Steps(0, self.inside)
+
     unit = "programs"
 
     def options(self, net: Certified) -> dict[str, Any]:
@@ -50,6 +53,9 @@ class MILP(Solver):
     """
 
     inside: int | None = 10
+
+    def __post_init__(self) -> None:
+        Steps(0, self.inside)
 
     unit = "programs"
     remarks = ("by mixed-integer programs, as far as HiGHS's tolerance of 1e-6 goes",)

@@ -18,6 +18,7 @@ from autodual.front.arguments import check_classes
 from autodual.inputs import Inputs, as_inputs
 from autodual.labels import NONE, Labels
 from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solver
+from autodual.ladder.base import check_limits
 from autodual.target import Target
 from autodual.working import track
 
@@ -28,9 +29,6 @@ LADDER = IBP(), Dual(), Optimised(), LP(), MILP()
 """From the cheapest rung to the exact one."""
 
 COLOURS = "#937860", "#4c72b0", "#8172b3", "#dd8452", "#2f7d3f", "#64b5cd"
-
-ROUNDING = 1e-4
-"""By what part of 1 + |margin| an attack's margin may lie below a bound."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +144,7 @@ def gap(
     """
     if not isinstance(net, Certified):
         raise ModelError(f"gap needs certify(model, eps), not {type(net).__name__}")
+    check_limits(0.0, time_limit)
     found = net.admitted(x, sound=True)
     classes, labels = check_classes(found.graph.output), net.labels(found, y)
     if classes.cells or bool((labels == NONE).any()):

@@ -6,14 +6,16 @@ with C·z ≤ 0, drops every branch that has none, and branches by what moves C�
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Thread
+from threading import Condition, Thread
 from typing import TypeVar
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from autodual.solve.linear import CUTS
@@ -25,6 +27,9 @@ MARGIN = 1e-5
 
 FIRST = 1e9
 """A gap so wide that the first point found ends the search."""
+
+LARGE = 1e3
+"""How large entries of a constraint may be."""
 
 EXACT = 1e-6
 """The gap at which a least value is found."""
@@ -95,17 +100,19 @@ def sought(
         polytope, cost, value, radius: as for ``decide``, for one row.
         end: when to give up, by ``time.perf_counter``.
     """
-    margin, gap = MARGIN * (1 + abs(value)), EXACT if np.isinf(goal) else FIRST
+    margin, gap = margin_of(polytope, cost, value), EXACT if np.isinf(goal) else FIRST
     asked = polytope if np.isinf(goal) else polytope.cut(cost, goal + margin - value)
     least, none = -np.inf, goal + margin  # what is there beside the points asked about
     for _ in range(CUTS):
         left = end - time.perf_counter()
         if left <= 0:
             return Outcome(min(least, none), why=LATE)
+        unit = units(asked)
+        rows, most = scaled(asked, unit)
         found = milp(
-            cost,
-            constraints=LinearConstraint(asked.rows, -np.inf, asked.most),
-            bounds=Bounds(asked.low, asked.high),
+            cost * unit,
+            constraints=LinearConstraint(rows, -np.inf, most),
+            bounds=Bounds(asked.low / unit, asked.high / unit),
             integrality=asked.integral.astype(int),
             options={"time_limit": left, "mip_rel_gap": gap},
         )
@@ -116,28 +123,78 @@ def sought(
         if found.x is None:
             why = LATE if found.status == STOPPED else f"HiGHS says: {found.message}"
             return Outcome(min(least, none), why=why)
-        trimmed = asked.trimmed(found.x[: asked.inputs], radius)
+        point = (found.x * unit)[: asked.inputs]
+        trimmed = asked.trimmed(point, radius)
         if trimmed is None:
             break
         asked = trimmed
-    return Outcome(min(least, none), found.x[: asked.inputs])
+    return Outcome(min(least, none), point)
+
+
+def units(polytope: Polytope) -> Array:
+    """Return how far each variable goes, its unit for HiGHS, whose tolerances are absolute."""
+    far = np.maximum(abs(polytope.low), abs(polytope.high))
+    return np.where(polytope.integral | (far == 0), 1.0, far)
+
+
+def scaled(polytope: Polytope, unit: Array) -> tuple[sp.csr_matrix, Array]:
+    """Return the constraints in such units, with largest entries between 1 and ``LARGE``."""
+    rows = sp.csr_matrix(polytope.rows @ sp.diags(unit))
+    most = abs(rows).max(axis=1).toarray().ravel() if rows.shape[0] else np.zeros(0)
+    by = np.where(most == 0, 1.0, np.where(most < 1, most, np.maximum(most / LARGE, 1.0)))
+    return sp.csr_matrix(sp.diags(1 / by) @ rows), polytope.most / by
+
+
+def margin_of(polytope: Polytope, cost: Array, value: float) -> float:
+    """Return by how much C·z must exceed 0, so that the tolerance of its row cannot tell."""
+    return max(MARGIN * (1 + abs(value)), MARGIN / LARGE * float(abs(cost * units(polytope)).max()))
+
+
+class _Busy:
+    """How many jobs run: the program must not end under HiGHS, which would abort it."""
+
+    def __init__(self) -> None:
+        self._change, self._count, self._over = Condition(), 0, False
+
+    def __enter__(self) -> None:
+        with self._change:
+            while self._over:  # for ever: nothing new is begun at the end
+                self._change.wait()
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            self._count -= 1
+            self._change.notify_all()
+
+    def wait(self) -> None:
+        """Wait until none runs; from then on none begins."""
+        with self._change:
+            self._over = True
+            while self._count:
+                self._change.wait()
+
+
+BUSY = _Busy()
+atexit.register(BUSY.wait)
 
 
 def streamed(jobs: Iterator[Callable[[], Result]], threads: int) -> Iterator[Result]:
     """Give the results of jobs as they come, worked on by some threads; HiGHS lets go of Python.
 
-    Jobs are made while others run, a few ahead. Threads do not outlive the program: what is
-    interrupted need not be waited for.
+    Jobs are made while others run, a few ahead. What is interrupted is not waited for, but the
+    program does not end before HiGHS does: that would abort it.
     """
     todo: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
     done: SimpleQueue[Result | BaseException] = SimpleQueue()
 
     def work() -> None:
         while (job := todo.get()) is not None:
-            try:
-                done.put(job())
-            except BaseException as error:
-                done.put(error)
+            with BUSY:
+                try:
+                    done.put(job())
+                except BaseException as error:
+                    done.put(error)
 
     def one() -> Result:
         result = done.get()

@@ -11,6 +11,8 @@ is only known from above.
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 from scipy.optimize import linprog
 
@@ -39,10 +41,15 @@ class Linear:
 
     def __init__(self, polytope: Polytope, radius: float | None = None) -> None:
         self.polytope, self.radius = polytope, radius
+        self._lock = Lock()  # another question may still be at it
         self._warm = Warm(polytope) if installed() and len(polytope.most) else None
 
     def least(self, cost: Array) -> float:
         """Return a lower bound on c·d, the minimum but for rounding."""
+        with self._lock:
+            return self._least(cost)
+
+    def _least(self, cost: Array) -> float:
         best = -np.inf
         for _ in range(CUTS):
             point, y = self._solved(cost)

@@ -673,8 +673,8 @@ CANARIES = {
         "a program passes a point",
     ),
     "programs that ask for far too little": Canary(
-        "autodual.solve.branching.MARGIN",
-        lambda margin: -0.5,
+        "autodual.solve.branching.margin_of",
+        lambda f: lambda polytope, cost, value: -0.5 * (1 + abs(value)),
         programs_decide_as_an_independent_one_does,
         "a verdict is wrong",
     ),
