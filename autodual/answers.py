@@ -16,7 +16,6 @@ from autodual.errors import Interrupted
 from autodual.front.arguments import one_sided
 from autodual.interrupts import finish
 from autodual.threat import ThreatModel
-from autodual.threat.base import wide
 
 if TYPE_CHECKING:
     from autodual.certified import Certified, Compiled
@@ -56,24 +55,17 @@ def _answer(
     looks: int = 1,
 ) -> Certificate | Estimate:
     """Say what margins are: made by bounds that ``looks`` times had a chance to be wrong."""
-    lost = found.undefined()
-    margins = known_of(margins, lost)
-    said = (margins, y, str(net.threat), net.method)
+    said = (found.known(margins), y, str(net.threat), net.method)
     caveats = found.program.caveats
     beside: Any = {
         "remarks": (*notes.remarks(), *net.solver.remarks),
         "over_budget": tuple(notes.over),
+        "eps": net.threat.own_eps(found.x),
     }
-    beside["eps"] = net.threat.own_eps(found.x)
     if caveats:
         return Estimate(*said, caveats, **beside)
     chances = looks * len(net.threat.members)
     return Certificate(*said, net.options.estimator.delta * chances, **beside)
-
-
-def known_of(bound: Tensor, lost: Tensor | None) -> Tensor:
-    """Return a bound [N, *] that says nothing of the examples at which an op is not defined."""
-    return bound if lost is None else bound.masked_fill(wide(lost, bound), -torch.inf)
 
 
 def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str, ...]:

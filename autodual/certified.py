@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor, fx, nn
 
-from autodual.answers import answered, known_of
+from autodual.answers import answered
 from autodual.bound.budget import taking_notes
 from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
@@ -284,11 +284,9 @@ class Certified(Wrapper):
             Interrupted: Ctrl-C; as for the net itself.
         """
         found = self.admitted(x, sound=True)
-        spec, lost = check_spec(C, found.x, found.graph.output), found.undefined()
+        spec = check_spec(C, found.x, found.graph.output)
         with taking_notes() as notes:
-            bound = finish(
-                lambda: self._lower(found, spec, self.around(found)), lambda b: known_of(b, lost)
-            )
+            bound = finish(lambda: self._lower(found, spec, self.around(found)), found.known)
         notes.warn()
         return bound
 
@@ -316,8 +314,7 @@ class Certified(Wrapper):
         """
         if not isinstance(solver, Solver):
             raise InputError(f"{solver!r} is no solver: give IBP(), Dual(), Optimised(), LP(), …")
-        if type(self.options.estimator) is not Exact:
-            raise InputError("solvers are for exact sums: leave estimator= out")
+        self._check_sums()
         return solver.of(self)
 
     @eager
@@ -333,10 +330,16 @@ class Certified(Wrapper):
             InputError: the solver does not take the set, or an op; it is named.
             UnsoundError: the bound guarantees nothing.
         """
+        self._check_sums()
+        found = self.admitted(x, sound=True)
+        env = {v: t.detach().clone() for v, t in found.env.items()}
+        found = replace(found, env=env, x=env[found.graph.perturbed])
+        return self.solver.prepare(self, found, self.around(found))
+
+    def _check_sums(self) -> None:
+        """Raise unless sums are exact, as all solvers take them."""
         if type(self.options.estimator) is not Exact:
             raise InputError("solvers are for exact sums: leave estimator= out")
-        found = self.admitted(x, sound=True)
-        return self.solver.prepare(self, found, self.around(found))
 
     @eager
     def solve(

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from networks import mnist_test, rvb, wk_mnist
+from networks import mnist_test, published
 from rich.progress import track
 from timing import alternate
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from autodual.report import pictures
 
 STEPS = 40
 NETS = {
-    "wk_mnist": (0.1, "PGD 4.11 %, exact 4.38 %"),
+    "wk_mnist": (0.1, "PGD 4.11 %"),
     "LPD_MLP_B_0.1": (0.1, "PGD 13.39 %, exact 14.45 %"),
     "LPD_MLP_B_0.2": (0.2, "PGD 33.85 %, exact 36.33 %"),
     "LPD_MLP_B_0.3": (0.3, "PGD 57.29 %, exact 59.85 %"),
@@ -37,13 +37,9 @@ NETS = {
 """ε, and the errors in print within [0, 1] on all 10,000 images."""
 
 
-def network(data: Path, name: str) -> nn.Module:
-    return wk_mnist(data) if name == "wk_mnist" else rvb(data, name)
-
-
 def errors(data: Path, name: str, images: int, batch: int, seed: int) -> None:
     """Print the errors that each attack adds to those before it; the last line is their union."""
-    model, (eps, printed) = network(data, name), NETS[name]
+    model, (eps, printed) = published(data, name), NETS[name]
     x, y = mnist_test(data)
     x, y = x[:images], y[:images]
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +103,7 @@ def torchattacks_job() -> Job:
 
 def ensembles(data: Path, name: str, eps: float, images: int, batch: int) -> None:
     """Print what the ensemble and torchattacks' AutoAttack break, and how long they take."""
-    model = network(data, name)
+    model = published(data, name)
     x, y = (part[:images] for part in mnist_test(data))
 
     def ours(x: Tensor, y: Tensor) -> Found:
@@ -150,7 +146,7 @@ def checked(model: nn.Module, x: Tensor, y: Tensor, eps: float, answers: list[Fo
 
 def peers(data: Path, name: str, eps: float, images: int, batch: int, runs: int) -> None:
     """Print how often PGD succeeds and how long it takes, all with the same steps from x."""
-    model = network(data, name)
+    model = published(data, name)
     x, y = mnist_test(data)
     x, y = x[:images], y[:images]
     jobs: dict[str, Job] = {
@@ -183,7 +179,7 @@ def picture(data: Path, name: str, image: int) -> None:
     x = mnist_test(data)[0][image : image + 1]
     out = Path(f"out/{name}.png")
     out.parent.mkdir(exist_ok=True)
-    found = pictures.of_each_kind(network(data, name), x)
+    found = pictures.of_each_kind(published(data, name), x)
     pictures.draw(found).savefig(out, dpi=130)
     print(f"{out}: {', '.join(found)}")
 

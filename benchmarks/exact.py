@@ -13,7 +13,7 @@ import argparse
 import time
 from pathlib import Path
 
-from networks import mnist_test, rvb, wk_mnist
+from networks import mnist_test, published
 
 import autodual as ad
 
@@ -27,8 +27,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10000)
     parser.add_argument("--time-limit", type=float, default=120.0)
     options = parser.parse_args()
-    wk = options.net == "wk_mnist"
-    model = wk_mnist(options.data) if wk else rvb(options.data, options.net)
+    model = published(options.data, options.net)
     x, y = (t[: options.images] for t in mnist_test(options.data))
     net = ad.certify(model, ad.LinfBall(options.eps, domain=(0, 1)))
     start = time.perf_counter()

@@ -37,6 +37,21 @@ def rvb(data: Path, name: str) -> nn.Sequential:
     return _load(model, data / f"nets/rvb_e1_{name}.npz")
 
 
+PUBLISHED = {
+    "wk_mnist": 0.1,
+    "LPD_MLP_B_0.1": 0.1,
+    "LPD_MLP_B_0.2": 0.2,
+    "LPD_MLP_B_0.3": 0.3,
+    "ADV_MLP_B_0.03": 0.03,
+}
+"""The nets by name, and the ε at which their errors are in print."""
+
+
+def published(data: Path, name: str) -> nn.Sequential:
+    """One of them."""
+    return wk_mnist(data) if name == "wk_mnist" else rvb(data, name)
+
+
 def mnist_test(data: Path) -> tuple[Tensor, Tensor]:
     """The 10,000 test images [N, 1, 28, 28] in [0, 1] and their labels."""
     archive = np.load(data / "mnist/test.npz")

@@ -17,19 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from networks import mnist_test, rvb, wk_mnist
+from networks import PUBLISHED, mnist_test, published
+from peers import others
 from torch import Tensor, nn
 
 import autodual as ad
 from autodual.attack import losses
-
-NETS = (
-    ("wk_mnist", 0.1),
-    ("LPD_MLP_B_0.1", 0.1),
-    ("LPD_MLP_B_0.2", 0.2),
-    ("LPD_MLP_B_0.3", 0.3),
-    ("ADV_MLP_B_0.03", 0.03),
-)
 
 LADDER = ad.IBP(), ad.Dual(), ad.Optimised(20), ad.LP(10), ad.MILP(10)
 
@@ -73,12 +66,6 @@ class Family(nn.Module):
         return self.layers[-1](x)
 
 
-def rows(z: Tensor, y: Tensor) -> Tensor:
-    """Return the rows of all margins, [N, K − 1, K]."""
-    unit, rank = torch.eye(z.shape[1]).to(z), torch.arange(z.shape[1] - 1)
-    return unit[y].unsqueeze(1) - unit[rank + (rank >= y.unsqueeze(1))]
-
-
 def attacked(
     model: nn.Module, x: Tensor, y: Tensor, target: Tensor, ball: ad.ThreatModel
 ) -> Tensor:
@@ -98,12 +85,11 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=120.0)
     options = parser.parse_args()
     images, labels = (t[: options.images] for t in mnist_test(options.data))
-    for name, eps in NETS:
-        wk = name == "wk_mnist"
-        model = wk_mnist(options.data) if wk else rvb(options.data, name)
+    for name, eps in PUBLISHED.items():
+        model = published(options.data, name)
         ball = ad.LinfBall(eps, domain=(0, 1))
         net = ad.certify(model, ball)
-        every = rows(model(images), labels)
+        every = others(labels, 10)
         target = net(images, labels).margins.scatter(1, labels.unsqueeze(1), torch.inf).argmin(1)
         rank = target - (target > labels).long()
         C = every[torch.arange(len(rank)), rank].unsqueeze(1)
@@ -128,7 +114,7 @@ def main() -> None:
         before, start = None, time.perf_counter()
         for rung in LADDER:
             try:
-                lower = ad.certify(model, 0.2, bounds=rung).solve(x, rows(model(x), y)).lower
+                lower = ad.certify(model, 0.2, bounds=rung).solve(x, others(y, 3).double()).lower
             except ad.errors.InputError:
                 continue  # no op of pieces: no mixed-integer program
             wrong = below(lower, before)

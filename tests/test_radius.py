@@ -6,7 +6,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.errors import Interrupted
-from autodual.ladder.radius import FAR, Search
+from autodual.ladder.radius import FAR, Brackets
 
 CURVES = {
     "straight": lambda u: 1 - u,
@@ -22,7 +22,7 @@ def test_radii_are_found_to_the_width_asked_for(kind):
     torch.manual_seed(0)
     root = torch.logspace(-3, 2, 60).double()[torch.randperm(60)]
     curve = CURVES[kind]
-    search = Search(curve(torch.zeros_like(root)), 0.1, steps=20)
+    search = Brackets(curve(torch.zeros_like(root)), 0.1, steps=20)
     while search.open.any():
         index = search.open.nonzero().squeeze(1)
         search.tell(index, curve(search.radius[index] / root[index]))
@@ -34,7 +34,7 @@ def test_radii_are_found_to_the_width_asked_for(kind):
 
 def test_radii_without_an_end_and_without_a_start():
     nominal = torch.tensor([1.0, 1.0, 0.0, -1.0, torch.nan, -torch.inf])
-    search = Search(nominal, 0.1, steps=10)
+    search = Brackets(nominal, 0.1, steps=10)
     assert search.open.tolist() == [True, True, False, False, False, False]
     while search.open.any():
         index = search.open.nonzero().squeeze(1)

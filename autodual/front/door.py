@@ -33,6 +33,7 @@ from autodual.front.fingerprint import Attribute, Fingerprint, fingerprint, free
 from autodual.front.ir import Graph, Value, alike
 from autodual.front.passes import simplify
 from autodual.inputs import Inputs, Keys, as_inputs, is_batched
+from autodual.threat.base import wide
 
 Program = TypeVar("Program")
 
@@ -125,6 +126,11 @@ class Admitted(Generic[Program]):
         lost = ~self.graph.output.per_example(self.output(), len(self.x)).isfinite()
         lost = lost.flatten(1).any(1)
         return lost if bool(lost.any()) else None
+
+    def known(self, bound: Tensor) -> Tensor:
+        """Return a bound [N, *] that says nothing of the examples that are ``undefined``."""
+        lost = self.undefined()
+        return bound if lost is None else bound.masked_fill(wide(lost, bound), -torch.inf)
 
 
 def admit(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,6 @@ from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_spec
 from autodual.front.ir import Value
 from autodual.threat import Eps, ThreatModel
-from autodual.threat.base import wide
 from autodual.working import working
 
 if TYPE_CHECKING:
@@ -105,6 +104,10 @@ class Solver(ABC):
         """
 
 
+Work = Callable[["Search"], Iterator[int]]
+"""Tells a question bounds, piece by piece, and yields after each how much was done."""
+
+
 class Search:
     """A question under way.
 
@@ -113,6 +116,7 @@ class Search:
         members: how many sets there are around each example; bounds hold on all of them.
         goal: rows that exceed it need no more work.
         time_limit: in seconds.
+        work: what works on the question, and gives how much was done in each step.
 
     Attributes:
         each: bounds so far for every member, [members, N, S].
@@ -120,20 +124,14 @@ class Search:
         done: nothing is left to do.
     """
 
-    def __init__(self, C: Tensor, members: int, goal: float, time_limit: float) -> None:
+    def __init__(self, C: Tensor, members: int, goal: float, time_limit: float, work: Work) -> None:
         self.C, self.goal = C, goal
         self.each = C.new_full((members, *C.shape[:2]), -math.inf)
         self.open = torch.ones(len(C), dtype=torch.bool, device=C.device)
         self.steps, self.done = 0, False
         self.start = time.perf_counter()
         self.end = self.start + time_limit
-        self.why = LATE
-        self._work: Iterator[int] = iter(())
-
-    def begin(self, work: Iterator[int]) -> Search:
-        """Take up work: an iterator that gives how much was done in each step."""
-        self._work = work
-        return self
+        self.why, self._work = LATE, work(self)
 
     @property
     def lower(self) -> Tensor:
@@ -181,25 +179,21 @@ class Search:
     def reasons(self) -> tuple[str, ...]:
         """Return for each example why no more was done."""
         reached = (self.lower > self.goal).all(1).tolist()
-        late = (
-            self.open.tolist()
-            if self.why == INTERRUPTED or not self.done
-            else [False] * len(self.open)
-        )
-        words = (
-            REACHED if met else self.why if out else FINISHED
-            for met, out in zip(reached, late, strict=True)
-        )
-        return tuple(words)
+        stopped = self.why == INTERRUPTED or not self.done
+        said = {True: self.why, False: FINISHED}
+        words = (said[stopped and out] for out in self.open.tolist())
+        return tuple(REACHED if met else why for met, why in zip(reached, words, strict=True))
 
 
-def check_limits(goal: object, time_limit: object) -> None:
-    """Raise unless they are numbers, the time above 0."""
-    for name, limit in (("goal", goal), ("time_limit", time_limit)):
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or math.isnan(limit):
-            raise InputError(f"{name} is a number, not {limit!r}")
-        if name == "time_limit" and not limit > 0:
-            raise InputError(f"time_limit is a number of seconds above 0, not {limit!r}")
+def check_time(time_limit: object) -> None:
+    """Raise unless it is a number above 0."""
+    if not (_is_number(time_limit) and time_limit > 0):  # type: ignore[operator]
+        raise InputError(f"time_limit is a number of seconds above 0, not {time_limit!r}")
+
+
+def _is_number(limit: object) -> bool:
+    known = isinstance(limit, int | float) and not isinstance(limit, bool)
+    return known and not math.isnan(limit)  # type: ignore[arg-type]
 
 
 class Prepared(ABC):
@@ -208,10 +202,7 @@ class Prepared(ABC):
     def __init__(
         self, solver: Solver, net: Certified, found: Compiled, threat: ThreatModel
     ) -> None:
-        env = {v: t.detach().clone() for v, t in found.env.items()}  # as they are now
-        found = replace(found, env=env, x=env[found.graph.perturbed])
         self.solver, self.net, self.found, self.threat = solver, net, found, threat
-        self.lost = found.undefined()
         self.parts: Sequence[Tensor] = found.program.parts(found.x)
         self._kept: dict[object, Bound] = {}
 
@@ -244,14 +235,15 @@ class Prepared(ABC):
         Raises:
             InputError: C does not fit the output; a goal or a limit that is no number.
         """
-        check_limits(goal, time_limit)
+        check_time(time_limit)
+        if not _is_number(goal):
+            raise InputError(f"goal is a number, not {goal!r}")
         return self.begin(check_spec(C, self.found.x, self.output), goal, time_limit)
 
     def begin(self, spec: Tensor, goal: float, time_limit: float = math.inf) -> Search:
         """Return a question about rows [N or 1, S, K] that fit."""
         spec = spec.expand(len(self.found.x), *spec.shape[1:])
-        search = Search(spec, len(self.threat.members), goal, time_limit)
-        return search.begin(self.work(search))
+        return Search(spec, len(self.threat.members), goal, time_limit, self.work)
 
     def solve(self, C: Tensor, goal: float = math.inf, time_limit: float = math.inf) -> Solution:
         """Return the best lower bounds on C·z that the solver finds.
@@ -284,12 +276,9 @@ class Prepared(ABC):
 
     def solution(self, search: Search) -> Solution:
         """Return what is known now."""
-        lower = search.lower
-        if self.lost is not None:
-            lower = lower.masked_fill(wide(self.lost, lower), -torch.inf)
         seconds = time.perf_counter() - search.start
         said = (search.reasons(), search.steps, seconds, self.solver, str(self.net.threat))
-        return Solution(lower, *said)
+        return Solution(self.found.known(search.lower), *said)
 
     def total(self, search: Search) -> float:
         """Return about how many steps there are."""
@@ -312,6 +301,17 @@ class Prepared(ABC):
     def relax(self, some: Compiled, member: ThreatModel) -> Bound:
         """Return the net's bound on some examples."""
         return some.program(some.env, member)
+
+    def passed(self, search: Search, member: int, part: int) -> Tensor:
+        """Tell what one pass of a part's rows says; return which examples it is made of."""
+        index = self.parts[part]
+        rows = {self.output: search.C[index]}
+        search.tell(member, index, self.relaxed(member, part).lower(rows))
+        return index
+
+    def last(self, member: int) -> bool:
+        """Return whether no other set around the examples comes after this one."""
+        return member == len(self.threat.members) - 1
 
     def each(self) -> Iterator[tuple[int, int]]:
         """Yield every member with every part of the batch."""

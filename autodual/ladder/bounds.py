@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autodual.bound.estimators import Kept
 from autodual.bound.options import Steps
-from autodual.bound.plan import METHODS
+from autodual.bound.plan import METHODS, Method
 from autodual.bound.reading import Bound
 from autodual.errors import InputError
 from autodual.ladder.base import Prepared, Search, Solver
@@ -80,21 +80,21 @@ class Optimised(Solver):
 
     def options(self, net: Certified) -> dict[str, Any]:
         """Take steps."""
-        return {"optimize": Steps(self.steps, self.inside), "method": dual_method(net, None)}
+        return {"optimize": Steps(self.steps, self.inside), "method": dual_method(net)}
 
     def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
         """Relax the network by fixed planes."""
         return Climbing(self, net, found, threat)
 
 
-def dual_method(net: Certified, name: str | None) -> Any:
+def dual_method(net: Certified, name: str | None = None) -> Method:
     """Return the method called so, or the net's own, if it has a dual network."""
-    if name is not None and (name not in METHODS or "dual" not in METHODS[name].last):
+    if name is None:
+        own = net.options.method
+        return own if "dual" in own.last else METHODS["ibp&dual"]
+    if name not in METHODS or "dual" not in METHODS[name].last:
         raise InputError(f"bounds={name!r} has no dual network")
-    own = net.options.method
-    if name is not None:
-        return METHODS[name]
-    return own if "dual" in own.last else METHODS["ibp&dual"]
+    return METHODS[name]
 
 
 class Passes(Prepared):
@@ -103,10 +103,8 @@ class Passes(Prepared):
     def work(self, search: Search) -> Iterator[int]:
         """Bound part after part, on one set around each example after the other."""
         for member, part in self.each():
-            index = self.parts[part]
-            bound = self.relaxed(member, part)
-            search.tell(member, index, bound.lower({self.output: search.C[index]}))
-            if member == len(self.threat.members) - 1:
+            index = self.passed(search, member, part)
+            if self.last(member):
                 search.finished(index)
             yield 1
 
@@ -142,14 +140,12 @@ class Climbing(Prepared):
     def work(self, search: Search) -> Iterator[int]:
         """Bound part after part by fixed planes, then step by step what misses the goal."""
         for member, part in self.each():
-            index = self.parts[part]
-            bound = self.relaxed(member, part)
-            search.tell(member, index, bound.lower({self.output: search.C[index]}))
+            index = self.passed(search, member, part)
             yield 1
             missing = search.missing(member, index)
             if bool(missing.any()):
                 yield from self.climb(search, member, part, missing)
-            if member == len(self.threat.members) - 1:
+            if self.last(member):
                 search.finished(index)
 
     def climb(self, search: Search, member: int, part: int, missing: Tensor) -> Iterator[int]:

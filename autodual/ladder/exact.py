@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,19 +18,19 @@ from autodual.bound.options import Steps
 from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_classes
 from autodual.labels import NONE, Labels
+from autodual.ladder.base import check_time
 from autodual.solve import (
-    LATE,
+    OVER,
     Matrices,
     Outcome,
+    Whole,
     check_whole,
-    decide,
     radius_of,
     streamed,
     whole_network,
 )
 from autodual.target import Run, Target
 from autodual.threat import ThreatModel, Wasserstein
-from autodual.threat.base import inner
 from autodual.working import working
 
 if TYPE_CHECKING:
@@ -108,8 +106,7 @@ def exact(
     told: Told | None = None,
 ) -> Verdict:
     """Decide each example; see ``Certified.exact``."""
-    if not time_limit > 0:
-        raise InputError(f"time_limit is a number of seconds above 0, not {time_limit!r}")
+    check_time(time_limit)
     net = net.by_last(None)
     found = net.admitted(x)
     if found.program.caveats or net.options.estimator.delta or net.options.method.name == "ibp":
@@ -231,7 +228,7 @@ class _Deciding:
         heard: dict[int, list[Outcome]] = {i: [] for i in index.tolist()}
         with working("programs", len(heard) * members) as bar:
             jobs = self._jobs(index, limit)
-            for i, member, outcome, took in streamed(jobs, max(1, os.cpu_count() or 1)):
+            for i, member, outcome, took in streamed(jobs):
                 bar.advance()
                 self.seconds[i] += took
                 heard[i].append(outcome)
@@ -245,29 +242,25 @@ class _Deciding:
         matrices = Matrices()
         for i in index.tolist():
             some, around = self.net.part(self.found, torch.tensor([i], device=index.device))
-            output = some.graph.output
-            unit = check_classes(output).rows(some.x)
+            output, label = some.graph.output, self.labels[i : i + 1]
+            C, _ = check_classes(output).against(label, some.x)
             for member in around.members:
                 network = some.program(some.env, member)
-                others = torch.arange(len(unit), device=unit.device) != self.labels[i]
-                C = (unit[self.labels[i]] - unit[others]).unsqueeze(0)
                 bound = network.lower({output: C})[0]
                 order = bound.argsort(descending=True)  # the cheapest first
                 order = order[~(bound[order] > 0)]
-                rows = C[0, order].reshape(-1, *output.size(1)).double()
                 relaxed = network.travelled
-                nominal = inner(rows.unsqueeze(0), relaxed.nominal(output).double())[0]
                 try:
-                    whole = whole_network(relaxed, matrices)
+                    whole = Whole(whole_network(relaxed, matrices), radius_of(relaxed.entry))
                 except InputError as error:  # the others are decided all the same
                     self.note(i, f"unknown: {error}")
                     continue
-                costs, values = whole.cost({output: rows}), nominal.cpu().numpy()
-                if not (whole.finite and np.isfinite(costs).all() and np.isfinite(values).all()):
+                costs, values = whole.polytope.question(relaxed, output, C[0, order])
+                if not whole.finite(costs, values):
                     self.note(i, "unknown: its bounds are not finite")
                     continue
-                known, radius = bound[order].double().cpu().numpy(), radius_of(relaxed.entry)
-                ask = partial(decide, whole, costs, values, known, limit, radius)
+                known = bound[order].double().cpu().numpy()
+                ask = partial(whole.decide, costs, values, known, limit)
                 yield partial(_timed, i, member, ask)
 
     def _heard(self, i: int, member: ThreatModel, outcome: Outcome, limit: float) -> None:
@@ -281,7 +274,7 @@ class _Deciding:
             if not self.falsified[i]:
                 self.note(i, "unknown: the least margin is 0 but for rounding")
         elif outcome.why is not None:
-            why = f"{limit:g} s were over" if outcome.why == LATE else outcome.why
+            why = f"{limit:g} s were over" if outcome.why == OVER else outcome.why
             self.note(i, f"unknown: {why}")
 
     def _heard_all(self, i: int, outcomes: Sequence[Outcome]) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,16 +18,15 @@ from autodual.solve import (
     Array,
     Linear,
     Matrices,
+    Whole,
     check_set,
     check_whole,
     polytope,
     radius_of,
-    sought,
     streamed,
     whole_network,
 )
 from autodual.threat import ThreatModel
-from autodual.threat.base import inner
 
 if TYPE_CHECKING:
     from autodual.certified import Certified, Compiled
@@ -38,11 +34,13 @@ if TYPE_CHECKING:
 KEPT = 64
 """Of how many examples the programs are kept for further questions."""
 
+Asked = TypeVar("Asked", Linear, Whole)
+
 Found = tuple[int, list[int], list[float]]
 """An example's number, some of its rows, and lower bounds on these."""
 
 
-class Programs(Prepared):
+class Programs(Prepared, Generic[Asked]):
     """Relaxed networks, and programs over them: rows that miss the goal, example by example."""
 
     def __init__(
@@ -52,7 +50,7 @@ class Programs(Prepared):
         for member in threat.members:
             self.check(Entry(found.graph.perturbed, found.x, member))
         self.matrices = Matrices()
-        self._made: dict[tuple[int, int], Any] = {}
+        self._made: dict[tuple[int, int], Asked] = {}
 
     def total(self, search: Search) -> float:
         """Return how many programs there are at most."""
@@ -61,24 +59,21 @@ class Programs(Prepared):
     def work(self, search: Search) -> Iterator[int]:
         """Bound part after part, then ask programs about what misses the goal."""
         for member, part in self.each():
-            index = self.parts[part]
-            bound = self.relaxed(member, part)
-            search.tell(member, index, bound.lower({self.output: search.C[index]}))
+            self.passed(search, member, part)
             yield 0
         yield from self.ask_all(search)
 
     def ask_all(self, search: Search, final: bool = True) -> Iterator[int]:
-        """Ask programs, as many at a time as there are cores; ``final`` if no others come after."""
-        threads = max(1, os.cpu_count() or 1)
+        """Ask programs; ``final`` if no others come after."""
         for member, part in self.each():
             index = self.parts[part]
-            last = final and member == len(self.threat.members) - 1
+            last = final and self.last(member)
             missing = search.missing(member, index)
             if last:
                 search.finished(index[~missing.any(1)])
             network = self.relaxed(member, part).travelled
             jobs = self.jobs(search, member, index, network, missing)
-            for i, rows, lower in streamed(jobs, threads):
+            for i, rows, lower in streamed(jobs):
                 example = torch.tensor([i], device=index.device)
                 place = torch.tensor(rows, device=index.device)
                 owner = example.expand(len(rows))
@@ -100,20 +95,17 @@ class Programs(Prepared):
             i, rows = int(index[k]), missing[k].nonzero().squeeze(1)
             one = network.select(torch.tensor([k], device=index.device))
             program = self._program(member, i, one)
-            C = search.C[i, rows].double()
-            costs = program.polytope.cost({self.output: C})
-            nominal = inner(C.unsqueeze(0), one.nominal(self.output).double())[0]
-            values = nominal.detach().cpu().numpy()
-            yield partial(self._asked, i, rows.tolist(), program, costs, values, search)
+            put = program.polytope.question(one, self.output, search.C[i, rows])
+            yield partial(self._asked, i, rows.tolist(), program, *put, search)
 
     @torch.no_grad()  # it is called in a thread of its own
     def _asked(
-        self, i: int, rows: list[int], program: Any, costs: Array, values: Array, search: Search
+        self, i: int, rows: list[int], program: Asked, costs: Array, values: Array, search: Search
     ) -> Found:
         """Return what programs say of some rows of an example."""
         return i, rows, self.ask(program, costs, values, search)
 
-    def _program(self, member: int, i: int, one: Relaxation) -> Any:
+    def _program(self, member: int, i: int, one: Relaxation) -> Asked:
         """Return the program of an example."""
         key = member, i
         if key in self._made:
@@ -128,15 +120,15 @@ class Programs(Prepared):
         """Raise unless programs can say the set and the ops."""
 
     @abstractmethod
-    def make(self, one: Relaxation) -> Any:
+    def make(self, one: Relaxation) -> Asked:
         """Return the program over a network of one example."""
 
     @abstractmethod
-    def ask(self, program: Any, costs: Array, values: Array, search: Search) -> list[float]:
+    def ask(self, program: Asked, costs: Array, values: Array, search: Search) -> list[float]:
         """Return lower bounds on value + c·d for each of some costs."""
 
 
-class Linears(Programs):
+class Linears(Programs[Linear]):
     """Linear programs."""
 
     def check(self, entry: Entry) -> None:
@@ -153,7 +145,7 @@ class Linears(Programs):
         return [float(v + program.least(c)) if search.left > 0 else -math.inf for c, v in pairs]
 
 
-class Wholes(Programs):
+class Wholes(Programs[Whole]):
     """Mixed-integer programs, after the linear ones."""
 
     def __init__(
@@ -182,17 +174,7 @@ class Wholes(Programs):
 
     def ask(self, program: Whole, costs: Array, values: Array, search: Search) -> list[float]:
         """Solve them while there is time."""
-        whole = program.polytope
-        if not (whole.finite and np.isfinite(costs).all() and np.isfinite(values).all()):
+        if not program.finite(costs, values):
             return [-math.inf] * len(values)
         pairs = zip(costs, values, strict=True)
-        found = (sought(whole, c, v, search.goal, search.end, program.radius) for c, v in pairs)
-        return [each.lower for each in found]
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A whole network and the radius of its ball, if it is one of ℓ2."""
-
-    polytope: Any
-    radius: float | None
+        return [program.sought(c, v, search.goal, search.end).lower for c, v in pairs]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LP(Solver):
-    """Linear programs over the convex outer polytope (thesis, 3.1.1); see ``Certified.lp``.
+class Program(Solver):
+    """A solver that asks HiGHS.
 
     Args:
         inside: the steps in which intervals inside the network are tightened before, as for
@@ -25,14 +25,24 @@ class LP(Solver):
 
     inside: int | None = 10
 
+    unit = "programs"
+
     def __post_init__(self) -> None:
         Steps(0, self.inside)
 
-    unit = "programs"
-
     def options(self, net: Certified) -> dict[str, Any]:
         """Tighten intervals."""
-        return tightened(net, self.inside)
+        steps = {} if self.inside is None else {"optimize": Steps(0, self.inside)}
+        return {"method": dual_method(net), **steps}
+
+
+@dataclass(frozen=True)
+class LP(Program):
+    """Linear programs over the convex outer polytope (thesis, 3.1.1); see ``Certified.lp``.
+
+    Args:
+        inside: as for ``Program``.
+    """
 
     def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
         """Return the programs; raises unless they can say the set."""
@@ -42,36 +52,20 @@ class LP(Solver):
 
 
 @dataclass(frozen=True)
-class MILP(Solver):
+class MILP(Program):
     """Mixed-integer programs over the network itself, exact as far as HiGHS's tolerance goes.
 
     For affine ops, ops made of linear pieces, and maxima; over the sets that ``LP`` takes. Bounds
     are taken down by the tolerance, 1e-5 of 1 + |C·z| at the center.
 
     Args:
-        inside: as for ``LP``.
+        inside: as for ``Program``.
     """
 
-    inside: int | None = 10
-
-    def __post_init__(self) -> None:
-        Steps(0, self.inside)
-
-    unit = "programs"
     remarks = ("by mixed-integer programs, as far as HiGHS's tolerance of 1e-6 goes",)
-
-    def options(self, net: Certified) -> dict[str, Any]:
-        """Tighten intervals."""
-        return tightened(net, self.inside)
 
     def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
         """Return the programs; raises unless all ops have pieces and they can say the set."""
         from autodual.ladder.highs import Wholes  # scipy.optimize takes a while to import
 
         return Wholes(self, net, found, threat)
-
-
-def tightened(net: Certified, inside: int | None) -> dict[str, Any]:
-    """Return the options of a net whose intervals are tightened in so many steps."""
-    method = {"method": dual_method(net, None)}
-    return method if inside is None else {**method, "optimize": Steps(0, inside)}

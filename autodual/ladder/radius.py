@@ -57,7 +57,7 @@ class Radii:
     x: Tensor
 
 
-class Search:
+class Brackets:
     """Brackets that narrow around the radii where margins vanish.
 
     A margin falls from what it is at radius 0 by about a power of the radius, so the search is for
@@ -151,12 +151,12 @@ def largest(
 
     Args:
         margins: (radii [N], which examples [R]) → their margins [R].
-        nominal, start, steps: as for ``Search``.
+        nominal, start, steps: as for ``Brackets``.
 
     Raises:
         Interrupted: Ctrl-C; ``partial`` [N] holds what was found until then.
     """
-    search = Search(nominal, start, steps)
+    search = Brackets(nominal, start, steps)
     with working("radius", len(nominal), each=0) as bar:
         try:
             while bool(search.open.any()):

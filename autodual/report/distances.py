@@ -51,7 +51,7 @@ def distances(
         model: [N, *] ↦ logits [N, K].
         x, y: the inputs, and their labels, which only tell the right from the wrong.
         domain: of the inputs.
-        rungs: which bounds; those of programs have no radius.
+        rungs: which bounds.
         steps: distances are certified to 2^-steps of their size.
     """
     with torch.no_grad():

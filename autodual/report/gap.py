@@ -18,7 +18,7 @@ from autodual.front.arguments import check_classes
 from autodual.inputs import Inputs, as_inputs
 from autodual.labels import NONE, Labels
 from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solver
-from autodual.ladder.base import check_limits
+from autodual.ladder.base import LATE, check_time
 from autodual.target import Target
 from autodual.working import track
 
@@ -32,7 +32,7 @@ COLOURS = "#937860", "#4c72b0", "#8172b3", "#dd8452", "#2f7d3f", "#64b5cd"
 
 
 @dataclass(frozen=True, eq=False)
-class Rung:
+class Answer:
     """What one solver says.
 
     Attributes:
@@ -61,15 +61,26 @@ class GapReport:
         threat: the set, in words.
     """
 
-    rungs: tuple[Rung, ...]
-    attack: Rung
+    rungs: tuple[Answer, ...]
+    attack: Answer
     threat: str
+
+    @property
+    def _start(self) -> float:
+        """The mean of the second rung, or of the first if there is no other."""
+        known = [float(rung.margins.mean()) for rung in self.rungs if rung.margins is not None]
+        return (*known[1:2], *known[:1], 0.0)[0]
+
+    @property
+    def _top(self) -> float:
+        """The mean of the attack."""
+        assert self.attack.margins is not None
+        return float(self.attack.margins.mean())
 
     def __str__(self) -> str:
         found = self.attack.margins
         assert found is not None
-        known = [float(rung.margins.mean()) for rung in self.rungs if rung.margins is not None]
-        start, end = (*known[1:2], *known[:1], 0.0)[0], float(found.mean())
+        start, end = self._start, self._top
         width = max(len(rung.name) for rung in (*self.rungs, self.attack)) + 2
         head = f"{'':{width}}{'margin':>10}{'gap closed':>12}{'verified':>10}{'seconds':>9}"
         lines = [head]
@@ -110,11 +121,9 @@ class GapReport:
         left.set_ylim(float(found.min()) - spread, float(found.max()) + 0.1 * spread)
         left.set(xlabel="examples, by the margin an attack finds", ylabel="least margin")
         left.legend(fontsize=8)
-        right.axhline(float(found.mean()), color="k", linestyle=":", linewidth=1)
-        means = sorted(float(r.margins.mean()) for r in rungs if r.margins is not None)
-        top = float(found.mean())
-        room = 0.1 * (top - (means[1:2] or means)[0]) + 1e-6
-        right.set_ylim((means[1:2] or means)[0] - room, top + room)  # the loosest may lie far below
+        right.axhline(self._top, color="k", linestyle=":", linewidth=1)
+        room = 0.1 * (self._top - self._start) + 1e-6
+        right.set_ylim(self._start - room, self._top + room)  # the loosest may lie far below
         right.set_xscale("log")
         right.set(xlabel="seconds", ylabel="mean least margin")
         figure.suptitle(self.threat, fontsize=10)
@@ -144,14 +153,14 @@ def gap(
     """
     if not isinstance(net, Certified):
         raise ModelError(f"gap needs certify(model, eps), not {type(net).__name__}")
-    check_limits(0.0, time_limit)
+    check_time(time_limit)
     found = net.admitted(x, sound=True)
     classes, labels = check_classes(found.graph.output), net.labels(found, y)
     if classes.cells or bool((labels == NONE).any()):
         raise InputError("gap is for one label for each example, and none of −100")
     C = classes.against(labels, found.x)[0]
     C = C.reshape(*C.shape[:2], *found.graph.output.size(1)[1:])
-    attacked, rungs = _attacked(net, x, labels), list[Rung]()
+    attacked, rungs = _attacked(net, x, labels), list[Answer]()
     assert attacked.margins is not None
     known = found.x.new_full(C.shape[:2], -torch.inf)
     for solver in track(list(solvers), "rungs"):
@@ -174,21 +183,21 @@ def _could_be_least(known: Tensor, attacked: Tensor, solver: Solver) -> Tensor:
 
 def _asked(
     net: Certified, solver: Solver, x: Tensor | Inputs, C: Tensor, time_limit: float
-) -> tuple[Rung, Tensor | None]:
+) -> tuple[Answer, Tensor | None]:
     """Return what a solver says, and its bounds [N, S]."""
     start = time.perf_counter()
     try:
         solution = net.by(solver).solve(x, C, time_limit=time_limit)
     except InputError as error:
         said = f"does not take it: {error}"
-        return Rung(str(solver), None, time.perf_counter() - start, said), None
-    late = sum(why == "time is over" for why in solution.reasons)
+        return Answer(str(solver), None, time.perf_counter() - start, said), None
+    late = solution.reasons.count(LATE)
     said = f"{late} examples stopped by the time limit" if late else ""
     took, lower = time.perf_counter() - start, solution.lower
-    return Rung(str(solver), lower.amin(1), took, said), lower
+    return Answer(str(solver), lower.amin(1), took, said), lower
 
 
-def _attacked(net: Certified, x: Tensor | Inputs, labels: Tensor) -> Rung:
+def _attacked(net: Certified, x: Tensor | Inputs, labels: Tensor) -> Answer:
     """Return the margins of the worst points that attacks find."""
     start, target = time.perf_counter(), Target(net, as_inputs(x))
     worst = torch.full((len(labels),), torch.inf, device=labels.device)
@@ -198,4 +207,4 @@ def _attacked(net: Certified, x: Tensor | Inputs, labels: Tensor) -> Rung:
             margins = target.attack(run, labels, member, **options).margins
             least = margins.scatter(1, labels.unsqueeze(1), torch.inf).amin(1)
             worst = torch.minimum(worst.to(least), least)
-    return Rung("attack", worst, time.perf_counter() - start, "")
+    return Answer("attack", worst, time.perf_counter() - start, "")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from autodual.errors import InputError
-from autodual.report.rungs import LADDER, against
+from autodual.labels import Classes
+from autodual.report.rungs import LADDER
 from autodual.threat import LinfBall
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def _judged(
     ball, wrong = LinfBall(eps), torch.full_like(x, torch.nan)
     by = [UNKNOWN] * len(x)
     with torch.no_grad():
-        rows = against(y, model(x))
+        z = model(x)
+    rows = Classes((z.shape[1],)).against(y, z)[0]
     left = torch.arange(len(x), device=x.device)
     for rung in LADDER:
         if not len(left):

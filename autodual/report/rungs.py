@@ -67,11 +67,3 @@ INTERVALS = Rung("interval arithmetic", "#937860", {"bounds": "ibp"})
 LADDER = (EQUAL, FREE, OPTIMISED, PROGRAM)
 """From the thesis's bound up. Each is at least as tight as the one before, but for the first two:
 free slopes are each the best of a few, and now and then equal ones are better together."""
-
-
-def against(y: Tensor, z: Tensor) -> Tensor:
-    """Return rows [N, K − 1, K]: those of the margins z_y − z_k for k ≠ y, for logits z [N, K]."""
-    unit = torch.eye(z.shape[1]).to(z)
-    rank = torch.arange(z.shape[1] - 1, device=y.device)
-    others = rank + (rank >= y.unsqueeze(1))
-    return unit[y].unsqueeze(1) - unit[others]

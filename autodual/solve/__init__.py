@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from autodual.solve.branching import LATE, Outcome, decide, sought, streamed
+from autodual.solve.branching import OVER, Outcome, Whole, streamed
 from autodual.solve.integer import check_whole, whole_network
 from autodual.solve.linear import Linear, check_set, radius_of
-from autodual.solve.polytope import Array, Matrices, Polytope, polytope
+from autodual.solve.polytope import Array, Matrices, polytope
 
 __all__ = [
-    "LATE",
+    "OVER",
     "Array",
     "Linear",
     "Matrices",
     "Outcome",
-    "Polytope",
+    "Whole",
     "check_set",
     "check_whole",
-    "decide",
     "polytope",
     "radius_of",
-    "sought",
     "streamed",
     "whole_network",
 ]

@@ -7,9 +7,11 @@ with C·z ≤ 0, drops every branch that has none, and branches by what moves C�
 from __future__ import annotations
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import TypeVar
@@ -37,7 +39,7 @@ EXACT = 1e-6
 STOPPED, INFEASIBLE = 1, 2
 """What scipy says where time ran out, and where no point is left."""
 
-LATE = "its time was over"
+OVER = "its time was over"
 """Why nothing is known where time ran out."""
 
 Result = TypeVar("Result")
@@ -63,91 +65,100 @@ class Outcome:
         return self.point is None and self.why is None
 
 
-def decide(
-    polytope: Polytope,
-    costs: Array,
-    nominal: Array,
-    known: Array,
-    seconds: float,
-    radius: float | None,
-) -> Outcome:
-    """Return whether nominal + c·d > 0 for every row on a whole network, row by row.
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A network without any relaxation, as mixed-integer programs ask about it; see ``integer``.
 
-    Args:
-        polytope: of the network, see ``integer``.
-        costs, nominal: the rows [S, variables], and their values [S] at the center.
-        known: lower bounds [S] on their values.
-        seconds: when to give up.
+    Attributes:
+        polytope: of the network.
         radius: of an ℓ2 ball, which tangents cut out of its box.
     """
-    end, lower = time.perf_counter() + seconds, np.array(known, dtype=float)
-    for i, (cost, value) in enumerate(zip(costs, nominal, strict=True)):
-        found = sought(polytope, cost, value, 0.0, end, radius)
-        lower[i] = max(lower[i], found.lower)
-        if not found.nothing:
-            return Outcome(float(lower.min()), found.point, found.why)
-    return Outcome(float(lower.min(initial=np.inf)))
+
+    polytope: Polytope
+    radius: float | None
+
+    @cached_property
+    def unit(self) -> Array:
+        """How far each variable goes, its unit for HiGHS, whose tolerances are absolute."""
+        far = np.maximum(abs(self.polytope.low), abs(self.polytope.high))
+        return np.where(self.polytope.integral | (far == 0), 1.0, far)
+
+    def finite(self, costs: Array, nominal: Array) -> bool:
+        """Return whether all numbers of a question are finite, and so are the network's."""
+        known = bool(np.isfinite(costs).all() and np.isfinite(nominal).all())
+        return known and self.polytope.finite
+
+    def decide(self, costs: Array, nominal: Array, known: Array, seconds: float) -> Outcome:
+        """Return whether nominal + c·d > 0 for every row, row by row.
+
+        Args:
+            costs, nominal: the rows [S, variables], and their values [S] at the center.
+            known: lower bounds [S] on their values.
+            seconds: when to give up.
+        """
+        end, lower = time.perf_counter() + seconds, np.array(known, dtype=float)
+        for i, (cost, value) in enumerate(zip(costs, nominal, strict=True)):
+            found = self.sought(cost, value, 0.0, end)
+            lower[i] = max(lower[i], found.lower)
+            if not found.nothing:
+                return Outcome(float(lower.min()), found.point, found.why)
+        return Outcome(float(lower.min(initial=np.inf)))
+
+    def sought(self, cost: Array, value: float, goal: float, end: float) -> Outcome:
+        """Look for a point, in the ball if there is one, with value + c·d ≤ goal.
+
+        With a goal of ∞ the least value is sought.
+
+        Args:
+            cost, value: a row, and its value at the center.
+            end: when to give up, by ``time.perf_counter``.
+        """
+        asked, unit, gap = self.polytope, self.unit, EXACT if np.isinf(goal) else FIRST
+        margin = margin_of(cost * unit, value)
+        least, none = -np.inf, goal + margin  # what is there beside the points asked about
+        if not np.isinf(goal):
+            asked = asked.cut(cost, none - value)
+        for _ in range(CUTS):
+            left = end - time.perf_counter()
+            if left <= 0:
+                return Outcome(min(least, none), why=OVER)
+            found = milp(
+                cost * unit,
+                constraints=LinearConstraint(*scaled(asked, unit)),
+                bounds=Bounds(asked.low / unit, asked.high / unit),
+                integrality=asked.integral.astype(int),
+                options={"time_limit": left, "mip_rel_gap": gap},
+            )
+            if found.status == INFEASIBLE:
+                return Outcome(none)
+            if found.mip_dual_bound is not None:
+                least = max(least, value + float(found.mip_dual_bound) - margin)
+            if found.x is None:
+                why = OVER if found.status == STOPPED else f"HiGHS says: {found.message}"
+                return Outcome(min(least, none), why=why)
+            point = (found.x * unit)[: asked.inputs]
+            trimmed = asked.trimmed(point, self.radius)
+            if trimmed is None:
+                break
+            asked = trimmed
+        return Outcome(min(least, none), point)
 
 
-def sought(
-    polytope: Polytope, cost: Array, value: float, goal: float, end: float, radius: float | None
-) -> Outcome:
-    """Look for a point of a whole network, in the ball if there is one, with value + c·d ≤ goal.
-
-    With a goal of ∞ the least value is sought.
-
-    Args:
-        polytope, cost, value, radius: as for ``decide``, for one row.
-        end: when to give up, by ``time.perf_counter``.
-    """
-    margin, gap = margin_of(polytope, cost, value), EXACT if np.isinf(goal) else FIRST
-    asked = polytope if np.isinf(goal) else polytope.cut(cost, goal + margin - value)
-    least, none = -np.inf, goal + margin  # what is there beside the points asked about
-    for _ in range(CUTS):
-        left = end - time.perf_counter()
-        if left <= 0:
-            return Outcome(min(least, none), why=LATE)
-        unit = units(asked)
-        rows, most = scaled(asked, unit)
-        found = milp(
-            cost * unit,
-            constraints=LinearConstraint(rows, -np.inf, most),
-            bounds=Bounds(asked.low / unit, asked.high / unit),
-            integrality=asked.integral.astype(int),
-            options={"time_limit": left, "mip_rel_gap": gap},
-        )
-        if found.status == INFEASIBLE:
-            return Outcome(none)
-        if found.mip_dual_bound is not None:
-            least = max(least, value + float(found.mip_dual_bound) - margin)
-        if found.x is None:
-            why = LATE if found.status == STOPPED else f"HiGHS says: {found.message}"
-            return Outcome(min(least, none), why=why)
-        point = (found.x * unit)[: asked.inputs]
-        trimmed = asked.trimmed(point, radius)
-        if trimmed is None:
-            break
-        asked = trimmed
-    return Outcome(min(least, none), point)
-
-
-def units(polytope: Polytope) -> Array:
-    """Return how far each variable goes, its unit for HiGHS, whose tolerances are absolute."""
-    far = np.maximum(abs(polytope.low), abs(polytope.high))
-    return np.where(polytope.integral | (far == 0), 1.0, far)
-
-
-def scaled(polytope: Polytope, unit: Array) -> tuple[sp.csr_matrix, Array]:
+def scaled(polytope: Polytope, unit: Array) -> tuple[sp.csr_matrix, float, Array]:
     """Return the constraints in such units, with largest entries between 1 and ``LARGE``."""
     rows = sp.csr_matrix(polytope.rows @ sp.diags(unit))
     most = abs(rows).max(axis=1).toarray().ravel() if rows.shape[0] else np.zeros(0)
     by = np.where(most == 0, 1.0, np.where(most < 1, most, np.maximum(most / LARGE, 1.0)))
-    return sp.csr_matrix(sp.diags(1 / by) @ rows), polytope.most / by
+    return sp.csr_matrix(sp.diags(1 / by) @ rows), -np.inf, polytope.most / by
 
 
-def margin_of(polytope: Polytope, cost: Array, value: float) -> float:
-    """Return by how much C·z must exceed 0, so that the tolerance of its row cannot tell."""
-    return max(MARGIN * (1 + abs(value)), MARGIN / LARGE * float(abs(cost * units(polytope)).max()))
+def margin_of(cost: Array, value: float) -> float:
+    """Return by how much C·z must exceed 0, so that the tolerance of its row cannot tell.
+
+    Args:
+        cost, value: the row in units of its variables, and C·z at the center.
+    """
+    return max(MARGIN * (1 + abs(value)), MARGIN / LARGE * float(abs(cost).max()))
 
 
 class _Busy:
@@ -179,12 +190,13 @@ BUSY = _Busy()
 atexit.register(BUSY.wait)
 
 
-def streamed(jobs: Iterator[Callable[[], Result]], threads: int) -> Iterator[Result]:
-    """Give the results of jobs as they come, worked on by some threads; HiGHS lets go of Python.
+def streamed(jobs: Iterator[Callable[[], Result]]) -> Iterator[Result]:
+    """Give the results of jobs as they come, from as many threads as there are cores.
 
-    Jobs are made while others run, a few ahead. What is interrupted is not waited for, but the
-    program does not end before HiGHS does: that would abort it.
+    HiGHS lets go of Python. Jobs are made while others run, a few ahead. What is interrupted is
+    not waited for, but the program does not end before HiGHS does: that would abort it.
     """
+    threads = os.cpu_count() or 1
     todo: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
     done: SimpleQueue[Result | BaseException] = SimpleQueue()
 

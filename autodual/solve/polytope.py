@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,6 +26,7 @@ from autodual.bound.rows import Memo, Units, pull_affine, to_dense
 from autodual.front.ir import Value
 from autodual.solve.polyhedron import polyhedron_of, sparse
 from autodual.threat import Polyhedron
+from autodual.threat.base import inner
 
 CHUNK = 2**24
 """How many entries of a matrix are written out at a time."""
@@ -61,7 +63,7 @@ class Polytope:
         """How many variables the input has."""
         return self.entry.x[0].numel()
 
-    @property
+    @cached_property
     def finite(self) -> bool:
         """Whether all numbers are finite."""
         parts = self.low, self.high, self.most, self.rows.data
@@ -117,6 +119,12 @@ class Polytope:
         count = len(self.low)
         total = sum(_rows(c) @ wide(self.maps[v], count) for v, c in specs.items())
         return np.asarray(total.todense())
+
+    def question(self, network: Relaxation, value: Value, rows: Tensor) -> tuple[Array, Array]:
+        """Return rows C [S, *] on a value as costs, and C·z [S] where all d are 0."""
+        rows = rows.double()
+        nominal = inner(rows.unsqueeze(0), network.nominal(value).double())
+        return self.cost({value: rows}), array(nominal)
 
 
 class Matrices:

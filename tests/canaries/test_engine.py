@@ -674,7 +674,7 @@ CANARIES = {
     ),
     "programs that ask for far too little": Canary(
         "autodual.solve.branching.margin_of",
-        lambda f: lambda polytope, cost, value: -0.5 * (1 + abs(value)),
+        lambda f: lambda cost, value: -0.5 * (1 + abs(value)),
         programs_decide_as_an_independent_one_does,
         "a verdict is wrong",
     ),
