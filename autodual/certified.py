@@ -257,6 +257,11 @@ class Certified(Wrapper):
         """
         classes = check_classes(found.graph.output)
         y, unlabelled = labels.clamp(min=0), (labels == NONE).unsqueeze(1)
+        if classes.cells and self.last_by is not None:
+            raise InputError(
+                f"{self.last_by} answers for one label for each example; many are bounded by "
+                "Dual() and Optimised(), and lower_bound takes any rows"
+            )
         if classes.cells:
             return finish(
                 lambda: once(found.program.margins(found.env, threat, y)),

@@ -203,6 +203,9 @@ def test_programs_give_no_gradients_and_no_lines():
         ad.robust_loss(net, x, torch.tensor([0, 1, 2]))
     with pytest.raises(InputError, match="without steps"):
         net.emit(x)
+    pixels = ad.certify(nn.Conv2d(1, 2, 1).double(), 0.1, bounds=ad.LP())
+    with pytest.raises(InputError, match="one label for each example"):
+        pixels(torch.rand(1, 1, 2, 2, dtype=DOUBLE))
 
 
 def test_what_a_rung_cannot_take_is_named():
