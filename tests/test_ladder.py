@@ -10,6 +10,7 @@ from torch import nn
 import autodual as ad
 from autodual.errors import InputError, Interrupted
 from autodual.ladder import Prepared
+from autodual.solve import Whole, whole_network
 
 from .nets import random_convnet, random_mlp, random_net
 from .questions import DOUBLE, no_random_point_lies_below, rows
@@ -96,6 +97,10 @@ def test_rows_that_reach_the_goal_take_no_more_work(rung):
     goal = float(full.lower.median())
     some = net.solve(x, rows(), goal=goal)
     assert ((some.lower > goal) == (full.lower > goal)).all()
+    no_random_point_lies_below(some.lower - 1e-9, model, net.threat, x)
+    missed = some.lower <= goal
+    if not isinstance(rung, ad.MILP):  # these rows have had all the work there is
+        torch.testing.assert_close(some.lower[missed], full.lower[missed], rtol=1e-6, atol=1e-8)
     met = (full.lower > goal).all(1).tolist()
     assert [why == "the goal is reached" for why in some.reasons] == met
 
@@ -294,6 +299,7 @@ def test_whole_programs_hold_at_any_magnitude(size, inside):
     ready = ad.certify(model, eps, bounds=ad.MILP(None)).prepare(x)
     for goal in (math.inf, least + 0.02):
         assert float(ready.solve(C, goal=goal).lower) <= least + 1e-9
+    assert float(ready.solve(C).lower) >= least - 0.05
 
 
 def test_questions_in_turn_and_what_is_no_goal():
@@ -319,3 +325,45 @@ def test_what_is_interrupted_says_so(monkeypatch):
     with pytest.raises(Interrupted) as caught:
         ready.solve(rows())
     assert set(caught.value.partial.reasons) == {"interrupted"}
+
+
+def test_a_point_lies_in_the_set_and_lateness_claims_nothing():
+    model, x = make()
+    net = ad.certify(model, 0.2)
+    network = net.relax(x[:1]).travelled
+    whole, output = Whole(whole_network(network), None), net.graph.output
+    (cost,), (value,) = whole.polytope.question(network, output, rows()[:1])
+    least = whole.sought(cost, value, math.inf, math.inf)
+    found = whole.sought(cost, value, least.lower + 0.05, math.inf)
+    for outcome, most in ((least, least.lower + 1e-4), (found, least.lower + 0.051)):
+        point = x[:1] + torch.tensor(outcome.point)
+        assert (point - x[:1]).abs().max() <= 0.2 + 1e-9
+        assert (rows()[:1] @ model(point)[0]).item() <= most
+    for goal in (math.inf, least.lower + 0.05, least.lower - 0.05):
+        late = whole.sought(cost, value, goal, -math.inf)
+        assert late.lower == -math.inf
+        assert not late.nothing
+    none = whole.sought(cost, value, least.lower - 0.05, math.inf)
+    assert none.nothing
+    assert least.lower - 0.05 < none.lower <= least.lower + 1e-4
+
+
+class PerExample(nn.Module):
+    """Each example has a matrix of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x, weight):
+        return self.last((weight @ x.unsqueeze(2)).squeeze(2).relu())
+
+
+@pytest.mark.parametrize("rung", [ad.LP(2), ad.MILP(2)], ids=str)
+def test_matrices_of_an_example_are_its_own(rung):
+    torch.manual_seed(0)
+    net = ad.certify(PerExample().double(), 0.3, bounds=rung)
+    x, weight = torch.rand(3, 4, dtype=DOUBLE), torch.randn(3, 5, 4, dtype=DOUBLE)
+    together = net.solve(ad.Inputs(x, weight), rows()).lower
+    alone = [net.solve(ad.Inputs(x[i : i + 1], weight[i : i + 1]), rows()).lower for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
