@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,3 +368,17 @@ def test_matrices_of_an_example_are_its_own(rung):
     together = net.solve(ad.Inputs(x, weight), rows()).lower
     alone = [net.solve(ad.Inputs(x[i : i + 1], weight[i : i + 1]), rows()).lower for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_stopped_program_had_found_is_what_is_claimed(monkeypatch):
+    model, x = make()
+    net = ad.certify(model, 0.2)
+    network = net.relax(x[:1]).travelled
+    whole, output = Whole(whole_network(network), None), net.graph.output
+    (cost,), (value,) = whole.polytope.question(network, output, rows()[:1])
+    for bound in (-1.5, 1e9, None):
+        stopped = SimpleNamespace(status=1, x=None, mip_dual_bound=bound, message="")
+        monkeypatch.setattr("autodual.solve.branching.milp", lambda *_, end=stopped, **__: end)
+        found = whole.sought(cost, value, 0.0, math.inf)
+        assert not found.nothing
+        assert found.lower <= (-math.inf if bound is None else min(value + bound, 1e-3))

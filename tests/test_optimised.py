@@ -7,7 +7,9 @@ from torch import nn
 
 import autodual as ad
 from autodual.bound.estimators import ExactSums, OptimisedSums, Setting
+from autodual.bound.estimators.optimised import Climb
 from autodual.bound.reading import lower
+from autodual.bound.rows import Specs
 from autodual.errors import InputError
 
 from . import oracles
@@ -191,3 +193,23 @@ def test_a_forecast_says_that_it_is_of_one_pass():
     said = str(ad.certify(model, 0.1, optimize=8).explain(x))
     assert "one pass; each of the Steps(last=8, inside=4) takes about three" in said
     assert "Steps" not in str(ad.certify(model, 0.1).explain(x))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_rows_go_on_when_others_leave(taken):
+    model, x = random_mlp(3, (6, 30, 30, 3)), torch.rand(2, 6, dtype=DOUBLE)
+    net = ad.certify(model, 0.3)
+    network = net.relax(x).networks[0]
+    C, owner = rows().expand(2, -1, -1).flatten(0, 1), torch.arange(2).repeat_interleave(8)
+    output = net.graph.output
+    whole = Specs({output: C.reshape(-1, *output.size(1))}, owner, span=None)
+    left = torch.tensor([13, 2, 7, 8])
+    climbs = [Climb(network, whole.rows(x), 8) for _ in range(2)]
+    for _ in range(taken):
+        climbs[1].step()
+    if taken == 0:
+        climbs[1] = Climb(network, whole.take(left).rows(x), 8)
+    else:
+        climbs[1].reduced(whole.take(left).rows(x), left)
+    full, some = (climb.all().best for climb in climbs)
+    torch.testing.assert_close(some, full[left], rtol=1e-9, atol=1e-12)
