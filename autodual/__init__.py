@@ -6,7 +6,7 @@ of inputs; ``robust_loss`` trains against them.
 
 from __future__ import annotations
 
-from autodual import attack, errors
+from autodual import attack, errors, train
 from autodual.bound.estimators import Cauchy, Exact, Geometric, Normal
 from autodual.bound.options import Steps
 from autodual.certificate import Certificate, Estimate
@@ -18,6 +18,7 @@ from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
 from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
+from autodual.report.evaluate import Evaluation, evaluate
 from autodual.report.gap import GapReport, gap
 from autodual.report.selfcheck import SelfCheck, self_check
 from autodual.threat import (
@@ -47,6 +48,7 @@ __all__ = [
     "Coverage",
     "Dual",
     "Estimate",
+    "Evaluation",
     "Exact",
     "GapReport",
     "Geometric",
@@ -71,10 +73,12 @@ __all__ = [
     "certify",
     "coverage",
     "errors",
+    "evaluate",
     "gap",
     "progress",
     "robust_loss",
     "self_check",
+    "train",
 ]
 
 

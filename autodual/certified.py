@@ -16,10 +16,11 @@ from autodual.bound.cost import Explanation, explain
 from autodual.bound.emit import emit, quickest
 from autodual.bound.estimators import Exact
 from autodual.bound.forecast import pace
+from autodual.bound.fused import log_likelihood
 from autodual.bound.module import BoundModule
 from autodual.bound.once import once
 from autodual.bound.options import Options
-from autodual.bound.plan import Plan, Program, make_plan
+from autodual.bound.plan import FUSED, METHODS, Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.calls import check_count
 from autodual.certificate import Certificate, Estimate
@@ -235,6 +236,34 @@ class Certified(Wrapper):
         return finish(
             lambda: self.margins_of(found, labels, self.around(found)),
             lambda margins: (-margins, labels),
+        )
+
+    @eager
+    def least_likely(self, x: Tensor | Inputs, y: Labels) -> tuple[Tensor, Tensor]:
+        """Return lower bounds [N] on log softmax(z)_y by one row each, and the labels [N].
+
+        What a fused loss is made of; see ``robust_loss``. Differentiable.
+
+        Raises:
+            InputError: intervals are not found by interval arithmetic, or there is no dual network;
+                an example has several labels.
+        """
+        method = {"ibp+dual": FUSED, "ibp&dual": METHODS["ibp&dual"]}.get(self.method)
+        if method is None or type(self.options.estimator) is not Exact or self.options.optimize:
+            raise InputError(
+                'a fused loss is for certify(bounds="ibp+dual") or "ibp&dual", with exact sums and '
+                "without optimize="
+            )
+        net = self.with_options(method=method)
+        found = net.admitted(x, confirm=False)
+        self._last, labels = net._last, net.labels(found, y)
+        if labels.dim() > 1:
+            raise InputError("a fused loss is for one label for each example; leave fused= out")
+        return finish(
+            lambda: once(
+                found.program.ask(found.env, net.around(found), labels.clamp(min=0), log_likelihood)
+            ),
+            lambda least: (least, labels),
         )
 
     def labels(self, found: Compiled, y: Labels | None) -> Tensor:

@@ -73,6 +73,10 @@ class TrainingWarning(RuntimeWarning):
     """A loss that trains badly: of probabilities in place of logits."""
 
 
+class TrainingError(AutodualError):
+    """Training that cannot go on: its loss is no number any more."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the middle of long work.
 

@@ -36,6 +36,8 @@ def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callab
         "plain training step": step(lambda: F.cross_entropy(model(x), y)),
         "plain forward pass": torch.no_grad()(lambda: model(x)),
     }
+    fused = ad.certify(model, eps, bounds="ibp+dual")
+    jobs["robust training step, fused"] = step(lambda: ad.robust_loss(fused, x, y, fused=True))
     for bounds in METHODS:
         net = ad.certify(model, eps, bounds=bounds)
         jobs[f"certify, {bounds}"] = lambda net=net: net(x, y)

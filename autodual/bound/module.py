@@ -134,14 +134,14 @@ class BoundModule:
         Those of a union hold for every member. A batch that does not fit into memory is bounded
         some examples at a time.
         """
-        return self._ask(env, threat, spec, _lower)
+        return self.ask(env, threat, spec, _lower)
 
     def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
         """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
 
         Unions and batches are as for ``lower``.
         """
-        return self._ask(env, threat, labels, Bound.margins)
+        return self.ask(env, threat, labels, Bound.margins)
 
     def interval(self, env: Env, threat: ThreatModel) -> Interval:
         """Return bounds on every output, in the model's layout; unions are as for ``lower``."""
@@ -154,7 +154,7 @@ class BoundModule:
             )
 
         return finish(
-            lambda: self._ask(env, threat, x.new_empty(len(x), 0), ends),
+            lambda: self.ask(env, threat, x.new_empty(len(x), 0), ends),
             lambda low: Interval(output.in_layout(low[:, 0]), output.in_layout(-low[:, 1])),
         )
 
@@ -175,9 +175,9 @@ class BoundModule:
             found = [at_least_one(bound, output, some, steps) for some in rows.split(sizes, 1)]
             return torch.stack(found, 1)
 
-        return self._ask(given, threat, question, each)
+        return self.ask(given, threat, question, each)
 
-    def _ask(
+    def ask(
         self,
         env: Env,
         threat: ThreatModel,

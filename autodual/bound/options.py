@@ -62,6 +62,6 @@ class Options:
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
-        shared = self.method.name, self.rules, self.intervals, self.estimator
+        shared = self.method, self.rules, self.intervals, self.estimator
         limits = self.memory, self.budget
         return (*shared, *limits, tuple(self.choose.items()), self.select, self.free, self.optimize)

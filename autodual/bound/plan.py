@@ -81,6 +81,9 @@ METHODS = {
 }
 """Every method, by name."""
 
+FUSED = replace(METHODS["ibp+dual"], last=("dual", "ibp"))
+"""What a fused loss reads: the dual network, and that of intervals for the ends of its chords."""
+
 
 @dataclass(frozen=True, eq=False)
 class Step:

@@ -48,6 +48,10 @@ class Ball(ThreatModel):
         """Return the same kind of ball with another radius."""
         return type(self)(eps, self.domain)
 
+    def scaled(self, factor: float) -> Ball:
+        """Return the ball of radius ``factor`` · ε."""
+        return self.with_eps(self.eps * factor)
+
     def select(self, x: Tensor, index: Tensor) -> Ball:
         """Return the ball with the radii of the examples at ``index``."""
         twin = copy.copy(self)

@@ -104,6 +104,14 @@ class ThreatModel(ABC):
         """
         raise self._lacks("reversed", "the set of all x that a point may come from")
 
+    def scaled(self, factor: float) -> ThreatModel:
+        """Return the set with each step from its center ``factor`` ≥ 0 times as long.
+
+        Raises:
+            InputError: the set has no size, or does not say.
+        """
+        raise self._lacks("scaled", "the set with steps ``factor`` times as long")
+
     def fixed(self, x: Tensor) -> ThreatModel:
         """Return this set around this batch alone, with what can be worked out once worked out."""
         return self

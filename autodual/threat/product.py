@@ -66,6 +66,10 @@ class Product(ThreatModel):
         """Return the same sets with other names for their arguments."""
         return Product(dict(zip(keys, self.sets.values(), strict=True)), self.shapes)
 
+    def scaled(self, factor: float) -> Product:
+        """Return the product of the sets, each scaled."""
+        return self._with([part.scaled(factor) for part in self.sets.values()])
+
     def check_shape(self, x: Tensor) -> None:
         """Raise unless what every argument's set holds fits it; looks at no values."""
         self._each(ThreatModel.check_shape, x)

@@ -64,6 +64,10 @@ class Union(ThreatModel):
         """Return the union of the members, each reversed."""
         return Union(*(member.reversed() for member in self.members))
 
+    def scaled(self, factor: float) -> Union:
+        """Return the union of the members, each scaled."""
+        return Union(*(member.scaled(factor) for member in self.members))
+
     def fixed(self, x: Tensor) -> Union:
         """Return the union of the members, each worked out for this batch."""
         return Union(*(member.fixed(x) for member in self.members))

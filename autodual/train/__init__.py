@@ -1,0 +1,57 @@
+"""Training: losses that fit into any loop, and one loop that is short enough to copy."""
+
+from __future__ import annotations
+
+from autodual.train.adversary import Adversary
+from autodual.train.batches import Batches
+from autodual.train.data import Dataset, digits, load_data
+from autodual.train.free import Free, Watch
+from autodual.train.initial import Regularised, start_for_intervals
+from autodual.train.logs import Board, Curves, Table
+from autodual.train.losses import (
+    TRADES,
+    Adversarial,
+    CrownIBP,
+    Expressive,
+    Loss,
+    Mixed,
+    Robust,
+    SmallBox,
+    Standard,
+    hinge,
+)
+from autodual.train.objective import Objective
+from autodual.train.schedules import Ramp, constant
+from autodual.train.trainer import Hook, Recipe, State, fit
+
+__all__ = [
+    "TRADES",
+    "Adversarial",
+    "Adversary",
+    "Batches",
+    "Board",
+    "CrownIBP",
+    "Curves",
+    "Dataset",
+    "Expressive",
+    "Free",
+    "Hook",
+    "Loss",
+    "Mixed",
+    "Objective",
+    "Ramp",
+    "Recipe",
+    "Regularised",
+    "Robust",
+    "SmallBox",
+    "Standard",
+    "State",
+    "Table",
+    "Watch",
+    "constant",
+    "digits",
+    "fit",
+    "hinge",
+    "load_data",
+    "start_for_intervals",
+]

@@ -1,0 +1,40 @@
+"""Files that are whole or not there: whatever is killed while it writes leaves the old one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autodual.errors import InputError
+
+
+def save(thing: Any, path: Path) -> None:
+    """Write tensors and plain values to a file, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            torch.save(thing, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Any:
+    """Read them.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    if not path.exists():
+        raise InputError(f"there is no file {path}")
+    try:
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is no whole file of tensors: {error}") from error
