@@ -174,8 +174,9 @@ class Building:
         if "parallel" in self.groups:
             found["parallel"] = step.rule.relax(call, *boxes, slopes=slopes)
         if "free" in self.groups:
-            nominal = (self.network[v].reference for v in step.variables)
-            at = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
+            nominal = [self.network[v].reference for v in step.variables]
+            with torch.no_grad():  # where lines are compared moves them, but to no effect
+                at = [torch.lerp(b.center, z, LEAN) for b, z in zip(boxes, nominal, strict=True)]
             found["free"] = step.rule.relax(
                 call, *boxes, slopes=slopes, at=at if slopes is None else None
             )

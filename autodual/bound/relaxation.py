@@ -56,8 +56,15 @@ class Relaxation:
         return tuple(self[v] for v in values)
 
     def path(self, values: Iterable[Value]) -> list[Layer]:
-        """Return the layers that some values depend on, last first: the way that rows go."""
-        return [self.layers[step.out] for step in self.plan.path(frozenset(values))]
+        """Return the layers that rows at some values meet on their way, last first."""
+        found, live = list[Layer](), set(values)
+        for step in self.plan.path(frozenset(live)):
+            if step.out in live:
+                layer = self.layers[step.out]
+                found.append(layer)
+                if not layer.stops:
+                    live.update(step.variables)
+        return found
 
     def parallel(self, values: Iterable[Value]) -> bool:
         """Return whether −C travels back as minus what C does: one pass then serves both ends."""

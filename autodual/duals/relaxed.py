@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.interval import Interval
@@ -153,6 +154,10 @@ class Planes:
 
     def about(self, *z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the middle between the planes at z, and half their distance."""
+        parts = [*self.tensors, *z]
+        if len(z) == len(self.lower_slopes) == 1 and len({part.shape for part in parts}) == 1:
+            low, high, below, above, point = parts
+            return _About.apply(low, below, high, above, point)
         ends = self.ends(*z)
         return ends.center, ends.radius
 
@@ -175,8 +180,12 @@ class Planes:
         if self.are_parallel:
             full = rows(nu)
             return [own(slope) * full for slope in self.lower_slopes]
-        up, down = rows(nu.clamp(min=0)), rows(nu.clamp(max=0))
         slopes = [*zip(self.lower_slopes, self.upper_slopes, strict=True)]
+        if torch.is_grad_enabled():  # what autograd keeps of this is less
+            full = rows(nu)
+            positive = full > 0
+            return [torch.where(positive, own(high), own(low)) * full for low, high in slopes]
+        up, down = rows(nu.clamp(min=0)), rows(nu.clamp(max=0))
         (lower, upper), *more = slopes
         if not more and may_overwrite():
             return [down.mul_(own(lower)).addcmul_(own(upper), up)]
@@ -190,6 +199,26 @@ class Planes:
         """Return ν_in per argument and h, for rows nu [R, *] over planes of one example."""
         pulled = self.pull(nu) or [nu.new_zeros(len(nu), *shape) for shape in shapes]
         return pulled, self.intercept(nu).flatten(1).sum(1)
+
+
+class _About(torch.autograd.Function):
+    """(m + M)/2 and (M − m)/2 for m = a_l z + b_l and M = a_u z + b_u, of one shape."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, low: Tensor, below: Tensor, high: Tensor, above: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(low, high, z)
+        lower, upper = torch.addcmul(below, low, z), torch.addcmul(above, high, z)
+        return (lower + upper).mul_(0.5), (upper - lower).mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, center: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+        low, high, z = ctx.saved_tensors
+        lower, upper = (center - radius).mul_(0.5), (center + radius).mul_(0.5)
+        at_z = torch.addcmul(lower * low, upper, high)
+        return lower * z, lower, upper * z, upper, at_z
 
 
 def _height(slopes: Slopes, intercept: Tensor, z: Sequence[Tensor]) -> Tensor:

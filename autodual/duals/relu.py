@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from autodual.duals.base import Call
 from autodual.duals.piecewise import Piecewise, enclose, pieces
@@ -24,12 +26,33 @@ def relu_lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
     """
     if slope is not None:
         return enclose(call, box, slope, (0.0,))
-    spanning = (box.lower < 0) & (box.upper > 0)
-    lower = torch.where(spanning, box.lower, torch.zeros_like(box.lower))
-    upper = torch.where(spanning, box.upper, (box.lower >= 0).to(box.lower))
-    width = torch.where(spanning, upper - lower, torch.ones_like(upper))
-    slope = upper / width
-    return Lines.parallel(slope, torch.zeros_like(slope), -lower * slope)
+    slope, intercept = _Chord.apply(box.lower, box.upper)
+    return Lines.parallel(slope, torch.zeros_like(slope), intercept)
+
+
+class _Chord(torch.autograd.Function):
+    """u/(u − ℓ) and −ℓu/(u − ℓ) where ℓ < 0 < u, elsewhere the op's own slope and 0.
+
+    Training asks for this of every unit in every step: left to autograd it would keep four times
+    as many tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        spanning = (lower < 0) & (upper > 0)
+        width = torch.where(spanning, upper - lower, 1.0)
+        slope = torch.where(spanning, upper, (lower >= 0).to(upper)) / width
+        intercept = torch.where(spanning, -lower * slope, 0.0)
+        ctx.save_for_backward(spanning, width, slope, lower)
+        return slope, intercept
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor, intercepts: Tensor) -> tuple[Tensor, Tensor]:
+        spanning, width, slope, lower = ctx.saved_tensors
+        each = torch.addcmul(slopes, lower, intercepts, value=-1).div_(width)
+        at_lower = torch.where(spanning, (each - intercepts).mul_(slope), 0.0)
+        return at_lower, torch.where(spanning, torch.addcmul(each, each, slope, value=-1), 0.0)
 
 
 def relu_free(call: Call, box: Interval, at: Sequence[Tensor]) -> Lines:
@@ -38,8 +61,8 @@ def relu_free(call: Call, box: Interval, at: Sequence[Tensor]) -> Lines:
     Where rounding decides which it is, the lower line is parallel to the chord.
     """
     lines, (point,) = relu_lines(call, box, None), at
-    piece = torch.where(point > 0, 1.0, 0.0).to(point)
-    toss = lines.meet | (point.abs() <= 64 * torch.finfo(point.dtype).eps * box.upper)
+    piece = (point > 0).to(point)
+    toss = lines.meet | (point.abs() <= 64 * torch.finfo(point.dtype).eps * box.upper.detach())
     lower = torch.where(toss, lines.lower_slope, piece)
     return Lines(lower, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
 
