@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import autodual as ad
 from autodual.bound.plan import METHODS
-from autodual.report.demo import load, small_net
+from autodual.report.demo import small_net
+from autodual.train import digits as embedded
 
 
 def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callable[[], object]]:
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
     torch.manual_seed(0)
-    digits = load(0)
+    digits = embedded()
     cases = [("demo net", small_net(), digits.x[:50], digits.y[:50])]
     if args.data is None:
         print("no --data: wk_mnist is left out")

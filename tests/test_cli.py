@@ -1,8 +1,10 @@
 """The command line: what it answers, what it says of mistakes, and with which exit code."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from autodual import __version__, cli
@@ -135,3 +137,92 @@ def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "autodual", "--version"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == f"autodual {__version__}\n", result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a short training of the command's own, and what it printed."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = "train --loss fused --eps 0.05 --epochs 4 --out out/run --first 400 --json"
+    command = [sys.executable, "-m", "autodual", *arguments.split()]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def test_a_training_leaves_files_that_say_what_they_are(trained, run, monkeypatch):
+    folder, found = trained
+    assert found["examples"] == 360
+    assert found["clean"] <= found["attacked"] <= found["certified"] < 0.9
+    assert found["intervals"]["clean"][0] < found["clean"] < found["intervals"]["clean"][1]
+    names = {path.name for path in (folder / "out/run").iterdir()}
+    assert names == {"last.pt", "best.pt", "log.csv", "curves.png"}
+    monkeypatch.chdir(folder)
+    code, out, _ = run("certify", "out/run/best.pt", "--eps", "0.05", "--json")
+    assert code == cli.CROSSED
+    again = json.loads(out)
+    assert again["certified"] == found["certified"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        ("certify {} --eps 0.05 --first 20 --rows out/rows.csv", 1, "20 examples within"),
+        ("certify {} --eps 0.01 --norm l2 --first 3 --exact 20", None, "certified"),
+        ("attack {} --eps 0.3 --first 10", 1, "of 10 broken within LinfBall(0.3"),
+        ("attack {} --eps 0.0 --first 3 --json", None, '"examples": 3'),
+        ("radius {} --first 5", 0, "of 5 examples half are certified up to linf ε = "),
+        ("radius {} --first 5 --norm l1 --json", 0, '"radii": ['),
+        ("explain {} --batch 3", 0, "affine, exact"),
+        ("explain medium", 0, "MFLOP"),
+    ],
+)
+def test_a_net_is_asked(trained, run, monkeypatch, arguments, code, shown):
+    monkeypatch.chdir(trained[0])
+    found, out, said = run(*arguments.format("out/run/best.pt").split())
+    assert code is None or found == code, said
+    assert shown in out, (out, said)
+
+
+def test_all_proved_is_exit_code_0(trained, run, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    model, x, y = best(trained[0])
+    right = model(x).argmax(1) == y
+    some = {"x": 255 * x[right][:20], "y": y[right][:20]}
+    arrays = {
+        f"{k}_{part}": v.byte().numpy() for k, v in some.items() for part in ("train", "test")
+    }
+    np.savez("some.npz", **arrays)
+    code, out, _ = run(
+        "certify", "out/run/best.pt", "--data", "some.npz", "--eps", "1e-5", "--json"
+    )
+    assert (code, json.loads(out)["certified"]) == (0, 0.0)
+
+
+def best(folder):
+    """The model of a training, and the test examples."""
+    from autodual.cli.loading import model_of
+    from autodual.train import digits
+
+    data = digits()
+    return model_of(str(folder / "out/run/best.pt"), data).eval(), data.x_test, data.y_test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        ("certify big", cli.USAGE, "there is no model 'big': give small, medium"),
+        ("certify none.pt", cli.USAGE, "there is no file none.pt"),
+        ("certify mine.py.pt", cli.USAGE, "there is no file"),
+        ("certify small --norm l3", cli.USAGE, "--norm l3 is none of linf, l2, l1"),
+        ("certify small --data nowhere", cli.USAGE, "nowhere is no folder"),
+        ("train --loss best", cli.USAGE, "--loss best is none of standard, pgd"),
+        ("certify mine:number", cli.USAGE, "it returns int"),
+        ("certify mine:net --first 3", cli.RAISED, "the model itself fails on this input"),
+    ],
+)
+def test_mistakes_with_nets_and_data_get_one_line(run, arguments, code, shown):
+    pytest.importorskip("sklearn")
+    found, _, said = run(*arguments.split())
+    assert (found, shown in said) == (code, True), said

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from autodual.attack import pgd
 from autodual.certificate import Certificate
 from autodual.certify import certify
-from autodual.loss import robust_loss
+from autodual.report.evaluate import evaluate
 from autodual.threat import LinfBall
+from autodual.train import Dataset, Ramp, Recipe, Robust, Standard, digits, fit
 
 NAMES = ("standard", "robust")
 BATCH = 50
@@ -36,26 +36,6 @@ class Row:
     certified: float
 
 
-@dataclass(frozen=True)
-class Digits:
-    """The 8×8 digits as [N, 1, 8, 8] in [0, 1], split into training and test."""
-
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-
-def load(seed: int) -> Digits:
-    """Shuffle scikit-learn's 1,797 digits and hold 360 back."""
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    y = torch.tensor(labels)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    test, train = order[:360], order[360:]
-    return Digits(x[train], y[train], x[test], y[test])
-
-
 def small_net() -> nn.Sequential:
     """Two convolutions and two linear layers, after the thesis's small MNIST net."""
     return nn.Sequential(
@@ -70,76 +50,42 @@ def small_net() -> nn.Sequential:
     )
 
 
-def train(
-    data: Digits, eps: float, epochs: int, seed: int, progress: Progress, name: str
-) -> nn.Module:
+def train(data: Dataset, eps: float, epochs: int, seed: int) -> nn.Module:
     """Train one net; for ε > 0 against ``robust_loss`` with ε growing over the first half."""
     torch.manual_seed(seed)
-    net = small_net()
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    steps = epochs * (len(data.x) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
-    task = progress.add_task(f"training the {name} net", total=steps)
-    for step in range(steps):
-        if step % (len(data.x) // BATCH) == 0:
-            order = torch.randperm(len(data.x))
-        start = step * BATCH % (len(data.x) // BATCH * BATCH)
-        index = order[start : start + BATCH]
-        x, y = data.x[index], data.y[index]
-        if eps > 0:
-            now = eps * min(1.0, (step + 1) / (steps / 2))
-            loss = robust_loss(net, x, y, LinfBall(now, domain=(0, 1)))
-        else:
-            loss = F.cross_entropy(net(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress.advance(task)
-    return net.eval()
+    net = certify(small_net(), LinfBall(eps, domain=(0, 1)))
+    recipe = Recipe(
+        loss=Robust() if eps > 0 else Standard(),
+        epochs=epochs,
+        batch=BATCH,
+        eps=Ramp(0.0, 1.0, 0.0, epochs / 2),
+        optimizer=partial(torch.optim.Adam, lr=3e-3),
+        rate=lambda adam, steps: OneCycleLR(adam, 5e-3, total_steps=steps),
+        seed=seed,
+    )
+    return fit(net, (data.x, data.y), recipe).model.eval()
 
 
-def evaluate(
-    name: str, net: nn.Module, data: Digits, radii: Sequence[float], progress: Progress
-) -> list[Row]:
+def errors(name: str, net: nn.Module, data: Dataset, radii: Sequence[float]) -> list[Row]:
     """Return clean, PGD and certified error on the test digits at each ε."""
-    x, y = data.x_test, data.y_test
-    task = progress.add_task(f"attacking and certifying the {name} net", total=len(radii))
-    with torch.no_grad():
-        clean = float((net(x).argmax(1) != y).double().mean())
     rows = []
     for eps in radii:
         ball = LinfBall(eps, domain=(0, 1))
-        attacked = float(pgd(net, x, y, ball, steps=20).success.double().mean())
-        certified = 1 - float(
-            torch.cat([_verified(net, ball, x, y, i) for i in _batches(x)]).mean()
-        )
-        rows.append(Row(name, eps, clean, attacked, certified))
-        progress.advance(task)
+        found = evaluate(net, (data.x_test, data.y_test), ball, rungs=(), attack=20, batch=120)
+        rows.append(Row(name, eps, found.clean, found.attacked, found.certified))
     return rows
-
-
-def _batches(x: Tensor) -> range:
-    return range(0, len(x), 120)
-
-
-def _verified(net: nn.Module, ball: LinfBall, x: Tensor, y: Tensor, start: int) -> Tensor:
-    result = certify(net, ball)(x[start : start + 120], y[start : start + 120])
-    assert isinstance(result, Certificate)
-    return result.verified.double()
 
 
 def run(out: Path, *, epochs: int, eps: float, seed: int) -> list[Row]:
     """Train, evaluate, print one table and write one picture."""
     console = Console()
-    data = load(seed)
+    data = digits(seed)
     radii = [round(eps * f, 6) for f in (0.25, 0.5, 1.0, 1.5)]
-    with Progress(console=console) as progress:
-        nets = {
-            name: train(data, target, epochs, seed, progress, name)
-            for name, target in zip(NAMES, (0.0, eps), strict=True)
-        }
-        rows = [r for name in NAMES for r in evaluate(name, nets[name], data, radii, progress)]
+    nets, rows = dict[str, nn.Module](), list[Row]()
+    for name, target in zip(NAMES, (0.0, eps), strict=True):
+        console.print(f"training, attacking and certifying the {name} net")
+        nets[name] = train(data, target, epochs, seed)
+        rows += errors(name, nets[name], data, radii)
     console.print(table(rows, eps))
     _draw(out, nets, data, rows, eps)
     console.print(f"picture: {out}")
@@ -160,7 +106,7 @@ def table(rows: Sequence[Row], eps: float) -> Table:
 
 
 def _draw(
-    out: Path, nets: dict[str, nn.Module], data: Digits, rows: Sequence[Row], eps: float
+    out: Path, nets: dict[str, nn.Module], data: Dataset, rows: Sequence[Row], eps: float
 ) -> None:
     """Draw the error curves, and six digits with what an attack makes of them for each net."""
     from matplotlib.figure import Figure
@@ -196,7 +142,7 @@ def _draw_curves(axes: object, rows: Sequence[Row], eps: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_digits(figure: object, nets: dict[str, nn.Module], data: Digits, eps: float) -> None:
+def _draw_digits(figure: object, nets: dict[str, nn.Module], data: Dataset, eps: float) -> None:
     from matplotlib.figure import SubFigure
 
     assert isinstance(figure, SubFigure)

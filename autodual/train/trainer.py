@@ -139,6 +139,7 @@ def fit(
     out: Path | str | None = None,
     every: int | None = None,
     hooks: Sequence[Hook] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> State:
     """Train the model inside a certified net, in place.
 
@@ -154,6 +155,7 @@ def fit(
             on from there, to the same bits on a CPU.
         every: how many steps lie between two ``last.pt``; an epoch if not given.
         hooks: told of steps and epochs, in order.
+        about: plain values that ``best.pt`` keeps beside the weights.
 
     Raises:
         InputError: the data does not fit; ``out`` is of another training.
@@ -204,7 +206,7 @@ def fit(
                 bar.advance()
                 if folder is not None and rank == 0 and every and state.step % every == 0:
                     checkpoint(state, hooks, folder / LAST)
-            close(state, scale, validate if rank == 0 else None, folder)
+            close(state, scale, validate if rank == 0 else None, folder, about or {})
             for hook in hooks:
                 hook.after_epoch(state)
             if folder is not None and rank == 0:
@@ -247,7 +249,13 @@ def finite(loss: Tensor, state: State) -> float:
     return value
 
 
-def close(state: State, scale: float, validate: Validation | None, folder: Path | None) -> None:
+def close(
+    state: State,
+    scale: float,
+    validate: Validation | None,
+    folder: Path | None,
+    about: Mapping[str, Any],
+) -> None:
     """Write the row of an epoch that is finished, and keep the best weights."""
     state.epoch, state.step = state.epoch + 1, 0
     row = {"epoch": float(state.epoch), "loss": state.total / state.seen, "scale": scale}
@@ -257,7 +265,8 @@ def close(state: State, scale: float, validate: Validation | None, folder: Path 
     state.history.append(row | {"seconds": state.seconds})
     if folder is not None and row.get("error", math.inf) < state.best:
         state.best = row["error"]
-        save({"model": state.model.state_dict(), "row": row}, folder / BEST)
+        kept = {"model": state.model.state_dict(), "row": row, "about": dict(about)}
+        save(kept, folder / BEST)
 
 
 def validated(state: State, validate: Validation) -> Mapping[str, float]:
