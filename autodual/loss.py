@@ -12,6 +12,7 @@ from autodual.brief import brief
 from autodual.calls import called
 from autodual.certified import Certified
 from autodual.certify import certify
+from autodual.condition import check_loss
 from autodual.errors import InputError, Interrupted, TrainingWarning
 from autodual.front.arguments import check_classes, probabilities
 from autodual.front.capture import check_seen, unwrap
@@ -60,8 +61,8 @@ def robust_loss(
         TrainingWarning: the outputs are probabilities.
 
     Raises:
-        InputError: ``eps`` or ``bounds`` is missing or does not fit; there is no label at all; as
-            for ``certify``.
+        InputError: ``eps`` or ``bounds`` is missing or does not fit; there is no label at all;
+            ``loss`` falls where the model gets worse, as samples show; as for ``certify``.
         ModelError: a wrapper such as DDP would not see the gradients; see ``RobustLoss``.
     """
     if not (loss is None or callable(loss)):
@@ -91,6 +92,8 @@ def robust_loss(
             f"all {labels.numel()} labels are {NONE}, for none, and the mean of no losses is no "
             "number: leave this batch out"
         )
+    if loss is not None:
+        check_loss(loss, classes, logits)
     if loss is None and probabilities(net.graph):
         warn(
             "all outputs lie in [0, 1], as those of a softmax or a sigmoid, and the loss reads "

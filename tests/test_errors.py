@@ -207,7 +207,7 @@ BAD_CALLS = {
     "options of certify, in a module": (
         lambda: ad.RobustLoss(net().model, 0.1, slopes="equal"),
         errors.InputError,
-        r"RobustLoss\(net, eps, bounds, loss\) does not take.*slopes='equal'",
+        r"RobustLoss\(net, eps, bounds, loss, fused\) does not take.*slopes='equal'",
     ),
     "no steps": (lambda: net().radius(X, Y, steps=0), errors.InputError, "steps=0: give a whole"),
     "half a step": (lambda: net().radius(X, Y, steps=2.5), errors.InputError, "steps=2.5: give"),

@@ -147,3 +147,28 @@ def test_it_fits_into_what_averages_gradients():
     module = ad.RobustLoss(net, 0.05, fused=True)
     assert module(x, y) == ad.robust_loss(net, x, y, 0.05, fused=True)
     assert "fused=True" in repr(module)
+
+
+def test_a_loss_of_the_wrong_kind_is_refused():
+    """Theorem 2: no fall when other logits grow, no change when a constant is added to all."""
+    net, x, y = problem(dict(nets())["mlp"])
+    for loss in (
+        F.cross_entropy,
+        F.multi_margin_loss,
+        nn.CrossEntropyLoss(label_smoothing=0.0),
+        lambda z, y: F.nll_loss(z.log_softmax(1), y),
+    ):
+        assert ad.robust_loss(net, x, y, 0.1, loss=loss).isfinite()
+    for loss, said in (
+        (lambda z, y: z.sum(), "a constant is added"),
+        (lambda z, y: F.nll_loss(z, y), "a constant is added"),
+        (lambda z, y: -F.cross_entropy(z, y), "logits of other classes grow"),
+        (lambda z, y: F.mse_loss(z.softmax(1), F.one_hot(y, 5).to(z)), "logits of other classes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ad.robust_loss(net, x, y, 0.1, loss=loss)
+    net, x, y = problem(dict(nets())["binary"])
+    y = (net(x).flatten() > 0).long()
+    assert ad.robust_loss(net, x, y, 0.1, loss=F.binary_cross_entropy_with_logits).isfinite()
+    with pytest.raises(InputError, match="moves away from the label"):
+        ad.robust_loss(net, x, y, 0.1, loss=lambda z, y: (z * (1 - 2 * y)).neg().mean())

@@ -155,7 +155,7 @@ def test_losses_of_probabilities_are_warned_of(make, after, warned):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         ad.robust_loss(model, x, y, 0.01)
-        ad.robust_loss(model, x, y, 0.01, loss=lambda z, y: z.square().sum())
+        ad.robust_loss(model, x, y, 0.01, loss=lambda z, y: 0 * z.sum())
     assert [w.category for w in said] == [errors.TrainingWarning] * warned
     assert all(w.filename == __file__ and "the logits" in str(w.message) for w in said)
 

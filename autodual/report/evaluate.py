@@ -199,12 +199,12 @@ def _judged(
     began, net, count = time.perf_counter(), cascade[0], len(x)
     status, by = [OPEN] * count, [""] * count
     margin = torch.full((count,), -torch.inf, dtype=torch.float64)
-    found = net.admitted(x, sound=True)
+    admitted = net.admitted(x, sound=True)
     classes = check_classes(net.graph.output)
     if classes.cells:
         raise InputError("evaluate is for one label for each example; the model has many")
     labels = classes.read(y, count, x.device)
-    predicted = classes.predict(found.output())
+    predicted = classes.predict(admitted.output())
 
     def settle(where: Tensor, what: str, how: str) -> None:
         for i in where.tolist():
