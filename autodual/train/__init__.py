@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autodual.train.adversary import Adversary
 from autodual.train.batches import Batches
+from autodual.train.cascade import Answer, Cascade, train_cascade
 from autodual.train.data import Dataset, digits, load_data
 from autodual.train.free import Free, Watch
 from autodual.train.initial import Regularised, start_for_intervals
@@ -28,8 +29,10 @@ __all__ = [
     "TRADES",
     "Adversarial",
     "Adversary",
+    "Answer",
     "Batches",
     "Board",
+    "Cascade",
     "CrownIBP",
     "Curves",
     "Dataset",
@@ -54,4 +57,5 @@ __all__ = [
     "hinge",
     "load_data",
     "start_for_intervals",
+    "train_cascade",
 ]
