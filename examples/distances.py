@@ -13,6 +13,7 @@ import torch
 
 from autodual.report import demo, distances
 from autodual.report.small import mlp, train
+from autodual.train import digits
 
 PIXELS = (0.0, 1.0)
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the nets are too small for more
-    data = demo.load(args.seed)
+    data = digits(args.seed)
     shape = (1, 8, 8) if args.conv else (64,)
     x, y = data.x.reshape(-1, *shape), data.y
     x_test, y_test = data.x_test.reshape(-1, *shape)[: args.images], data.y_test[: args.images]

@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from autodual.report import demo, pictures
+from autodual.train import digits
 
 
 def main() -> None:
@@ -19,9 +19,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
     torch.manual_seed(0)
-    data = demo.load(0)
-    with Progress() as progress:
-        model = demo.train(data, 0.0, args.epochs, 0, progress, "standard")
+    data = digits(0)
+    model = demo.train(data, 0.0, args.epochs, 0)
     x = data.x_test[args.image : args.image + 1]
     examples = pictures.of_each_kind(model, x)
     for name, example in examples.items():

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from autodual.report import demo, tightness
+from autodual.report import tightness
 from autodual.report.small import mlp, train
+from autodual.train import digits
 
 PIXELS = (0.0, 1.0)
 BATCH = 50
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the nets are too small for more
-    data = demo.load(args.seed)
+    data = digits(args.seed)
     x, y = data.x.flatten(1), data.y
     x_test, y_test = data.x_test.flatten(1)[: args.images], data.y_test[: args.images]
     radii = [2 * args.eps * (i + 1) / args.radii for i in range(args.radii)]
