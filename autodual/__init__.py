@@ -18,6 +18,7 @@ from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
 from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
 from autodual.report.coverage import Coverage, coverage
+from autodual.report.curve import AccuracyCurve, accuracy_curve
 from autodual.report.evaluate import Evaluation, evaluate
 from autodual.report.gap import GapReport, gap
 from autodual.report.selfcheck import SelfCheck, self_check
@@ -39,6 +40,7 @@ __all__ = [
     "IBP",
     "LP",
     "MILP",
+    "AccuracyCurve",
     "All",
     "AtLeastOne",
     "Box",
@@ -69,6 +71,7 @@ __all__ = [
     "ThreatModel",
     "Union",
     "Wasserstein",
+    "accuracy_curve",
     "attack",
     "certify",
     "coverage",

@@ -187,21 +187,22 @@ def main() -> None:
         data: Annotated[str, typer.Option(help=DATA)] = "digits",
         norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
         first: Annotated[int | None, typer.Option(min=1, help="Only so many examples.")] = None,
+        picture: Annotated[Path | None, typer.Option(help="Accuracy against ε, as a .png.")] = None,
         json: Annotated[bool, typer.Option(help="Print one JSON object, with every ε.")] = False,
     ) -> None:
-        """Say up to which ε test examples are certified.
+        """Say up to which ε test examples are certified, and where an attack breaks them.
 
-        Example: autodual radius out/robust/best.pt --data mnist/ --first 100 --json
+        Example: autodual radius out/robust/best.pt --data mnist/ --picture out/curve.png
         """
-        from autodual.cli.jobs import radii
+        from autodual.cli.jobs import curve_of, radii
 
         with told():
             data_ = _data(data, None, first)
-            found = radii(_model(model, data_), data_, norm=norm)
-            low, middle, high = found["quartiles"]
-            count = found["examples"]
-            said = f"of {count} examples half are certified up to {norm} ε = {middle:.4g}"
-            _say(found, f"{said}, the quartiles are {low:.4g} and {high:.4g}", json)
+            found = curve_of(_model(model, data_), data_, norm=norm)
+            _say(radii(found), found, json)
+            if picture is not None:
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                found.draw().savefig(picture, dpi=120)
 
     @app.command()
     def explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -132,13 +133,12 @@ def attacked(net: nn.Module, data: Dataset, *, eps: float, norm: str, seed: int)
     }
 
 
-def radii(net: nn.Module, data: Dataset, *, norm: str) -> dict[str, Any]:
-    """Return the largest ε that is certified for each test example."""
-    found = ad.certify(net, ball_of(norm, 0.1)).radius(data.x_test, data.y_test)
-    middle = found.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-    return {
-        "examples": len(found),
-        "norm": norm,
-        "quartiles": middle.tolist(),
-        "radii": found.tolist(),
-    }
+def curve_of(net: nn.Module, data: Dataset, *, norm: str) -> ad.AccuracyCurve:
+    """Return between which ε each test example stops to be robust."""
+    return ad.accuracy_curve(net, (data.x_test, data.y_test), ball_of(norm, 0.1))
+
+
+def radii(found: ad.AccuracyCurve) -> dict[str, Any]:
+    """Return a curve as plain values; null stands for ε at which no attack was found."""
+    broken = [eps if math.isfinite(eps) else None for eps in found.upper.tolist()]
+    return {"examples": len(broken), "certified": found.lower.tolist(), "attacked": broken}
