@@ -242,6 +242,26 @@ def test_a_training_goes_on_to_the_same_bits(tmp_path, loader, loss):
     assert len(parts.history) == 3
 
 
+def test_a_training_goes_on_when_killed_in_its_validation(tmp_path):
+    """The last file is then of the last step of an epoch that is not closed yet."""
+    left = [1]
+
+    def validate(net):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return {"error": 0.5}
+
+    recipe = train.Recipe(loss=train.Standard(), epochs=2, batch=20, eps=train.Ramp(0, 1, 0, 2))
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(certified(), data(), recipe, validate=validate, out=tmp_path, every=1)
+    parts = train.fit(certified(), data(), recipe, validate=validate, out=tmp_path, every=1)
+    whole = train.fit(certified(), data(), recipe, validate=lambda net: {"error": 0.5})
+    for name in ("loss", "scale"):
+        assert [row[name] for row in parts.history] == [row[name] for row in whole.history]
+    assert whole.history[0]["scale"] == pytest.approx(1 / 3)
+
+
 def test_the_callers_random_numbers_are_left_alone():
     net = certified()
     torch.manual_seed(7)

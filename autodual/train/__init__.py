@@ -22,7 +22,7 @@ from autodual.train.losses import (
     hinge,
 )
 from autodual.train.objective import Objective
-from autodual.train.schedules import Ramp, constant
+from autodual.train.schedules import Ramp, constant, one_cycle
 from autodual.train.trainer import Hook, Recipe, State, fit
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "fit",
     "hinge",
     "load_data",
+    "one_cycle",
     "start_for_intervals",
     "train_cascade",
 ]

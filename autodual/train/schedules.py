@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from autodual.errors import InputError
 
 Schedule = Callable[[float], float]
 """(epochs passed, 2.5 in the middle of the third) → a value."""
+
+Rate = Callable[[Optimizer, int], LRScheduler]
+"""(optimizer, the number of all steps) → what sets its learning rate."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +55,12 @@ class Ramp:
 def constant(value: float) -> Ramp:
     """Return the schedule that never changes."""
     return Ramp(value, value, 0.0, 0.0)
+
+
+def one_cycle(highest: float, rise: float = 0.3) -> Rate:
+    """Return a learning rate that rises to its highest in a share of the steps, then falls to 0."""
+    return partial(_one_cycle, highest=highest, rise=rise)
+
+
+def _one_cycle(optimizer: Optimizer, steps: int, highest: float, rise: float) -> LRScheduler:
+    return OneCycleLR(optimizer, highest, total_steps=steps, pct_start=rise)

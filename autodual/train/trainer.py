@@ -23,7 +23,7 @@ from autodual.train.batches import Batches, Data
 from autodual.train.files import load, save
 from autodual.train.losses import Loss, Robust
 from autodual.train.objective import Objective
-from autodual.train.schedules import Schedule, constant
+from autodual.train.schedules import Rate, Schedule, constant
 from autodual.working import working
 
 LAST, BEST = "last.pt", "best.pt"
@@ -57,7 +57,7 @@ class Recipe:
     batch: int = 100
     eps: Schedule = field(default_factory=lambda: constant(1.0))
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = torch.optim.Adam
-    rate: Callable[[Optimizer, int], LRScheduler] | None = None
+    rate: Rate | None = None
     clip: float | None = None
     l1: float = 0.0
     replays: int = 1
@@ -206,7 +206,7 @@ def fit(
                 bar.advance()
                 if folder is not None and rank == 0 and every and state.step % every == 0:
                     checkpoint(state, hooks, folder / LAST)
-            close(state, scale, validate if rank == 0 else None, folder, about or {})
+            close(state, validate if rank == 0 else None, folder, about or {})
             for hook in hooks:
                 hook.after_epoch(state)
             if folder is not None and rank == 0:
@@ -250,13 +250,10 @@ def finite(loss: Tensor, state: State) -> float:
 
 
 def close(
-    state: State,
-    scale: float,
-    validate: Validation | None,
-    folder: Path | None,
-    about: Mapping[str, Any],
+    state: State, validate: Validation | None, folder: Path | None, about: Mapping[str, Any]
 ) -> None:
     """Write the row of an epoch that is finished, and keep the best weights."""
+    scale = state.recipe.eps(state.epoch + (state.steps - 1) / state.steps)  # of its last step
     state.epoch, state.step = state.epoch + 1, 0
     row = {"epoch": float(state.epoch), "loss": state.total / state.seen, "scale": scale}
     state.total, state.seen = 0.0, 0
