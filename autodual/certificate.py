@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodual.brief import brief
-from autodual.errors import NoGuaranteeError
+from autodual.errors import NoGuaranteeError, UnsoundError
 from autodual.labels import NONE
 from autodual.margins import Margins
 
@@ -107,3 +107,19 @@ class Estimate(Margins):
                 f"{'; '.join(self.caveats)}. For a Certificate use estimator=ad.Exact() or "
                 "ad.Geometric(...), without estimators in choose=, and call model.eval() first."
             )
+
+
+def guaranteed(found: Certificate | Estimate) -> Certificate:
+    """Return a certificate as it is.
+
+    Raises:
+        UnsoundError: it is an estimate.
+    """
+    if isinstance(found, Estimate):
+        raise unsound(found.caveats)
+    return found
+
+
+def unsound(caveats: Sequence[str]) -> UnsoundError:
+    """Return what is said where a guarantee is asked of a bound that has caveats."""
+    return UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")

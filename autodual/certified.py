@@ -23,14 +23,13 @@ from autodual.bound.options import Options
 from autodual.bound.plan import FUSED, METHODS, Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.calls import check_count
-from autodual.certificate import Certificate, Estimate
+from autodual.certificate import Certificate, Estimate, guaranteed, unsound
 from autodual.duals import Choice
 from autodual.eager import eager
 from autodual.errors import (
     InputError,
     ModelError,
     NotTracedError,
-    UnsoundError,
 )
 from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
@@ -581,13 +580,8 @@ class Certified(Wrapper):
             UnsoundError: the bound guarantees nothing.
             Interrupted: Ctrl-C; as for the net itself.
         """
-
-        def verified(result: Certificate | Estimate) -> Tensor:
-            if isinstance(result, Estimate):
-                raise _unsound(result.caveats)
-            return result.verified
-
-        return finish(lambda: self.at(self.threat.reversed())(x), verified)
+        origins = self.at(self.threat.reversed())
+        return finish(lambda: origins(x), lambda result: guaranteed(result).verified)
 
     @eager
     def explain(self, x: Tensor | Inputs, measure: bool = False) -> Explanation:
@@ -717,9 +711,5 @@ class Certified(Wrapper):
             threat.check(found.x)
         self._last = found.program
         if sound and found.program.caveats:
-            raise _unsound(found.program.caveats)
+            raise unsound(found.program.caveats)
         return found
-
-
-def _unsound(caveats: tuple[str, ...]) -> UnsoundError:
-    return UnsoundError(f"no guarantee can be given: {'; '.join(caveats)}")

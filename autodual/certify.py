@@ -167,3 +167,23 @@ def _perturbed(threat: ThreatModel, perturb: Key | None) -> Keys:
     if perturb is not None:
         raise InputError(f"the sets say what is perturbed, {threat}: leave perturb= out")
     return named
+
+
+def certified_over(
+    net: nn.Module, eps: Eps | None, call: str, bounds: str = "ibp&dual"
+) -> Certified:
+    """Return what ``certify`` returned, over another set if there is one, or certify a model.
+
+    Args:
+        net, eps: what the user gave.
+        call: how a model would have been given, for what is said where ε is missing.
+        bounds: for a model.
+
+    Raises:
+        InputError: it is a model, without a set.
+    """
+    if isinstance(net, Certified):
+        return net if eps is None else net.at(eps)
+    if eps is None:
+        raise InputError(f"{call} needs eps; or pass certify(model, eps)")
+    return certify(net, eps, bounds=bounds)

@@ -155,3 +155,9 @@ def as_tensor(y: Any, name: str, device: torch.device) -> Tensor:
             f"{name} must be a tensor, a list or an array of class numbers, not "
             f"{type(y).__name__}: {error}"
         ) from None
+
+
+def labelled_mean(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of values where there is a label, both of one shape."""
+    known = labels != NONE
+    return torch.where(known, values, 0).sum() / known.sum()

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from autodual.brief import brief
 from autodual.calls import called
 from autodual.certified import Certified
-from autodual.certify import certify
+from autodual.certify import certified_over
 from autodual.condition import check_loss
 from autodual.errors import InputError, Interrupted, TrainingWarning
 from autodual.front.arguments import check_classes, probabilities
 from autodual.front.capture import check_seen, unwrap
 from autodual.inputs import Inputs
-from autodual.labels import NONE, Labels
+from autodual.labels import NONE, Labels, labelled_mean
 from autodual.threat import Eps
 from autodual.warn import warn
 from autodual.wrapper import Wrapper
@@ -71,15 +71,10 @@ def robust_loss(
         check_seen(net)
     inside = unwrap(net)
     net = inside if isinstance(inside, Certified) else net
-    if not isinstance(net, Certified):
-        if eps is None:
-            raise InputError("robust_loss(model, x, y) needs eps; or pass certify(model, eps)")
-        bounds = ("ibp+dual" if fused else "ibp&dual") if bounds is None else bounds
-        net = certify(net, eps, bounds=bounds)
-    elif bounds is not None:
+    if isinstance(net, Certified) and bounds is not None:
         raise InputError("this model is already certified; give bounds= to certify")
-    elif eps is not None:
-        net = net.at(eps)
+    bounds = ("ibp+dual" if fused else "ibp&dual") if bounds is None else bounds
+    net = certified_over(net, eps, "robust_loss(model, x, y)", bounds)
     if fused and loss is not None:
         raise InputError("fused=True is for the default loss, cross-entropy: leave loss= out")
     try:
@@ -102,8 +97,7 @@ def robust_loss(
             TrainingWarning,
         )
     if fused:
-        known = labels != NONE
-        return -torch.where(known, logits, 0).sum() / known.sum()
+        return -labelled_mean(logits, labels)
     if loss is None or not classes.binary:
         return (loss or F.cross_entropy)(logits, labels)
     if bool((labels == NONE).any()):

@@ -42,7 +42,7 @@ def training(out: Path) -> None:
         batch=50,
         average=0.99,
         optimizer=partial(torch.optim.Adam, lr=1e-3),
-        rate=lambda adam, steps: torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=steps),
+        rate=train.one_cycle(5e-3),
     )
     net = ad.certify(model.train(), ad.LinfBall(0.1, domain=(0, 1)))
     train.fit(net, (data.x, data.y), recipe, out=out, every=5)

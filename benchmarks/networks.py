@@ -8,19 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autodual.train.nets import small
+
 
 def wk_mnist(data: Path) -> nn.Sequential:
     """The thesis's small MNIST net, trained at ε = 0.1 by Wong and Kolter."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1568, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
+    model = small((1, 28, 28), 10)
     return _load(model, data / "nets/wk_mnist.npz")
 
 

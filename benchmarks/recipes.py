@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
 
 import autodual as ad
 from autodual import train
@@ -50,7 +48,7 @@ def main() -> None:
         eps=train.Ramp(0, 1, 0, 0.3 * epochs, smooth=True),
         clip=10.0,
         l1=1e-6,
-        rate=partial(rise_and_fall, highest=RATE),
+        rate=train.one_cycle(RATE),
         seed=options.seed,
     )
 
@@ -74,13 +72,6 @@ def main() -> None:
         rows=folder / "rows.csv",
     )
     print(f"{found}\ncertified in {time.perf_counter() - start:.0f} s")
-
-
-def rise_and_fall(
-    optimizer: torch.optim.Optimizer, steps: int, highest: float
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Let the rate rise for three tenths of the steps, and then fall to 0."""
-    return OneCycleLR(optimizer, highest, total_steps=steps, pct_start=0.3)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def trained(
         batch=batch,
         eps=train.Ramp(0.0, 1.0, 0.0, ramp * epochs),
         optimizer=partial(torch.optim.Adam, lr=lr),
-        rate=partial(_falling, lr=lr),
+        rate=train.one_cycle(lr, rise=0.1),
         seed=seed,
     )
 
@@ -86,11 +86,6 @@ def trained(
     )
     best = model_of(str(out / "best.pt"), whole)
     return certified(best.eval(), whole, eps=eps, norm=norm)
-
-
-def _falling(optimizer: torch.optim.Optimizer, steps: int, lr: float) -> Any:
-    """Let the rate rise for a tenth of the steps and then fall to 0."""
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
 
 
 def certified(

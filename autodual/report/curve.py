@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from autodual.certified import Certified
-from autodual.certify import certify
+from autodual.certify import certified_over
 from autodual.errors import InputError, Interrupted
 from autodual.threat import Eps
 from autodual.train.batches import Batches, Data
@@ -88,12 +87,7 @@ def accuracy_curve(
         InputError: as for ``net.radius(attack=True)``; an example has no label, or several.
         Interrupted: Ctrl-C; ``partial`` is the curve of the examples that are finished.
     """
-    if not isinstance(net, Certified):
-        if eps is None:
-            raise InputError("accuracy_curve(model, data) needs eps; or pass certify(model, eps)")
-        net = certify(net, eps)
-    elif eps is not None:
-        net = net.at(eps)
+    net = certified_over(net, eps, "accuracy_curve(model, data)")
     batches = Batches(data, batch, shuffle=False)
     parts: list[tuple[Tensor, Tensor]] = []
 

@@ -12,14 +12,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
 
 from autodual.attack import pgd
 from autodual.certificate import Certificate
 from autodual.certify import certify
 from autodual.report.evaluate import evaluate
 from autodual.threat import LinfBall
-from autodual.train import Dataset, Ramp, Recipe, Robust, Standard, digits, fit
+from autodual.train import Dataset, Ramp, Recipe, Robust, Standard, digits, fit, one_cycle
 
 NAMES = ("standard", "robust")
 BATCH = 50
@@ -60,7 +59,7 @@ def train(data: Dataset, eps: float, epochs: int, seed: int) -> nn.Module:
         batch=BATCH,
         eps=Ramp(0.0, 1.0, 0.0, epochs / 2),
         optimizer=partial(torch.optim.Adam, lr=3e-3),
-        rate=lambda adam, steps: OneCycleLR(adam, 5e-3, total_steps=steps),
+        rate=one_cycle(5e-3),
         seed=seed,
     )
     return fit(net, (data.x, data.y), recipe).model.eval()

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from autodual.attack import pgd
 from autodual.calls import check_count
-from autodual.certificate import Certificate
+from autodual.certificate import guaranteed
 from autodual.certified import Certified
-from autodual.certify import certify
-from autodual.errors import InputError, Interrupted, UnsoundError
+from autodual.certify import certified_over
+from autodual.errors import InputError, Interrupted
 from autodual.front.arguments import check_classes
 from autodual.ladder import Optimised, Solver
 from autodual.ladder.base import check_time
@@ -155,12 +155,7 @@ def evaluate(
         UnsoundError: the bound guarantees nothing (BatchNorm in training mode).
         Interrupted: Ctrl-C; ``partial`` is the evaluation so far.
     """
-    if not isinstance(net, Certified):
-        if eps is None:
-            raise InputError("evaluate(model, data) needs eps; or pass certify(model, eps)")
-        net = certify(net, eps)
-    elif eps is not None:
-        net = net.at(eps)
+    net = certified_over(net, eps, "evaluate(model, data)")
     check_count("attack", attack, 0)
     if exact is not None:
         check_time(exact)
@@ -219,9 +214,7 @@ def _judged(
         index = left()
         if len(index) == 0:
             break
-        result = _part(rung, x, index)(x[index], labels[index])
-        if not isinstance(result, Certificate):
-            raise UnsoundError(f"no errors can be certified: {'; '.join(result.caveats)}")
+        result = guaranteed(_part(rung, x, index)(x[index], labels[index]))
         least = result.margins.scatter(1, labels[index].unsqueeze(1), torch.inf).amin(1).double()
         margin[index.cpu()] = torch.maximum(margin[index.cpu()], least.cpu())
         settle(index[result.verified], VERIFIED, rung.method)

@@ -70,7 +70,7 @@ class Adversary:
         The model is asked in evaluation mode.
         """
         with evaluating(model), torch.no_grad():
-            problem = Problem(model, threat.fixed(x), x, y, self.loss)
+            problem = Problem(model, threat, x, y, self.loss)
             if len(threat.members) == 1:
                 return (self._climb(problem, threat, Steepest(self.rate)),)
             if self.union == "msd":

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from autodual.calls import check_count
-from autodual.certificate import Certificate
+from autodual.certificate import guaranteed
 from autodual.certified import Certified
 from autodual.certify import certify
-from autodual.errors import InputError, UnsoundError
+from autodual.errors import InputError
 from autodual.labels import NONE
 from autodual.threat import Eps
 from autodual.train.trainer import Recipe, fit
@@ -81,7 +81,7 @@ class Cascade:
         for number, net in enumerate(self.nets):
             left = (stages < 0).nonzero().squeeze(1)
             for index in left.split(batch):
-                found = certificate_of(net, x[index])
+                found = guaranteed(net(x[index]))
                 assert found.labels is not None
                 labels[index[found.verified]] = found.labels[found.verified]
                 stages[index[found.verified]] = number
@@ -130,16 +130,4 @@ def train_cascade(
 def _verified(net: Certified, x: Tensor, y: Tensor, batch: int) -> Iterator[Tensor]:
     """Yield which examples a net certifies for their labels, batch by batch."""
     for index in track(torch.arange(len(x), device=x.device).split(batch), "certifying"):
-        yield certificate_of(net, x[index], y[index]).verified
-
-
-def certificate_of(net: Certified, x: Tensor, y: Tensor | None = None) -> Certificate:
-    """Return a certificate, of the model's own predictions if there are no labels.
-
-    Raises:
-        UnsoundError: the bound guarantees nothing.
-    """
-    found = net(x, y)
-    if not isinstance(found, Certificate):
-        raise UnsoundError(f"no guarantee can be given: {'; '.join(found.caveats)}")
-    return found
+        yield guaranteed(net(x[index], y[index])).verified

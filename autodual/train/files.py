@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from autodual.errors import InputError
 
 
-def save(thing: Any, path: Path) -> None:
-    """Write tensors and plain values to a file, in one step."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, which takes the place of the old one when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:
-            torch.save(thing, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def save(thing: Any, path: Path) -> None:
+    """Write tensors and plain values to a file, in one step."""
+    with replacing(path) as file:
+        torch.save(thing, file)
 
 
 def load(path: Path) -> Any:

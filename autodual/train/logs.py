@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from autodual.train.files import replacing
 from autodual.train.trainer import Hook, State
 
 
@@ -18,13 +20,12 @@ class Table(Hook):
     def after_epoch(self, state: State) -> None:
         """Write it anew."""
         names = list(dict.fromkeys(name for row in state.history for name in row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(state.history)
-        part.replace(self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(state.history)
+        with replacing(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 @dataclass

@@ -16,7 +16,7 @@ from autodual.bound.plan import METHODS
 from autodual.certified import Certified
 from autodual.errors import InputError
 from autodual.front.arguments import check_classes
-from autodual.labels import NONE
+from autodual.labels import labelled_mean
 from autodual.loss import robust_loss
 from autodual.train.adversary import Adversary, evaluating
 
@@ -136,8 +136,7 @@ class Expressive:
             tiny = torch.finfo(x.dtype).tiny
             logs = [loss.clamp(min=tiny).log() for loss in (here, bound)]
             mixed = torch.lerp(logs[0], logs[1], self.coefficient).exp()
-        known = labels != NONE
-        return torch.where(known, mixed, 0).sum() / known.sum()
+        return labelled_mean(mixed, labels)
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,10 @@ def hinge(z: Tensor, y: Tensor, margin: float = 1.0) -> Tensor:
 
     It grows with every other logit and only differences matter: ``Robust(hinge)`` bounds it.
     """
-    known = y != NONE
     labels = y.clamp(min=0).unsqueeze(1)
     others = z.scatter(1, labels, -torch.inf).amax(1)
     lost = F.relu(margin + others - z.gather(1, labels).squeeze(1))
-    return torch.where(known, lost, 0).sum() / known.sum()
+    return labelled_mean(lost, y)
 
 
 def divergence(z: Tensor, believed: Tensor) -> Tensor:
