@@ -169,10 +169,10 @@ MODELS = {
     "LSTM": (first, (3, 2), nn.LSTM(2, 2, batch_first=True)),
     "LSTM, sequence first": (
         lambda m, z: m(z.transpose(0, 1))[0].transpose(0, 1),
-        (3, 2),
+        (2, 2),
         nn.LSTM(2, 2),
     ),
-    "GRU": (first, (3, 2), nn.GRU(2, 2, num_layers=2, batch_first=True)),
+    "GRU": (first, (2, 2), nn.GRU(2, 2, num_layers=2, batch_first=True)),
     "RNN": (first, (3, 2), nn.RNN(2, 2, bidirectional=True, batch_first=True)),
     "where on a comparison": (lambda z: torch.where(z > 0.2, 2 * z - 1, 0.1 * z), (4,)),
     "where on constants": (

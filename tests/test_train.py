@@ -1,6 +1,7 @@
 """Training: losses that are what they say, a loop that goes on where it was killed."""
 
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,6 +91,103 @@ def test_an_adversary_of_several_steps_does_more_than_one():
     assert at(1) <= at(10)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_growing_set_ends_each_path_where_the_model_errs(dtype):
+    model, (x, y) = small(), data(24)
+    recipe = train.Recipe(loss=train.Standard(), epochs=20, batch=20, optimizer=FAST)
+    train.fit(certified(model=model), (x, y), recipe)
+    y[3] = (y[3] + 1) % 4
+    whole = ad.LinfBall(0.5, domain=(0, 1))
+    for ball in (ad.Union(whole, ad.L2Ball(2.0, domain=(0, 1))), whole):
+        attack = train.Growing(30, smallest=0.05, factor=2, start="x", dtype=dtype)
+        (point,) = attack.points(model, x, y, ball)
+        assert ball.contains(x, point, 1e-4).all()
+    assert torch.equal(point[3], x[3])  # wrong as it is
+    fooled = model(point).argmax(1) != y
+    far = (point - x).flatten(1).abs().amax(1)
+    assert fooled.float().mean() > 0.9
+    assert far[fooled].max() < 0.49  # found before the set was whole
+    (point,) = train.Growing(5, smallest=0.02).points(model, x, y, whole)
+    assert whole.scaled(0.021).contains(x, point, 1e-4).all()
+
+
+def test_half_precision_finds_points_of_the_set_and_bounds_refuse_it():
+    model, (x, y) = small(), data(8)
+    (point,) = train.Adversary(3, dtype=torch.bfloat16).points(model, x, y, BALL)
+    assert point.dtype == x.dtype
+    assert BALL.contains(x, point, 1e-4).all()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="autocast"):
+        ad.robust_loss(certified(), x, y)
+
+
+def test_images_are_moved_mirrored_and_cut():
+    x = torch.rand(50, 3, 6, 8) + 0.1
+    moved = train.shifted(2)(x)
+    padded = F.pad(x, (2, 2, 2, 2))
+    seen = set()
+    for i in range(50):
+        places = [(r, c) for r in range(5) for c in range(5)]
+        same = [p for p in places if torch.equal(moved[i], padded[i, :, p[0] :, p[1] :][:, :6, :8])]
+        assert len(same) == 1
+        seen.update(same)
+    assert len(seen) > 10
+    mirrored = train.flipped(x)
+    whole = [torch.equal(m, o) for m, o in zip(mirrored, x, strict=True)]
+    assert 5 < sum(whole) < 45
+    assert all(w or torch.equal(m, o.flip(2)) for w, m, o in zip(whole, mirrored, x, strict=True))
+    cut = train.together(train.shifted(0), train.cutout(3))(x)
+    blank = cut == 0
+    assert torch.equal(cut[~blank], x[~blank])
+    assert torch.equal(blank[:, 0], blank[:, 2])
+    counts = blank[:, 0].flatten(1).sum(1)
+    assert int(counts.max()) == 9
+    assert int(counts.min()) >= 4
+
+
+def test_augmentation_is_the_same_after_a_kill_and_weights_are_averaged(tmp_path):
+    recipe = train.Recipe(
+        loss=train.Mixup(train.Standard()),
+        epochs=4,
+        batch=20,
+        optimizer=FAST,
+        augment=train.shifted(1),
+        average=1,
+        average_from=2,
+    )
+    whole = train.fit(certified(), data(), recipe)
+    train.fit(certified(), data(), replace(recipe, epochs=1), out=tmp_path)
+    parts = train.fit(certified(), data(), recipe, out=tmp_path)
+    ends = [state.model.state_dict() for state in (whole, parts)]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert not torch.equal(ends[0]["0.weight"], whole.net.model.state_dict()["0.weight"])
+    assert int(whole.averaged.n_averaged) == 6  # three steps of each of the last two epochs
+
+    seen = []
+
+    class Keep(train.Hook):
+        def after_step(self, state, loss):
+            seen.append(state.net.model[0].weight.detach().clone())
+
+    late = train.fit(certified(), data(), recipe, hooks=[Keep()])
+    torch.testing.assert_close(late.model[0].weight, torch.stack(seen[-6:]).mean(0))
+
+
+def test_training_ends_when_patience_does(tmp_path):
+    errors = iter([0.5, 0.3, 0.4, 0.3, 0.1])
+
+    def validate(net):
+        return {"error": next(errors)}
+
+    recipe = train.Recipe(loss=train.Standard(), epochs=5, patience=2)
+    state = train.fit(certified(), data(), recipe, validate=validate)
+    assert state.epoch == 4
+    assert state.best == 0.3
+    with pytest.raises(InputError, match="patience= waits"):
+        train.fit(certified(), data(), recipe)
+    with pytest.raises(InputError, match="patience= waits"):
+        train.fit(certified(), data(), recipe, validate=lambda net: {"clean": 0.0})
+
+
 def test_losses_agree_where_they_should():
     net, (x, y) = certified(), data(12)
     ibp, both = net, certified("ibp+dual", model=net.model)
@@ -113,6 +211,8 @@ def test_losses_agree_where_they_should():
     same(loss_of(mixed, net, x, y), 0.75 * plain + 0.25 * bound)
     same(loss_of(replace(mixed, coefficient=1.0), net, x, y), bound)
     assert plain < loss_of(train.SmallBox(0.4), net, x, y) < bound
+    alike = x[:1].expand_as(x), y[:1].expand_as(y)
+    same(loss_of(train.Mixup(train.Robust()), net, *alike), loss_of(train.Robust(), net, *alike))
     assert loss_of(train.TRADES(beta=2.0), net, x, y) > plain
 
 
@@ -131,6 +231,7 @@ def test_losses_agree_where_they_should():
         train.CrownIBP(0.5),
         train.Mixed(train.Standard(), train.Robust(), 0.5),
         train.Regularised(train.Robust()),
+        train.Mixup(train.Robust(), 0.2),
         train.Free(),
     ],
     ids=lambda loss: type(loss).__name__,
@@ -173,6 +274,10 @@ def test_what_losses_are_told_is_checked():
         partial(train.Adversary, start="y"),
         partial(train.Adversary, union="best"),
         partial(train.Adversary, step_size=0.0),
+        partial(train.Adversary, dtype=torch.int8),
+        partial(train.Growing, smallest=0.0),
+        partial(train.Growing, factor=0.5),
+        partial(train.Mixup, train.Robust(), 0.0),
         partial(train.Ramp, 0, 1, 2, 1),
         partial(train.Ramp, 0, math.inf),
     ):
@@ -436,45 +541,54 @@ def test_regularisers_are_nothing_where_all_is_well():
 
 
 RANKS = """
-import sys, torch
+import os, sys, torch
 sys.path.insert(0, {tests!r})
 import torch.distributed as dist
-from test_train import certified, data, train
+from test_train import MIXED, certified, data, sgd, train
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
+
+
+class Lost(train.Hook):
+    def after_step(self, state, loss):
+        first = not os.path.exists({out!r} + "/lost")
+        if first and state.epoch == 1 and state.step == 2 and dist.get_rank() == 1:
+            open({out!r} + "/lost", "w").close()
+            os._exit(1)
+
+
 net = certified()
-sgd = lambda parameters: torch.optim.SGD(parameters, 0.1)
-recipe = train.Recipe(loss=train.{loss}, epochs=2, batch=20, optimizer=sgd)
-state = train.fit(net, data(), recipe, out={out!r})
+recipe = train.Recipe(loss=MIXED, epochs=5, batch=20, optimizer=sgd, patience=1)
+validate = lambda net: {{"error": 0.5}}
+state = train.fit(
+    net, data(), recipe, validate=validate, out={out!r}, every=1, hooks=[Lost()]
+)
 if dist.get_rank() == 0:
     torch.save(net.model.state_dict(), {out!r} + "/end.pt")
 dist.destroy_process_group()
 """
 
+MIXED = train.Mixed(train.Standard(), train.Robust(), 0.5)
 
-@pytest.mark.parametrize("loss", ["Robust()", "Mixed(train.Standard(), train.Robust(), 0.5)"])
-def test_two_ranks_learn_what_one_does(tmp_path, loss):
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, 0.1)
+
+
+def test_two_ranks_learn_what_one_does_though_one_is_lost(tmp_path):
     script = tmp_path / "ranks.py"
     tests = __file__.rsplit("/", 1)[0]
-    script.write_text(RANKS.format(tests=tests, out=str(tmp_path), loss=loss))
+    script.write_text(RANKS.format(tests=tests, out=str(tmp_path)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            script,
-        ],
+        [*torchrun, "--nproc-per-node=2", "--max-restarts=1", script],
+        env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         check=True,
         capture_output=True,
-        timeout=200,
+        timeout=300,
     )
+    assert (tmp_path / "lost").exists()
     net = certified()
-    objective = eval(loss, {"train": train, "Robust": train.Robust, "Mixed": train.Mixed})
-    recipe = train.Recipe(
-        loss=objective, epochs=2, batch=20, optimizer=lambda p: torch.optim.SGD(p, 0.1)
-    )
-    train.fit(net, data(), recipe)
+    train.fit(net, data(), train.Recipe(loss=MIXED, epochs=2, batch=20, optimizer=sgd))
     for key, value in torch.load(tmp_path / "end.pt").items():
         torch.testing.assert_close(value, net.model.state_dict()[key], rtol=1e-4, atol=1e-5)

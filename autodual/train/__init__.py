@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autodual.train.adversary import Adversary
+from autodual.train.adversary import Adversary, Growing
+from autodual.train.augment import cutout, flipped, shifted, together
 from autodual.train.batches import Batches
 from autodual.train.cascade import Answer, Cascade, train_cascade
 from autodual.train.data import Dataset, digits, load_data
@@ -16,6 +17,7 @@ from autodual.train.losses import (
     Expressive,
     Loss,
     Mixed,
+    Mixup,
     Robust,
     SmallBox,
     Standard,
@@ -38,9 +40,11 @@ __all__ = [
     "Dataset",
     "Expressive",
     "Free",
+    "Growing",
     "Hook",
     "Loss",
     "Mixed",
+    "Mixup",
     "Objective",
     "Ramp",
     "Recipe",
@@ -52,11 +56,15 @@ __all__ = [
     "Table",
     "Watch",
     "constant",
+    "cutout",
     "digits",
     "fit",
+    "flipped",
     "hinge",
     "load_data",
     "one_cycle",
+    "shifted",
     "start_for_intervals",
+    "together",
     "train_cascade",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +17,14 @@ from autodual.attack.union import MultiSteepest
 from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.threat import ThreatModel
+from autodual.threat.base import wide
 
 UNIONS = "worst", "average", "msd"
 """How the members of a union are attacked."""
+
+
+HALVES = torch.bfloat16, torch.float16
+"""What an attack may compute in."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Adversary:
             of all for the ``"average"`` of their losses (5.32), or ``"msd"``, one path whose steps
             are the best member's (Algorithm 9).
         loss: what is climbed, as for ``ad.attack.pgd``.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` for the model's passes under autocast. What
+            is found is less exact, and a point of the set as any other; bounds refuse autocast.
 
     Raises:
         InputError: an argument is none of these.
@@ -45,6 +52,7 @@ class Adversary:
     start: str = "random"
     union: str = "worst"
     loss: losses.Loss = losses.log_odds
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, 0)
@@ -54,6 +62,8 @@ class Adversary:
             raise InputError(f"union={self.union!r} is none of {', '.join(UNIONS)}")
         if self.step_size is not None and not 0 < self.step_size < float("inf"):
             raise InputError(f"step_size={self.step_size}: give a finite number above 0")
+        if self.dtype not in (None, *HALVES):
+            raise InputError(f"dtype={self.dtype}: give torch.bfloat16, torch.float16 or None")
 
     @property
     def rate(self) -> float:
@@ -69,7 +79,8 @@ class Adversary:
 
         The model is asked in evaluation mode.
         """
-        with evaluating(model), torch.no_grad():
+        half = torch.autocast(x.device.type, self.dtype) if self.dtype else nullcontext()
+        with evaluating(model), torch.no_grad(), half:
             problem = Problem(model, threat, x, y, self.loss)
             if len(threat.members) == 1:
                 return (self._climb(problem, threat, Steepest(self.rate)),)
@@ -87,6 +98,55 @@ class Adversary:
             here = problem.read(point, gradient=True)
             point = strategy.step(Path(problem, here, memory, i, self.steps))
         return point
+
+
+@dataclass(frozen=True)
+class Growing(Adversary):
+    """Ascent in a set that grows until the model errs: no one ε is chosen (thesis, 5.2.3).
+
+    The net's set is the largest of them. An example's path ends at the first point that is not
+    classified as y, or with the last step.
+
+    Args:
+        smallest: by which factor the net's set is scaled for the first steps; the thesis's for
+            Wasserstein balls on MNIST.
+        factor, every: it grows by this after so many steps, to the whole set at most.
+    """
+
+    steps: int = 50
+    step_size: float | None = 0.5
+    smallest: float = 0.1 / 2.1
+    factor: float = 1.4
+    every: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("every", self.every)
+        if not 0 < self.smallest <= 1 or not self.factor >= 1:
+            raise InputError(
+                f"smallest={self.smallest}, factor={self.factor}: give one in (0, 1], one from 1 on"
+            )
+
+    def _climb(self, problem: Problem, threat: ThreatModel, strategy: Strategy) -> Tensor:
+        """Return where a path ends."""
+        found = threat.project(problem.x, problem.x)
+        going, share = torch.arange(len(found), device=found.device), self.smallest
+        for first in range(0, self.steps, self.every):
+            some = replace(problem, threat=threat.scaled(share)).select(going)
+            inside = some.threat.fixed(some.x)
+            some, memory, point = replace(some, threat=inside), Memory(), found[going]
+            if first == 0 and self.start == "random":
+                point = inside.random_start(some.x)
+            for i in range(first, min(first + self.every, self.steps)):
+                here = some.read(point, gradient=True)
+                moved = strategy.step(Path(some, here, memory, i, self.steps))
+                point = torch.where(wide(here.done, point), point, moved)
+            found = found.index_copy(0, going, point)
+            going = going[~some.read(point, gradient=False).done]
+            share = min(1.0, share * self.factor)
+            if len(going) == 0:
+                break
+        return found
 
 
 def _worst(problem: Problem, ends: tuple[Tensor, ...]) -> Tensor:

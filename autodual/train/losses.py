@@ -165,6 +165,32 @@ class SmallBox:
 
 
 @dataclass(frozen=True)
+class Mixup:
+    """A loss at mixed examples: λ x + (1 − λ) x̃, which are λ y and 1 − λ ỹ (Zhang et al. 2018).
+
+    It is asked twice, once with each label.
+
+    Args:
+        loss: a loss of examples; x is one tensor.
+        alpha: λ is drawn from Beta(α, α), once for a batch.
+    """
+
+    loss: Loss
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < float("inf"):
+            raise InputError(f"alpha={self.alpha}: give a finite number above 0")
+
+    def __call__(self, net: Certified, x: Tensor, y: Tensor) -> Tensor:
+        """Return λ L(x mixed, y) + (1 − λ) L(x mixed, ỹ)."""
+        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        other = torch.randperm(len(x), device=x.device)
+        mixed = torch.lerp(x[other], x, share)
+        return torch.lerp(self.loss(net, mixed, y[other]), self.loss(net, mixed, y), share)
+
+
+@dataclass(frozen=True)
 class TRADES:
     """L(f(x), y) + β max KL(f(x) ‖ f(x′)), the maximum by an attack (Zhang et al. 2019).
 

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autodual.certified import Certified
 from autodual.errors import InputError, TrainingError
+from autodual.train.augment import Augment
 from autodual.train.batches import Batches, Data
 from autodual.train.files import load, save
 from autodual.train.losses import Loss, Robust
@@ -47,7 +48,11 @@ class Recipe:
         clip: how long a gradient may be.
         l1: what multiplies Σ|w| over all weights of two dimensions or more.
         replays: how often each batch is taken in turn.
-        average: the decay of a running mean of the weights, which is then what is validated.
+        augment: what takes each batch's inputs to others; see ``train.shifted``.
+        average: the decay of a running mean of the weights, which is then what is validated; 1
+            for the plain mean (SWA).
+        average_from: after how many epochs the mean begins.
+        patience: training ends when so many epochs have not lowered validation's ``error``.
         seed: of the order, and of all noise of each step.
     """
 
@@ -61,7 +66,10 @@ class Recipe:
     clip: float | None = None
     l1: float = 0.0
     replays: int = 1
+    augment: Augment | None = None
     average: float | None = None
+    average_from: float = 0.0
+    patience: int | None = None
     seed: int = 0
 
 
@@ -101,8 +109,17 @@ class State:
 
     @property
     def model(self) -> nn.Module:
-        """What the training is for: the mean of the weights if one is kept, or the model."""
-        return self.net.model if self.averaged is None else self.averaged.module
+        """What the training is for: the mean of the weights if there is one, or the model."""
+        begun = self.averaged is not None and int(self.averaged.n_averaged) > 0
+        return self.averaged.module if begun and self.averaged is not None else self.net.model
+
+    @property
+    def stale(self) -> bool:
+        """Whether validation's error has not fallen for as long as the recipe has patience."""
+        if self.recipe.patience is None or not self.history:
+            return False
+        errors = [row["error"] for row in self.history]
+        return len(errors) - errors.index(min(errors)) > self.recipe.patience
 
     def loss(self) -> Loss:
         """Return the loss of this moment."""
@@ -162,6 +179,8 @@ def fit(
         TrainingError: the loss is no number any more.
     """
     recipe = recipe or Recipe()
+    if recipe.patience is not None and validate is None:
+        raise InputError("patience= waits for the error that validate= gives, and there is none")
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = Batches(data, recipe.batch, recipe.seed, rank=rank, ranks=ranks)
     state, folder = start(net, recipe, len(batches)), None if out is None else Path(out)
@@ -174,12 +193,15 @@ def fit(
 
     with torch.random.fork_rng(), working("training", recipe.epochs * len(batches)) as bar:
         bar.reach(state.epoch * len(batches) + state.step)
-        while state.epoch < recipe.epochs:
+        while state.epoch < recipe.epochs and not state.stale:
             seed(recipe, state.epoch, rank)
             for x, y in batches.of(state.epoch, state.step):
                 began = time.perf_counter()
                 scale = recipe.eps(state.now)
                 _inside(objective).loss = state.loss()
+                if recipe.augment is not None:
+                    seed(recipe, state.epoch, rank, state.step)
+                    x = recipe.augment(x)
                 for hook in hooks:
                     hook.before_step(state, x, y)
                 for replay in range(recipe.replays):
@@ -195,7 +217,7 @@ def fit(
                     state.optimizer.step()
                 if state.scheduler is not None:
                     state.scheduler.step()
-                if state.averaged is not None:
+                if state.averaged is not None and state.now >= recipe.average_from:
                     state.averaged.update_parameters(net.model)
                 state.step, state.seen = state.step + 1, state.seen + len(x)
                 state.total += value * len(x)
@@ -207,6 +229,10 @@ def fit(
                 if folder is not None and rank == 0 and every and state.step % every == 0:
                     checkpoint(state, hooks, folder / LAST)
             close(state, validate if rank == 0 else None, folder, about or {})
+            if ranks > 1:
+                told = [(state.history[-1], state.best)]
+                dist.broadcast_object_list(told)
+                state.history[-1], state.best = told[0]
             for hook in hooks:
                 hook.after_epoch(state)
             if folder is not None and rank == 0:
@@ -220,7 +246,7 @@ def start(net: Certified, recipe: Recipe, steps: int) -> State:
     scheduler = recipe.rate and recipe.rate(optimizer, recipe.epochs * steps)
     averaged = None
     if recipe.average is not None:
-        mean = get_ema_multi_avg_fn(recipe.average)
+        mean = None if recipe.average == 1 else get_ema_multi_avg_fn(recipe.average)
         averaged = AveragedModel(net.model, multi_avg_fn=mean, use_buffers=True)
     return State(net, recipe, optimizer, scheduler, averaged, steps)
 
@@ -259,9 +285,13 @@ def close(
     state.total, state.seen = 0.0, 0
     if validate is not None:
         row |= validated(state, validate)
+        if state.recipe.patience is not None and "error" not in row:
+            raise InputError(f"patience= waits for an error, and validate gives {[*row]}")
     state.history.append(row | {"seconds": state.seconds})
-    if folder is not None and row.get("error", math.inf) < state.best:
-        state.best = row["error"]
+    if row.get("error", math.inf) >= state.best:
+        return
+    state.best = row["error"]
+    if folder is not None:
         kept = {"model": state.model.state_dict(), "row": row, "about": dict(about)}
         save(kept, folder / BEST)
 
