@@ -185,6 +185,16 @@ def test_a_net_is_asked(trained, run, monkeypatch, arguments, code, shown):
     assert shown in out, (out, said)
 
 
+def test_torchrun_shares_the_work(tmp_path):
+    train = "train --epochs 1 --first 60 --batch 20 --eps 0.01 --out run --json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node=2", "-m", "autodual", *train.split()]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["examples"] == 60  # said once
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"last.pt", "best.pt"}
+
+
 def test_all_proved_is_exit_code_0(trained, run, monkeypatch):
     monkeypatch.chdir(trained[0])
     model, x, y = best(trained[0])

@@ -544,7 +544,7 @@ RANKS = """
 import os, sys, torch
 sys.path.insert(0, {tests!r})
 import torch.distributed as dist
-from test_train import MIXED, certified, data, sgd, train
+from test_train import MIXED, NEAR, ad, certified, data, sgd, train
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 
@@ -563,11 +563,15 @@ validate = lambda net: {{"error": 0.5}}
 state = train.fit(
     net, data(), recipe, validate=validate, out={out!r}, every=1, hooks=[Lost()]
 )
-if dist.get_rank() == 0:
-    torch.save(net.model.state_dict(), {out!r} + "/end.pt")
+net.model.load_state_dict(torch.load({out!r} + "/last.pt")["model"])
+near = net.at(NEAR)
+found = ad.evaluate(near, data(), rungs=(), batch=7, rows={out!r} + "/rows.csv", sharded=True)
+if dist.get_rank() == 1:
+    torch.save([row.index for row in found.rows if row.status == "verified"], {out!r} + "/rows.pt")
 dist.destroy_process_group()
 """
 
+NEAR = ad.LinfBall(0.01, domain=(0, 1))
 MIXED = train.Mixed(train.Standard(), train.Robust(), 0.5)
 
 
@@ -590,5 +594,19 @@ def test_two_ranks_learn_what_one_does_though_one_is_lost(tmp_path):
     assert (tmp_path / "lost").exists()
     net = certified()
     train.fit(net, data(), train.Recipe(loss=MIXED, epochs=2, batch=20, optimizer=sgd))
-    for key, value in torch.load(tmp_path / "end.pt").items():
-        torch.testing.assert_close(value, net.model.state_dict()[key], rtol=1e-4, atol=1e-5)
+    ends = load(tmp_path / "last.pt")["model"], net.model.state_dict()
+    for key, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][key], rtol=1e-4, atol=1e-5)
+
+    net.model.load_state_dict(ends[0])
+    lines = [(tmp_path / name).read_text().splitlines() for name in ("rows.csv", "rows.1.csv")]
+    assert [len(each) - 2 for each in lines] == [32, 28]  # of 60, sevens in turn
+    near = net.at(NEAR)
+    alone = ad.evaluate(near, data(), rungs=(), batch=7)
+    proved = [row.index for row in alone.rows if row.status == "verified"]
+    assert load(tmp_path / "rows.pt") == proved
+    assert len(proved) > 0
+    rows = tmp_path / "rows.csv"
+    again = ad.evaluate(near, data(), rungs=(), batch=60, rows=rows)  # all is known
+    assert [row.index for row in again.rows] == list(range(60))
+    assert (tmp_path / "rows.csv").read_text().splitlines() == lines[0]

@@ -13,6 +13,7 @@ from autodual.cli.loading import (
     USAGE,
     certified_of,
     example_of,
+    join,
     stop,
     told,
 )
@@ -55,6 +56,7 @@ def root(
     ] = False,
 ) -> None:
     """Take what stands before a command."""
+    join()
 
 
 @app.command()

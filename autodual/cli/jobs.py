@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 import autodual as ad
 from autodual import train
@@ -104,7 +104,15 @@ def certified(
     rungs = (ad.Optimised(optimize),) if optimize else ()
     threat, test = ball_of(norm, eps), (data.x_test, data.y_test)
     return ad.evaluate(
-        net, test, threat, rungs=rungs, exact=exact, attack=attack, batch=batch, rows=rows
+        net,
+        test,
+        threat,
+        rungs=rungs,
+        exact=exact,
+        attack=attack,
+        batch=batch,
+        rows=rows,
+        sharded=distributed.is_initialized(),
     )
 
 

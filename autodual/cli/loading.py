@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +26,18 @@ def stop(said: object, code: int) -> NoReturn:
     """Say something on stderr and exit."""
     print(said, file=sys.stderr)
     sys.exit(code)
+
+
+def join() -> None:
+    """Join the processes that torchrun has started; only the first of them prints."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    from torch import distributed
+
+    distributed.init_process_group()
+    atexit.register(distributed.destroy_process_group)
+    if distributed.get_rank() > 0:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115, until the process ends
 
 
 @contextmanager

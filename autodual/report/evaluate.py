@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from autodual.attack import pgd
 from autodual.calls import check_count
@@ -132,6 +135,7 @@ def evaluate(
     attack: int = 40,
     batch: int = 100,
     rows: Path | str | None = None,
+    sharded: bool = False,
 ) -> Evaluation:
     """Return clean, attacked and certified errors, by a cascade: dear work for what is left.
 
@@ -149,6 +153,9 @@ def evaluate(
         batch: how many examples are taken together.
         rows: a .csv file that each batch's rows are added to. Where there is one from the same net,
             set and rungs, it goes on from there.
+        sharded: each process of torch.distributed's group takes its share of the batches, with a
+            file of rows of its own (rows.1.csv beside rows.csv), and all return all of it. Every
+            process must call.
 
     Raises:
         InputError: an argument does not fit; ``rows`` is of something else.
@@ -160,25 +167,40 @@ def evaluate(
     if exact is not None:
         check_time(exact)
     cascade = [net, *(net.by(rung) for rung in rungs)]
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if sharded else (0, 1)
     batches = Batches(data, batch, shuffle=False)
-    book = Book(None if rows is None else Path(rows), _identity(cascade, exact, attack))
-    found, start = list(book.rows), 0
+    book = Book(None if rows is None else Path(rows), _identity(cascade, exact, attack), rank)
+    found, start = {row.index: row for row in book.rows}, 0
+    if ranks > 1:
+        dist.barrier()  # nobody writes before all have read
     try:
         with working("evaluation", len(batches)) as bar:
-            for x, y in batches.of(0):
-                done, start = max(0, min(len(x), len(found) - start)), start + len(x)
-                _check_same(found[start - len(x) : start - len(x) + done], y)
-                if done < len(x):
-                    new = _judged(cascade, x[done:], y[done:], exact, attack, start - len(x) + done)
+            for i, (x, y) in enumerate(batches.of(0)):
+                _check_same(found, start, y)
+                left = [k for k in range(len(x)) if start + k not in found]
+                if i % ranks == rank and left:
+                    at = torch.tensor(left)
+                    some = x[at.to(x.device)], y[at.to(y.device)]
+                    new = _judged(cascade, *some, exact, attack, start + at)
                     book.add(new)
-                    found += new
+                    found |= {row.index: row for row in new}
+                start += len(x)
                 bar.advance()
     except KeyboardInterrupt:
         if not found:
             raise
-        partial = Evaluation(tuple(found), str(net.threat), finished=False)
+        partial = Evaluation(_in_order(found), str(net.threat), finished=False)
         raise Interrupted(partial, f"{len(found)} examples are finished") from None
-    return Evaluation(tuple(found), str(net.threat))
+    if ranks > 1:
+        shares: list[dict[int, Row]] = [{}] * ranks
+        dist.all_gather_object(shares, found)
+        found = {index: row for share in shares for index, row in share.items()}
+    return Evaluation(_in_order(found), str(net.threat))
+
+
+def _in_order(rows: Mapping[int, Row]) -> tuple[Row, ...]:
+    """Return rows by their numbers."""
+    return tuple(rows[index] for index in sorted(rows))
 
 
 @torch.no_grad()
@@ -188,9 +210,9 @@ def _judged(
     y: Tensor,
     exact: float | None,
     steps: int,
-    first: int,
+    numbers: Tensor,
 ) -> list[Row]:
-    """Return the rows of a batch."""
+    """Return the rows of a batch, with their numbers in the data."""
     began, net, count = time.perf_counter(), cascade[0], len(x)
     status, by = [OPEN] * count, [""] * count
     margin = torch.full((count,), -torch.inf, dtype=torch.float64)
@@ -230,8 +252,13 @@ def _judged(
         settle(index[verdict.verified], VERIFIED, "exact")
         margin[index.cpu()] = torch.maximum(margin[index.cpu()], verdict.lower.double().cpu())
     each = (time.perf_counter() - began) / count
-    columns = zip(labels.tolist(), predicted.tolist(), status, by, margin.tolist(), strict=True)
-    return [Row(first + i, *parts, each) for i, parts in enumerate(columns)]
+    where = numbers.tolist(), labels.tolist(), predicted.tolist()
+    return [
+        Row(number, label, own, what, how, least, each)
+        for number, label, own, what, how, least in zip(
+            *where, status, by, margin.tolist(), strict=True
+        )
+    ]
 
 
 def _part(net: Certified, x: Tensor, index: Tensor) -> Certified:
@@ -245,19 +272,26 @@ class Book:
     Args:
         path: the file, or None for none.
         identity: what the rows are of, in its first line.
+        rank: the process that writes; each has a file of its own, and reads all of them.
     """
 
-    def __init__(self, path: Path | None, identity: str) -> None:
-        self.path, self.rows = path, [*_read(path, identity)] if path is not None else []
-        if path is not None and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            names = ",".join(Row.__annotations__)
-            path.write_text(f"# {identity}\n{names}\n")
+    def __init__(self, path: Path | None, identity: str, rank: int = 0) -> None:
+        self.path, self.identity, self.rows, self._begun = path, identity, list[Row](), False
+        if path is None:
+            return
+        if rank > 0:
+            self.path = path.with_name(f"{path.stem}.{rank}{path.suffix}")
+        of_rank = re.compile(rf"{re.escape(path.stem)}(\.\d+)?{re.escape(path.suffix)}")
+        for other in sorted(path.parent.glob(f"{glob.escape(path.stem)}*{path.suffix}")):
+            if of_rank.fullmatch(other.name):
+                self.rows += _read(other, identity)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Write more rows down."""
         if self.path is None:
             return
+        if not self._begun:
+            self._begin(self.path)
         lines = io.StringIO()
         csv.DictWriter(lines, [*Row.__annotations__]).writerows(asdict(row) for row in rows)
         with self.path.open("a", newline="") as file:
@@ -265,16 +299,20 @@ class Book:
             file.flush()
             os.fsync(file.fileno())
 
+    def _begin(self, path: Path) -> None:
+        """Make the file, or cut off its last line where that was cut off."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if not whole or len(whole) < len(text):
+            path.write_text(whole or f"# {self.identity}\n{','.join(Row.__annotations__)}\n")
+        self._begun = True
+
 
 def _read(path: Path, identity: str) -> Iterator[Row]:
-    """Yield the rows of a file; a last line that was cut off is cut off."""
-    if not path.exists():
-        return
+    """Yield the whole rows of a file."""
     text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if len(whole) < len(text):
-        path.write_text(whole)
-    head, *lines = whole.splitlines() or [""]
+    head, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
     if head != f"# {identity}":
         raise InputError(
             f"{path} has rows of something else ({head[2:] or 'no heading'}), not of {identity}: "
@@ -308,7 +346,8 @@ def _identity(cascade: Sequence[Certified], exact: float | None, attack: int) ->
     return json.dumps(said, ensure_ascii=False)
 
 
-def _check_same(rows: Sequence[Row], y: Tensor) -> None:
+def _check_same(found: Mapping[int, Row], start: int, y: Tensor) -> None:
     """Raise unless rows from a file are of these labels."""
-    if [row.label for row in rows] != [int(label) for label in y[: len(rows)]]:
+    rows = {i: found[start + i] for i in range(len(y)) if start + i in found}
+    if any(row.label != int(y[i]) for i, row in rows.items()):
         raise InputError("the file of rows has other labels than the data: give another file")
