@@ -1,13 +1,18 @@
 """The command line: what it answers, what it says of mistakes, and with which exit code."""
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+import autodual as ad
 from autodual import __version__, cli
+from autodual.cli.bars import Bars
+from autodual.working import track
 
 MINE = """
 import torch
@@ -183,6 +188,19 @@ def test_a_net_is_asked(trained, run, monkeypatch, arguments, code, shown):
     found, out, said = run(*arguments.format("out/run/best.pt").split())
     assert code is None or found == code, said
     assert shown in out, (out, said)
+
+
+def test_work_is_shown_as_a_bar(monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr("autodual.working.PATIENCE", 0.0)
+    monkeypatch.setattr("autodual.working.EVERY", 0.0)
+    bars = Bars(Console(file=text, force_terminal=True, width=80))
+    with ad.progress(bars):
+        for _ in range(2):  # one bar after the other
+            list(track([1, 2, 3, 4], "epoch 3, loss 0.2"))
+    assert text.getvalue().count("\x1b[?25h") == 2  # each has given the cursor back
+    assert "epoch 3, loss 0.2" in text.getvalue()
+    assert "100%" in text.getvalue()
 
 
 def test_torchrun_shares_the_work(tmp_path):

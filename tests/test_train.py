@@ -172,6 +172,25 @@ def test_augmentation_is_the_same_after_a_kill_and_weights_are_averaged(tmp_path
     torch.testing.assert_close(late.model[0].weight, torch.stack(seen[-6:]).mean(0))
 
 
+def test_a_net_labels_what_has_no_labels():
+    model, (x, y) = small(nn.BatchNorm2d(4)).train(), data()
+    recipe = train.Recipe(loss=train.Standard(), epochs=20, batch=20, optimizer=FAST)
+    train.fit(certified(model=model), (x[:20], y[:20]), recipe)
+    more, labels = train.pseudo_labelled(model, x[20:], batch=7)
+    assert torch.equal(more, x[20:])
+    assert (labels == y[20:]).float().mean() > 0.9
+    sure, some = train.pseudo_labelled(model, x, least=0.95)
+    model.eval()
+    assert len(sure) < len(x)
+    assert model(sure).softmax(1).amax(1).min() >= 0.949
+    assert torch.equal(model(sure).argmax(1), some)
+    with pytest.raises(InputError, match="less sure"):
+        train.pseudo_labelled(model, x, least=1.1)
+    both = train.balanced((x[:20], y[:20]), (more, labels))
+    assert torch.equal(both[0], torch.cat([x[:20], x[:20], more]))
+    assert torch.equal(both[1], torch.cat([y[:20], y[:20], labels]))
+
+
 def test_training_ends_when_patience_does(tmp_path):
     errors = iter([0.5, 0.3, 0.4, 0.3, 0.1])
 

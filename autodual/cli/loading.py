@@ -42,11 +42,14 @@ def join() -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Exit with an error's message and its code, and no way through our own code."""
+    """Exit with an error's message and its code, and no way through our own code; show bars."""
+    from autodual.cli.bars import Bars
     from autodual.errors import AutodualError, CrossingError, InputError, ModelError
+    from autodual.working import progress
 
     try:
-        yield
+        with progress(Bars() if sys.stderr.isatty() else None):
+            yield
     except CrossingError as error:
         stop(error, CROSSED)
     except InputError as error:

@@ -24,6 +24,7 @@ from autodual.train.losses import (
     hinge,
 )
 from autodual.train.objective import Objective
+from autodual.train.pseudo import balanced, pseudo_labelled
 from autodual.train.schedules import Ramp, constant, one_cycle
 from autodual.train.trainer import Hook, Recipe, State, fit
 
@@ -55,6 +56,7 @@ __all__ = [
     "State",
     "Table",
     "Watch",
+    "balanced",
     "constant",
     "cutout",
     "digits",
@@ -63,6 +65,7 @@ __all__ = [
     "hinge",
     "load_data",
     "one_cycle",
+    "pseudo_labelled",
     "shifted",
     "start_for_intervals",
     "together",
