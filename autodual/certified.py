@@ -258,10 +258,10 @@ class Certified(Wrapper):
         self._last, labels = net._last, net.labels(found, y)
         if labels.dim() > 1:
             raise InputError("a fused loss is for one label for each example; leave fused= out")
+        threat = net.around(found)
+        through = quickest(found.program, found.x, threat)
         return finish(
-            lambda: once(
-                found.program.ask(found.env, net.around(found), labels.clamp(min=0), log_likelihood)
-            ),
+            lambda: once(through.ask(found.env, threat, labels.clamp(min=0), log_likelihood)),
             lambda least: (least, labels),
         )
 

@@ -368,12 +368,31 @@ def test_the_straight_line_equals_eager(bounds, domain, monkeypatch):
     check_compiled(bounds, domain)
 
 
+def test_compiled_equals_eager(monkeypatch):
+    """All but the last stage, which writes C++."""
+    compiled = []
+
+    def compile(line, **options):
+        compiled.append(torch_compile(line, backend="aot_eager", **options))
+        return compiled[-1]
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile)
+    check_compiled("ibp+dual", None, fused=True)
+    assert len(compiled) == 2  # the loss and the margins
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_equals_eager():
-    check_compiled("ibp+dual", None)
+def test_compiled_to_the_end():
+    model, x, y = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.rand(1, 2), torch.tensor([0])
+    eager, compiled = (ad.certify(model, 0.1, bounds="ibp", compile=c) for c in (False, True))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, y).margins, eager(x, y).margins)
+    (line,) = compiled._last.straight._lines.values()
+    assert isinstance(line, torch._dynamo.eval_frame.OptimizedModule)
 
 
-def check_compiled(bounds, domain):
+def check_compiled(bounds, domain, fused=False):
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(18, 4), nn.ReLU(), nn.Linear(4, 3))
@@ -384,7 +403,7 @@ def check_compiled(bounds, domain):
     results = []
     for net in (eager, compiled):
         model.zero_grad()
-        ad.robust_loss(net, x, y).backward()
+        ad.robust_loss(net, x, y, fused=fused).backward()
         gradients = [p.grad for p in model.parameters()]
         results.append([net(x, y).margins, net.at(0.02)(x, y).margins, *gradients])
     assert_same(*results, rtol=1e-4, atol=1e-5)

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autodual.bound.estimators import Exact
-from autodual.bound.module import BoundModule
+from autodual.bound.module import Ask, BoundModule, Env, least
 from autodual.errors import InputError
 from autodual.front.ir import Parameter, Value
 from autodual.threat import Ball, L2Ball, LinfBall, ThreatModel
@@ -30,24 +30,29 @@ bounds of these it pays to draw a straight line."""
 
 
 def trace(
-    bound: BoundModule, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor]
+    bound: BoundModule,
+    names: Sequence[Value],
+    threat: Ball,
+    tensors: Sequence[Tensor],
+    ask: Ask = least,
 ) -> fx.GraphModule:
-    """Return C ↦ lower bounds [N, S] as a function of all tensors that it reads.
+    """Return the bound's answer to a question as a function of all tensors that it reads.
 
     Args:
         bound: a bound that selects nothing.
         names: the values that the first tensors are, all that the graph is given.
         threat: the kind of ball, and whether it has a domain.
-        tensors: those values, ε [N], the domain's ends where there is one, C [N or 1, S, K].
+        tensors: those values, ε [N], the domain's ends where there is one, the question.
+        ask: what is asked; the question is C [N or 1, S, K] for lower bounds.
     """
     assert not bound.options.select
 
     def line(*given: Tensor) -> Tensor:
-        values, (eps, *ends, spec) = given[: len(names)], given[len(names) :]
+        values, (eps, *ends, question) = given[: len(names)], given[len(names) :]
         around = copy.copy(threat)
         around.eps = eps
         around.domain = (ends[0], ends[1]) if ends else None
-        return bound.lower(dict(zip(names, values, strict=True)), around, spec)
+        return bound.ask(dict(zip(names, values, strict=True)), around, question, ask)
 
     with torch.no_grad():
         return make_fx(line)(*tensors)
@@ -90,35 +95,43 @@ class Lines:
         self._calls: dict[Hashable, int] = {}
         self._lines: dict[Hashable, Line | None] = {}
 
-    def lower(self, env: Mapping[Value, Tensor], threat: ThreatModel, spec: Tensor) -> Tensor:
+    def lower(self, env: Env, threat: ThreatModel, spec: Tensor) -> Tensor:
         """Return lower bounds [N, S] on C·z for the output z and the rows C of ``spec``."""
+        return self.ask(env, threat, spec, least)
+
+    def ask(self, env: Env, threat: ThreatModel, question: Tensor, ask: Ask) -> Tensor:
+        """Return what the bound answers to a question [N, *] about the output."""
         x = env[self.bound.plan.graph.perturbed]
-        given = [[*env.values(), *inputs_of(member, x), spec] for member in threat.members]
+        given = [[*env.values(), *inputs_of(member, x), question] for member in threat.members]
         pairs = zip(threat.members, given, strict=True)
-        lines = [self._line(list(env), member, tensors) for member, tensors in pairs]
-        drawn = [line(*tensors) for line, tensors in zip(lines, given, strict=True) if line]
+        lines = [self._line(list(env), member, tensors, ask) for member, tensors in pairs]
+        drawn = [
+            line(*tensors) for line, tensors in zip(lines, given, strict=True) if line is not None
+        ]
         if len(drawn) < len(lines):
-            return self.bound.lower(env, threat, spec)
+            return self.bound.ask(env, threat, question, ask)
         return reduce(torch.minimum, drawn)
 
     def _line(
-        self, names: Sequence[Value], threat: ThreatModel, tensors: Sequence[Tensor]
+        self, names: Sequence[Value], threat: ThreatModel, tensors: Sequence[Tensor], ask: Ask
     ) -> Line | None:
         """Return the line that serves tensors of these shapes, if there is one by now."""
         assert isinstance(threat, Ball)
         bounded = threat.domain is not None
-        key = (type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
+        key = (ask, type(threat), bounded, *((t.shape, t.dtype, t.device) for t in tensors))
         if key not in self._lines:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
             if calls <= self.after:
                 return None
-            self._lines[key] = self._draw(names, threat, tensors)
+            self._lines[key] = self._draw(names, threat, tensors, ask)
         return self._lines[key]
 
-    def _draw(self, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor]) -> Line | None:
+    def _draw(
+        self, names: Sequence[Value], threat: Ball, tensors: Sequence[Tensor], ask: Ask
+    ) -> Line | None:
         """Return a line; None where an op looks at data, unless a compiled one is asked for."""
         try:
-            line: Line = trace(self.whole, names, threat, tensors)
+            line: Line = trace(self.whole, names, threat, tensors, ask)
         except RuntimeError:
             if self.compile:
                 raise

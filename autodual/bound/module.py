@@ -134,7 +134,7 @@ class BoundModule:
         Those of a union hold for every member. A batch that does not fit into memory is bounded
         some examples at a time.
         """
-        return self.ask(env, threat, spec, _lower)
+        return self.ask(env, threat, spec, least)
 
     def margins(self, env: Env, threat: ThreatModel, labels: Tensor) -> Tensor:
         """Return lower bounds [N, K, *cells] on z_y − z_k for logits z and labels y [N, *cells].
@@ -350,7 +350,7 @@ class BoundModule:
         return max(1, fit)
 
 
-def _lower(bound: Bound, output: Value, rows: Tensor) -> Tensor:
+def least(bound: Bound, output: Value, rows: Tensor) -> Tensor:
     """Return lower bounds on the rows of an output."""
     return bound.lower({output: rows})
 

@@ -63,5 +63,5 @@ class Options:
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
         shared = self.method, self.rules, self.intervals, self.estimator
-        limits = self.memory, self.budget
-        return (*shared, *limits, tuple(self.choose.items()), self.select, self.free, self.optimize)
+        limits = self.memory, self.budget, tuple(self.choose.items())
+        return (*shared, *limits, self.select, self.compile, self.free, self.optimize)

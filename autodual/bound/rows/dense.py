@@ -91,7 +91,8 @@ class Dense(Listed):
     def _facing(self, tensor: Tensor, memo: Memo) -> Tensor:
         """Return each example's part of a tensor [N or 1, *], to meet ``_grouped`` rows."""
         if self.span is not None:
-            some = tensor if len(tensor) == 1 else tensor[self.span.start : self.span.stop]
+            whole = len(tensor) == 1 or self.span == range(len(tensor))
+            some = tensor if whole else tensor[self.span.start : self.span.stop]
             return some.unsqueeze(1)
         return self.own(tensor, memo)
 
