@@ -165,6 +165,14 @@ def test_bad_properties(case):
         call()
 
 
+def test_clauses_of_one_row_share_a_pass(monkeypatch):
+    model, x, lower, passes = nn.Linear(2, 3), torch.rand(4, 2), combination._lower, []
+    monkeypatch.setattr(combination, "_lower", lambda *a: passes.append(1) or lower(*a))
+    margins = ad.certify(model, 0.1).holds(x, ad.All(torch.eye(3), -9.0)).margins
+    torch.testing.assert_close(margins, ad.certify(model, 0.1).bounds(x).lower + 9)
+    assert passes == [1]
+
+
 @pytest.mark.parametrize("wrong", ["weights that shrink", "half of d"])
 def test_wrong_combinations_are_caught(wrong, monkeypatch):
     """Canary: weights of rows must add up to 1, and d be weighted with c."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,17 @@ from autodual.front.ir import Value
 
 RATE = 2.0
 """How far the weights' logarithms move in the first step."""
+
+
+def of_each(bound: Bound, output: Value, rows: Tensor, sizes: Sequence[int], steps: int) -> Tensor:
+    """Return lower bounds [N, clauses] on the largest of each clause's rows.
+
+    Where no clause has several rows to combine, one pass takes all of them.
+    """
+    if max(sizes) == 1:
+        return _lower(bound, output, rows)
+    found = [at_least_one(bound, output, some, steps) for some in rows.split([*sizes], 1)]
+    return torch.stack(found, 1)
 
 
 def at_least_one(bound: Bound, output: Value, rows: Tensor, steps: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.building import Building, Job
-from autodual.bound.combination import at_least_one
+from autodual.bound.combination import of_each
 from autodual.bound.cost import Record, choose_orders, total
 from autodual.bound.estimators import CauchyNoise, Estimator, Exact, ExactSums
 from autodual.bound.forecast import at_most, forecast, pace
@@ -172,8 +172,7 @@ class BoundModule:
         given = {v: t.detach() for v, t in env.items()}
 
         def each(bound: Bound, output: Value, rows: Tensor) -> Tensor:
-            found = [at_least_one(bound, output, some, steps) for some in rows.split(sizes, 1)]
-            return torch.stack(found, 1)
+            return of_each(bound, output, rows, sizes, steps)
 
         return self.ask(given, threat, question, each)
 
