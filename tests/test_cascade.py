@@ -87,3 +87,12 @@ def test_what_makes_no_cascade_is_refused():
     noisy = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).train()
     with pytest.raises(UnsoundError):
         train.Cascade([ad.certify(noisy, 0.1)])(x)
+
+
+def test_later_stages_may_have_nothing_left():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    net = ad.certify(model, 0.1)
+    answer = train.Cascade([net, net])(torch.rand(3, 1, 2, 2))
+    assert answer.stages.tolist() == [0, 0, 0]

@@ -80,7 +80,7 @@ class Cascade:
         stages = torch.full_like(labels, -1)
         for number, net in enumerate(self.nets):
             left = (stages < 0).nonzero().squeeze(1)
-            for index in left.split(batch):
+            for index in left.split(batch) if len(left) > 0 else ():
                 found = guaranteed(net(x[index]))
                 assert found.labels is not None
                 labels[index[found.verified]] = found.labels[found.verified]
