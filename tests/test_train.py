@@ -604,7 +604,8 @@ def test_two_ranks_learn_what_one_does_though_one_is_lost(tmp_path):
     script.write_text(RANKS.format(tests=tests, out=str(tmp_path)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     subprocess.run(
-        [*torchrun, "--nproc-per-node=2", "--max-restarts=1", script],
+        # one for the rank that is lost, and some for gloo, which now and then aborts at exit
+        [*torchrun, "--nproc-per-node=2", "--max-restarts=4", script],
         env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         check=True,
         capture_output=True,
