@@ -20,7 +20,12 @@ def test_readme_blocks_run(capsys):
     assert "verified within LinfBall(0.02)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+JOBS = (ROOT / "tests" / "test_jobs.py").read_text()
+EXAMPLES = [p for p in sorted((ROOT / "examples").glob("*.py")) if p.stem not in JOBS]
+"""Those that test_jobs.py does not run on smaller sizes."""
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
 def test_examples_run(path, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [path.name])
