@@ -33,7 +33,7 @@ UNIT = (0.0, 1.0)
 
 
 def options(
-    doc: str | None, name: str, *, epochs: int, examples: int, tests: int
+    doc: str | None, name: str, *, epochs: int, examples: int, tests: int, only: bool = False
 ) -> argparse.ArgumentParser:
     """The options of every experiment; the defaults take some ten minutes of one core."""
     parser = argparse.ArgumentParser(description=doc)
@@ -42,7 +42,8 @@ def options(
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--examples", type=int, default=examples, help="how many to train on")
     parser.add_argument("--tests", type=int, default=tests, help="how many test images")
-    parser.add_argument("--only", help="which rows, their names separated by ; (all if not given)")
+    if only:
+        parser.add_argument("--only", help="which rows, names separated by ; (all if not given)")
     parser.add_argument("--out", type=Path, default=Path("out") / name)
     return parser
 

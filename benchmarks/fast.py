@@ -90,7 +90,7 @@ def measured(
 
 
 def main() -> None:
-    parser = options(__doc__, "fast", epochs=14, examples=6000, tests=300)
+    parser = options(__doc__, "fast", epochs=14, examples=6000, tests=300, only=True)
     parser.add_argument("--steps", type=int, default=10, help="of PGD; the thesis takes 40")
     parser.add_argument("--rate", type=float, default=5e-3, help="the highest of Adam's cycle")
     parser.add_argument("--ramp", type=float, default=0.3, help="share of time in which ε grows")

@@ -78,7 +78,7 @@ def more(labelled: Pair, unlabelled: torch.Tensor, seed: int) -> Pair:
 
 
 def main() -> None:
-    parser = options(__doc__, "overfitting", epochs=45, examples=1000, tests=300)
+    parser = options(__doc__, "overfitting", epochs=45, examples=1000, tests=300, only=True)
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--held", type=int, default=200, help="images held back to stop early")
     parser.add_argument("--unlabelled", type=int, default=2000)

@@ -47,7 +47,7 @@ def validation(data: train.Dataset, net: ad.Certified) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = options(__doc__, "projections", epochs=10, examples=4000, tests=300)
+    parser = options(__doc__, "projections", epochs=10, examples=4000, tests=300, only=True)
     parser.add_argument("--k", type=int, default=1, help="the width of the net, Wide(k)")
     parser.add_argument("--ramp", type=float, default=0.6, help="share of time in which ε grows")
     parser.add_argument("--halving", action="store_true", help="the thesis's rates, for 60 epochs")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from experiments import UNIT, fitted, options, seeded
+from experiments import UNIT, fitted, seeded
 
 import autodual as ad
 from autodual import train
@@ -64,7 +64,11 @@ def training(args: argparse.Namespace, out: Path) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__, "ranks", epochs=3, examples=4000, tests=0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with mnist/")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=4000)
+    parser.add_argument("--out", type=Path, default=Path("out/ranks"))
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=100, help="of all processes together")
     parser.add_argument("--train", type=Path)

@@ -1,6 +1,6 @@
 """The cost of the bound beside the plain step, as ratios within one run.
 
-    python benchmarks/step_time.py [--data PATH] [--runs 7]
+    python benchmarks/step_time.py [--data PATH] [--runs 7] [--compile]
 
 Without --data only the demo's net is timed. Runs alternate; medians are shown.
 """
@@ -23,7 +23,9 @@ from autodual.report.demo import small_net
 from autodual.train import digits as embedded
 
 
-def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callable[[], object]]:
+def work(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, compiled: bool
+) -> dict[str, Callable[[], object]]:
     """Return everything that is timed on one net, by name."""
 
     def step(loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -37,8 +39,12 @@ def work(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict[str, Callab
         "plain training step": step(lambda: F.cross_entropy(model(x), y)),
         "plain forward pass": torch.no_grad()(lambda: model(x)),
     }
-    fused = ad.certify(model, eps, bounds="ibp+dual")
-    jobs["robust training step, fused"] = step(lambda: ad.robust_loss(fused, x, y, fused=True))
+    for name, compile in {"fused": False, "compiled": True}.items():
+        if compiled or not compile:
+            net = ad.certify(model, eps, bounds="ibp+dual", compile=compile)
+            jobs[f"robust training step, {name}"] = step(
+                lambda net=net: ad.robust_loss(net, x, y, fused=True)
+            )
     for bounds in METHODS:
         net = ad.certify(model, eps, bounds=bounds)
         jobs[f"certify, {bounds}"] = lambda net=net: net(x, y)
@@ -50,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder with nets/ and mnist/")
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="fused steps compiled, too: minutes")
     args = parser.parse_args()
     torch.manual_seed(0)
     digits = embedded()
@@ -60,7 +67,7 @@ def main() -> None:
         x, y = mnist_test(args.data)
         cases.append(("wk_mnist", wk_mnist(args.data), x[:50], y[:50]))
     for name, model, x, y in cases:
-        median = alternate(work(model, x, y, 0.1), args.runs)
+        median = alternate(work(model, x, y, 0.1, args.compile), args.runs)
         print(f"{name}, batch {len(x)}, ε = 0.1, median of {args.runs}")
         for job, seconds in median.items():
             base = "plain training step" if "training" in job else "plain forward pass"

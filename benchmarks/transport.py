@@ -51,7 +51,7 @@ def resisted(model: nn.Module, x: Tensor, y: Tensor, args: argparse.Namespace) -
 
 
 def main() -> None:
-    parser = options(__doc__, "transport", epochs=5, examples=6000, tests=100)
+    parser = options(__doc__, "transport", epochs=5, examples=6000, tests=100, only=True)
     parser.add_argument("--eps", type=float, default=0.5, help="of the ball that does not grow")
     parser.add_argument("--steps", type=int, default=5, help="of PGD in that ball")
     parser.add_argument(

@@ -56,7 +56,7 @@ def held(
 
 
 def main() -> None:
-    parser = options(__doc__, "unions", epochs=6, examples=4000, tests=200)
+    parser = options(__doc__, "unions", epochs=6, examples=4000, tests=200, only=True)
     parser.add_argument("--share", type=float, default=0.5, help="of the thesis's radii")
     parser.add_argument("--steps", type=int, default=5, help="in training; the thesis: 50 to 100")
     parser.add_argument("--attack", type=int, default=30, help="steps of PGD; 100 to 200")

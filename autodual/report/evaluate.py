@@ -29,7 +29,7 @@ from autodual.front.arguments import check_classes
 from autodual.ladder import Optimised, Solver
 from autodual.ladder.base import check_time
 from autodual.threat import Eps
-from autodual.train.batches import Batches, Data
+from autodual.train.batches import Batches, Data, own_rank
 from autodual.working import working
 
 WRONG, BROKEN, VERIFIED, OPEN = "wrong", "broken", "verified", "open"
@@ -167,7 +167,7 @@ def evaluate(
     if exact is not None:
         check_time(exact)
     cascade = [net, *(net.by(rung) for rung in rungs)]
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if sharded else (0, 1)
+    rank, ranks = own_rank() if sharded else (0, 1)
     batches = Batches(data, batch, shuffle=False)
     book = Book(None if rows is None else Path(rows), _identity(cascade, exact, attack), rank)
     found, start = {row.index: row for row in book.rows}, 0

@@ -92,12 +92,15 @@ class Adversary:
     def _climb(self, problem: Problem, threat: ThreatModel, strategy: Strategy) -> Tensor:
         """Return where a path inside a set ends."""
         problem, memory = replace(problem, threat=threat.fixed(problem.x)), Memory()
-        x, random = problem.x, self.start == "random"
-        point = threat.random_start(x) if random else threat.project(x, x)
+        point = self._start(threat, problem.x)
         for i in range(self.steps):
             here = problem.read(point, gradient=True)
             point = strategy.step(Path(problem, here, memory, i, self.steps))
         return point
+
+    def _start(self, threat: ThreatModel, x: Tensor) -> Tensor:
+        """Return where a path begins."""
+        return threat.random_start(x) if self.start == "random" else threat.project(x, x)
 
 
 @dataclass(frozen=True)
@@ -129,20 +132,18 @@ class Growing(Adversary):
 
     def _climb(self, problem: Problem, threat: ThreatModel, strategy: Strategy) -> Tensor:
         """Return where a path ends."""
-        found = threat.project(problem.x, problem.x)
-        going, share = torch.arange(len(found), device=found.device), self.smallest
+        found, share = self._start(threat.scaled(self.smallest), problem.x), self.smallest
+        going = torch.arange(len(found), device=found.device)
         for first in range(0, self.steps, self.every):
             some = replace(problem, threat=threat.scaled(share)).select(going)
             inside = some.threat.fixed(some.x)
             some, memory, point = replace(some, threat=inside), Memory(), found[going]
-            if first == 0 and self.start == "random":
-                point = inside.random_start(some.x)
             for i in range(first, min(first + self.every, self.steps)):
                 here = some.read(point, gradient=True)
                 moved = strategy.step(Path(some, here, memory, i, self.steps))
                 point = torch.where(wide(here.done, point), point, moved)
             found = found.index_copy(0, going, point)
-            going = going[~some.read(point, gradient=False).done]
+            going = going[~here.done]
             share = min(1.0, share * self.factor)
             if len(going) == 0:
                 break

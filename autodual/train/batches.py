@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler
 
 from autodual.brief import brief
@@ -19,6 +20,11 @@ Batch = tuple[Tensor, Tensor]
 
 Data = tuple[Tensor, Tensor] | DataLoader[Any]
 """All inputs and labels, or what gives them batch by batch."""
+
+
+def own_rank() -> tuple[int, int]:
+    """Return which process this is, and of how many: 0 of 1 without torch.distributed's group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from autodual.calls import check_count
 from autodual.errors import InputError
 from autodual.train.adversary import evaluating
-
-Pair = tuple[Tensor, Tensor]
+from autodual.train.batches import Batch
 
 
 @torch.no_grad()
-def pseudo_labelled(model: nn.Module, x: Tensor, least: float = 0.0, batch: int = 500) -> Pair:
+def pseudo_labelled(model: nn.Module, x: Tensor, least: float = 0.0, batch: int = 500) -> Batch:
     """Return inputs [M, *] and the classes [M] that a model gives them (Carmon et al. 2019).
 
     Args:
@@ -35,7 +34,7 @@ def pseudo_labelled(model: nn.Module, x: Tensor, least: float = 0.0, batch: int 
     return x[kept], labels[kept]
 
 
-def balanced(first: Pair, second: Pair) -> Pair:
+def balanced(first: Batch, second: Batch) -> Batch:
     """Return both together, the shorter one repeated to the other's length.
 
     Batches then have as much of the one as of the other, as the thesis has of labels and

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from autodual.certified import Certified
 from autodual.errors import InputError, TrainingError
 from autodual.train.augment import Augment
-from autodual.train.batches import Batches, Data
+from autodual.train.batches import Batches, Data, own_rank
 from autodual.train.files import load, save
 from autodual.train.losses import Loss, Robust
 from autodual.train.objective import Objective
@@ -110,8 +110,9 @@ class State:
     @property
     def model(self) -> nn.Module:
         """What the training is for: the mean of the weights if there is one, or the model."""
-        begun = self.averaged is not None and int(self.averaged.n_averaged) > 0
-        return self.averaged.module if begun and self.averaged is not None else self.net.model
+        if self.averaged is None or int(self.averaged.n_averaged) == 0:
+            return self.net.model
+        return self.averaged.module
 
     @property
     def stale(self) -> bool:
@@ -181,7 +182,7 @@ def fit(
     recipe = recipe or Recipe()
     if recipe.patience is not None and validate is None:
         raise InputError("patience= waits for the error that validate= gives, and there is none")
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, ranks = own_rank()
     batches = Batches(data, recipe.batch, recipe.seed, rank=rank, ranks=ranks)
     state, folder = start(net, recipe, len(batches)), None if out is None else Path(out)
     if folder is not None and (folder / LAST).exists():
