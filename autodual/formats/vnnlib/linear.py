@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from autodual.errors import InputError
-from autodual.formats.vnnlib.symbols import LONGEST, shown
+from autodual.formats.vnnlib.symbols import shown
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
@@ -36,7 +36,7 @@ def number(token: str) -> float:
     Raises:
         InputError: the token is none, or a number beyond those of float64.
     """
-    if len(token) > LONGEST or not NUMBER.fullmatch(token):
+    if not NUMBER.fullmatch(token):
         raise InputError(f"{shown(token)} is neither declared nor a number")
     value = float(token)
     if math.isinf(value) or (value == 0 and token.lower().partition("e")[0].strip("+-.0")):

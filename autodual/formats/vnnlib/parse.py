@@ -12,18 +12,20 @@ from autodual.formats.vnnlib.formula import Conjunction, Disjunction, Expansion,
 from autodual.formats.vnnlib.linear import Term, number
 from autodual.formats.vnnlib.symbols import Symbols, shown
 
-WORD = r"""[^\s()\[\]";]+"""
+SIGN = r"""[^\s()\[\]";]"""
+
+WORD = rf"{SIGN}{{1,1000}}(?!{SIGN})"  # bounded, for no word is tried at many lengths
 
 ITEM = rf"{WORD}(?:\s*\[[\d,\s]*\])?"
 
 TOKEN = re.compile(
-    rf"\(\s*(<=|>=)\s+({ITEM})\s+({ITEM})\s*\)"  # most of a file is (<= X_0 1.5)
+    rf"(?:\(\s*(<=|>=)\s+({ITEM})\s+({ITEM})\s*\)"  # most of a file is (<= X_0 1.5)
     rf"|\(\s*((?:{WORD})?)"
     r"|(\))"
     rf"|({ITEM})"
     r"|(;[^\n]*)"
     r'|("[^"\n]*")'
-    r"|(\S)",
+    r"|(\S))\s*",
     re.ASCII,
 )
 
@@ -114,7 +116,7 @@ class Parser:
             elif kind in self.steps:
                 self.steps[kind](match[kind])
             elif kind != COMMENT:
-                raise InputError(f"{shown(match[0])} is unexpected")
+                raise InputError(f"{shown(match[0].strip())} is unexpected")
             if count > TOKENS:
                 raise InputError(f"the file has more than {TOKENS:,} words, the most that is read")
         if len(self.stack) > 1:

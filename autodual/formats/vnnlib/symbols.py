@@ -15,7 +15,7 @@ ELEMENT = re.compile(r"([A-Za-z]\w*)\s*\[([\d,\s]*)\]", re.ASCII)
 
 REALS = "real", "float", "float16", "float32", "float64", "double", "bfloat16"
 
-LONGEST, MOST = 1000, 2**24
+MOST = 2**24
 
 
 def shown(token: str) -> str:
