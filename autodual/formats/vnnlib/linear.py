@@ -69,14 +69,16 @@ class Arithmetic:
 
     def _sum(self, operands: list[Term], head: str) -> Linear:
         """Add into the longest operand, so that nested sums take no more time than flat ones."""
-        parts = [linear(part) for part in operands]
-        longest = max(range(len(parts)), key=lambda i: len(parts[i].terms))
-        first_alone = head == "-" and len(parts) > 1
-        signs = [1 if head == "+" or (first_alone and i == 0) else -1 for i in range(len(parts))]
-        total, flipped = parts[longest], signs[longest] < 0
-        if flipped:
+        self._spend(len(operands))
+        sizes = [len(part.terms) if isinstance(part, Linear) else 0 for part in operands]
+        longest = sizes.index(max(sizes))
+        first_alone = head == "-" and len(operands) > 1
+        signs = [1 if head == "+" else -1] * len(operands)
+        signs[0] = 1 if first_alone else signs[0]
+        total = linear(operands[longest])
+        if signs[longest] < 0:
             total = self._scaled(total, Fraction(-1))
-        for i, part in enumerate(parts):
+        for i, part in enumerate(map(linear, operands)):
             if i == longest:
                 continue
             self._spend(1 + len(part.terms))
@@ -86,6 +88,7 @@ class Arithmetic:
         return total
 
     def _product(self, operands: list[Term], head: str) -> Linear:
+        self._spend(4 * len(operands))
         parts = [linear(part) for part in operands]
         moving = [part for part in parts if any(part.terms.values())]
         if len(moving) > 1 or (head == "/" and moving and moving[0] is not parts[0]):
