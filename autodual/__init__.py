@@ -32,6 +32,7 @@ from autodual.threat import (
     Union,
     Wasserstein,
 )
+from autodual.verify import Region, Verdict, X, Y, all_of, any_of, verify
 from autodual.working import progress
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ __all__ = [
     "Optimised",
     "Polyhedron",
     "Property",
+    "Region",
     "RobustLoss",
     "SelfCheck",
     "Solution",
@@ -70,8 +72,13 @@ __all__ = [
     "Steps",
     "ThreatModel",
     "Union",
+    "Verdict",
     "Wasserstein",
+    "X",
+    "Y",
     "accuracy_curve",
+    "all_of",
+    "any_of",
     "attack",
     "certify",
     "coverage",
@@ -82,6 +89,7 @@ __all__ = [
     "robust_loss",
     "self_check",
     "train",
+    "verify",
 ]
 
 

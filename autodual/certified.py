@@ -47,7 +47,7 @@ from autodual.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from autodual.ladder import Prepared, Solution
-    from autodual.ladder.exact import Verdict
+    from autodual.ladder.exact import Verdicts
 
 Compiled = Admitted[BoundModule]
 """A model and its inputs, with the bound that was compiled for them."""
@@ -429,7 +429,7 @@ class Certified(Wrapper):
         y: Labels | None = None,
         time_limit: float = 60.0,
         told: Callable[[int, str], None] | None = None,
-    ) -> Verdict:
+    ) -> Verdicts:
         """Decide for each example whether a point of the set is given another class than y.
 
         Bounds verify what they can, then with optimised planes; attacks falsify what they can; for

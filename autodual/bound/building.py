@@ -206,16 +206,16 @@ class Building:
         if self.before is not None:
             box = box.intersect(self.before.boxes[value])
         self.ibp[value] = box = self.plan.within(value, box)
+        known = value in self.given
+        if known:
+            box = box.intersect(_fitting(value, self.given[value], box))
         if value == self.plan.graph.perturbed:
             origin = "input"
         elif self.job.serving[value] != "ibp" and not (origin == "ibp" and self.complete(value)):
             tight = self._tightened(value, box)
             box, origin = self.plan.within(value, tight), self.method.origin
-        if value in self.given:
-            known = _fitting(value, self.given[value], box)
-            box, origin = box.intersect(known), f"{origin}&given"
         self.ibp[value] = self.boxes[value] = box
-        self.origins[value] = origin
+        self.origins[value] = f"{origin}&given" if known else origin
 
     def complete(self, value: Value) -> bool:
         """Return whether interval arithmetic says all that rows could say."""

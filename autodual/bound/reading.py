@@ -13,7 +13,8 @@ from autodual.bound.estimators import OptimisedSums, Sums
 from autodual.bound.layer import nothing_known
 from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Margins, Specs, Units
+from autodual.bound.rows import Margins, Memo, Specs, Units, to_dense
+from autodual.bound.travel import Passage, journey, passage
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.labels import Classes
@@ -22,14 +23,44 @@ from autodual.threat.base import inner
 
 def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     """Return lower bounds [N, S] on Σ C·z over some values z, each with rows C [N or 1, S, *]."""
-    network = sums.network
-    rows = {v: c.reshape(*c.shape[:2], *v.size(1)) for v, c in specs.items()}
-    nominal = sum(inner(c, network.nominal(v)) for v, c in rows.items())
+    network, rows = sums.network, _rows(specs)
+    nominal = _at_nominal(network, rows)
     seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
     fall = sums.deviations(seeds, both=False)
-    bound: Tensor = nominal - fall[0].unflatten(0, (network.batch, -1))
+    bound = nominal - fall[0].unflatten(0, (network.batch, -1))
     overflow = bound.isnan() | bound.isposinf()  # nothing is known
     return bound.masked_fill(overflow, -torch.inf)
+
+
+def lines(
+    network: Relaxation, specs: Mapping[Value, Tensor], through: Passage = passage
+) -> tuple[Tensor, Tensor]:
+    """Return linear functions of the input below Σ C·z on its set: slopes [N, S, n], offsets.
+
+    Σ C·z ≥ Σ C·z⁰ − Σⱼ rⱼ|νⱼ| − ν₁ᵀ(x − x⁰), for values z with rows C [N or 1, S, *] each. Offsets
+    are [N, S].
+    """
+    batch, rows = network.batch, _rows(specs)
+    seeds = Specs.per_example({v: c.expand(batch, *c.shape[1:]) for v, c in rows.items()})
+    down = {v: -r for v, r in seeds.rows(network.x).items()}
+    lost, entry = journey(network, down, Memo(False, 0), through=through)
+    offset = _at_nominal(network, rows) - lost.unflatten(0, (batch, -1))
+    if entry is None:
+        return offset.new_zeros(*offset.shape, network.entry.value.numel), offset
+    slope = -to_dense(entry).full().reshape(*offset.shape, -1)
+    at = network.entry.reference.reshape(len(network.entry.reference), 1, -1)
+    return slope, offset - torch.linalg.vecdot(slope, at)
+
+
+def _rows(specs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
+    """Return rows in the shapes of their values."""
+    return {v: c.reshape(*c.shape[:2], *v.size(1)) for v, c in specs.items()}
+
+
+def _at_nominal(network: Relaxation, rows: Mapping[Value, Tensor]) -> Tensor:
+    """Return Σ C·z⁰, [N, S]."""
+    first, *more = (inner(c, network.nominal(v)) for v, c in rows.items())
+    return sum(more, first)
 
 
 def margins(sums: Sums, value: Value, labels: Tensor) -> Tensor:

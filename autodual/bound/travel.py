@@ -65,6 +65,20 @@ def rise(
 
     Rows go no further where ``stop`` says so; what is returned then means nothing.
     """
+    total, entry = journey(network, starts, memo, observe, stop, through)
+    total = total.unsqueeze(0)
+    return total if entry is None else total + _at_entry(network.entry, entry, memo, two)
+
+
+def journey(
+    network: Relaxation,
+    starts: Mapping[Value, Rows],
+    memo: Memo,
+    observe: Observer | None = None,
+    stop: Callable[[Mapping[Value, Rows]], bool] = lambda nu: False,
+    through: Passage = passage,
+) -> tuple[Tensor, Rows | None]:
+    """Return Σⱼ rⱼ|νⱼ| for each row, [R], and ν₁, if any row reaches the input."""
     nu = dict(starts)
     first = next(iter(starts.values()))
     total = torch.zeros(len(first), dtype=network.x.dtype, device=network.x.device)
@@ -81,9 +95,7 @@ def rise(
             nu[value] = add(nu[value], rows) if value in nu else rows
             if observe is not None:
                 observe(layer.step, rows)
-    entry = nu.get(network.entry.value)
-    total = total.unsqueeze(0)
-    return total if entry is None else total + _at_entry(network.entry, entry, memo, two)
+    return total, nu.get(network.entry.value)
 
 
 def _at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:

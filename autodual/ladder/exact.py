@@ -51,7 +51,7 @@ Told = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Verdict:
+class Verdicts:
     """What is known of each of N examples; print it.
 
     Attributes:
@@ -104,7 +104,7 @@ def exact(
     y: Labels | None,
     time_limit: float = 60.0,
     told: Told | None = None,
-) -> Verdict:
+) -> Verdicts:
     """Decide each example; see ``Certified.exact``."""
     check_time(time_limit)
     net = net.by_last(None)
@@ -152,9 +152,9 @@ class _Deciding:
         self.verified, self.falsified, self.x = nothing, nothing.clone(), found.x.clone()
         self.reasons = ["not tried"] * len(labels)
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Verdicts:
         """Return what is known now."""
-        return Verdict(
+        return Verdicts(
             verified=self.verified.clone(),
             falsified=self.falsified.clone(),
             x=self.x.clone(),

@@ -1,0 +1,9 @@
+"""A complete verifier: properties over regions, decided by branch and bound."""
+
+from __future__ import annotations
+
+from autodual.verify.statements import Region, Statement, X, Y, all_of, any_of
+from autodual.verify.verdict import Moment, Verdict
+from autodual.verify.verify import verify
+
+__all__ = ["Moment", "Region", "Statement", "Verdict", "X", "Y", "all_of", "any_of", "verify"]

@@ -1,0 +1,59 @@
+"""Points at which all rows of a case are 0 or less: sought by projected gradient descent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodual.verify.system import System
+
+STARTS, STEPS = 32, 40
+"""How many points of each case's box are tried before any bound, and in how many steps."""
+
+FIRST, LAST = 0.25, 0.005
+"""How far the first and the last step go, as parts of the box."""
+
+
+def descend(
+    system: System,
+    x: Tensor,
+    case: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    steps: int,
+    goal: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the best points [N, n] on ways that begin at some, and their largest rows [N].
+
+    Args:
+        system: what is verified.
+        x: where ways begin, [N, n].
+        case: whose rows are to fall, [N].
+        lower, upper: the boxes that they keep to, [N, n].
+        steps: how many steps; none once all rows of some point are at the goal or below.
+    """
+    width, best, least = upper - lower, x, torch.full_like(x[:, 0], torch.inf)
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            rows = system.excess(at, case)
+            worst = rows.amax(1)
+            hinge = torch.where(worst > 0, rows.clamp(min=0).sum(1), worst)
+            (slope,) = torch.autograd.grad(hinge.sum(), at)
+        worst = worst.detach().nan_to_num(torch.inf)
+        better = worst < least
+        best = torch.where(better.unsqueeze(1), x, best)
+        least = torch.where(better, worst, least)
+        if bool((least <= goal).any()) or step == steps:
+            break
+        length = FIRST * (LAST / FIRST) ** (step / max(steps, 1))
+        x = torch.clamp(x - length * width * slope.nan_to_num(0, 0, 0).sign(), lower, upper)
+    return best, least
+
+
+def random_starts(lower: Tensor, upper: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the middle of each box [B, n] and random points, [B·count, n]."""
+    share = torch.rand(len(lower), count, lower.shape[1], generator=generator, dtype=lower.dtype)
+    share[:, 0] = 0.5
+    share = share.to(lower.device)
+    return torch.lerp(lower.unsqueeze(1), upper.unsqueeze(1), share).flatten(0, 1)

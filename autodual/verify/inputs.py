@@ -1,0 +1,134 @@
+"""Branching on the input: boxes are cut in two along the side that matters most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autodual.verify.clip import Lines
+from autodual.verify.pool import Nodes, Step
+from autodual.verify.system import System
+
+LEVELS = 3.0
+"""A dear bound pays where it is as far ahead of the cheap one as so many cuts would be."""
+
+SAMPLE = 16
+"""How many boxes of each batch are asked both, to know how far ahead the dear one is."""
+
+KEEP = 0.7
+"""How much of what was known of that stays when a batch says something new."""
+
+
+class InputSplits:
+    """Sub-problems are boxes.
+
+    Each is bounded by linear functions below its rows, on intervals found in forward order; where
+    that pays also on those of rows that travel back. What the functions say of the box cuts it
+    down; the halves are asked the same functions before they are kept.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.gain = self.ahead = 0.0
+
+    def roots(self) -> Nodes:
+        """Return the box of each case."""
+        cases = self.system.cases
+        lower = torch.stack([case.lower for case in cases])
+        upper = torch.stack([case.upper for case in cases])
+        nothing = torch.full_like(lower[:, 0], -torch.inf)
+        index = torch.arange(len(cases), device=lower.device)
+        return Nodes(nothing, index, {"lower": lower, "upper": upper, "cheap": nothing})
+
+    def step(self, nodes: Nodes) -> Step:
+        """Bound boxes and cut those that stay open."""
+        nodes, lines = self._bounded(nodes)
+        nodes, blame = nodes.without("blame"), nodes["blame"]
+        lower, upper = nodes["lower"], nodes["upper"]
+        row = lines.least(lower, upper).argmax(1)
+        points = torch.cat([(lower + upper) * 0.5, lines.corner(lower, upper, row)])
+        case = nodes.case.repeat(2)
+        middle = (lower + upper) * 0.5
+        wide = ((middle > lower) & (middle < upper)).any(1)
+        halves = _cut(nodes.select(wide), lines.select(wide), blame[wide])
+        twice = lines.select(wide.nonzero().squeeze(1).repeat(2))
+        return Step(_kept(halves, twice)[0], points, case, nodes.select(~wide))
+
+    def state(self) -> dict[str, Any]:
+        """Return what it has learned."""
+        return {"gain": self.gain, "ahead": self.ahead}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with what was learned."""
+        self.gain, self.ahead = state["gain"], state["ahead"]
+
+    def _bounded(self, nodes: Nodes) -> tuple[Nodes, Lines]:
+        """Return the boxes that stay open, cut down, with linear functions below their rows."""
+        system, before = self.system, nodes["cheap"]
+        bound = system.bound(system.forward, nodes["lower"], nodes["upper"])
+        lines, blame = system.lines(bound, nodes.case)
+        cheap = lines.together(nodes["lower"], nodes["upper"])
+        gains = (cheap - before)[before.isfinite() & cheap.isfinite()]
+        if len(gains) > 0:
+            self.gain = _mixed(self.gain, float(gains.mean()))
+        data = {**nodes.data, "cheap": cheap, "blame": blame}
+        nodes, lines = _kept(Nodes(nodes.bound, nodes.case, data), lines)
+        pays = self.ahead >= LEVELS * self.gain
+        some = torch.arange(len(nodes) if pays else min(len(nodes), SAMPLE))
+        if len(some) == 0:
+            return nodes, lines
+        rest = torch.arange(len(some), len(nodes))
+        dear, better = self._dear(nodes.select(some))
+        cat = Lines(torch.cat([better.A, lines.A[rest]]), torch.cat([better.b, lines.b[rest]]))
+        return Nodes.cat([dear, nodes.select(rest)]), cat
+
+    def _dear(self, nodes: Nodes) -> tuple[Nodes, Lines]:
+        """Do the same with intervals found by rows."""
+        system, lower, upper = self.system, nodes["lower"], nodes["upper"]
+        known = system.bound(system.forward, lower, upper)
+        bound = system.bound(system.found, lower, upper, known)
+        lines, blame = system.lines(bound, nodes.case)
+        ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
+        ahead = ahead[ahead.isfinite()].clamp(min=0)
+        if len(ahead) > 0:
+            self.ahead = _mixed(self.ahead, float(ahead.mean()))
+        data = {**nodes.data, "blame": blame}
+        return _kept(Nodes(nodes.bound, nodes.case, data), lines)
+
+
+def _mixed(before: float, now: float) -> float:
+    """Return a moving mean."""
+    return now if before == 0 else KEEP * before + (1 - KEEP) * now
+
+
+def _kept(nodes: Nodes, lines: Lines) -> tuple[Nodes, Lines]:
+    """Return the boxes that stay open, cut down, and their lines."""
+    lower, upper = lines.clipped(nodes["lower"], nodes["upper"])
+    inside = (lower <= upper).all(1)
+    upper = torch.maximum(lower, upper)
+    bound = torch.fmax(nodes.bound, lines.together(lower, upper))  # NaN says nothing
+    kept = (inside & ~(bound > 0)).nonzero().squeeze(1)
+    found = Nodes(bound, nodes.case, {**nodes.data, "lower": lower, "upper": upper})
+    return found.select(kept), lines.select(kept)
+
+
+def _cut(nodes: Nodes, lines: Lines, blame: Tensor) -> Nodes:
+    """Return both halves of each box, the lower ones first.
+
+    The side is cut that the rows' linear functions and what these lose depend on most.
+    """
+    lower, upper = nodes["lower"], nodes["upper"]
+    middle, width = (lower + upper) * 0.5, upper - lower
+    gain = (lines.A.abs() * width.unsqueeze(1) + blame).sum(1)
+    gain = torch.where((middle > lower) & (middle < upper), gain + 1e-9 * width, -1.0)
+    side = gain.argmax(1, keepdim=True)
+    at = middle.gather(1, side)
+    ends = {
+        "lower": torch.cat([lower, lower.scatter(1, side, at)]),
+        "upper": torch.cat([upper.scatter(1, side, at), upper]),
+    }
+    twice = torch.arange(len(nodes), device=lower.device).repeat(2)
+    nodes = nodes.select(twice)
+    return Nodes(nodes.bound, nodes.case, {**nodes.data, **ends})

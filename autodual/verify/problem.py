@@ -1,0 +1,88 @@
+"""From what a user says to a query: boxes, and rows of inputs and outputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from autodual.errors import InputError
+from autodual.query import Case, Query
+from autodual.verify.statements import MOST_CASES, Index, Region, Row, Statement
+
+Shape = tuple[int, ...]
+
+
+def to_query(region: Region, statement: Statement, inputs: Shape, outputs: Shape) -> Query:
+    """Return the cases in which a statement fails in a region: one for each clause of it.
+
+    Args:
+        region, statement: what the user said.
+        inputs, outputs: the shapes of one example's.
+
+    Raises:
+        InputError: an entry that there is none of; a region that depends on outputs.
+    """
+    lower, upper = region.ends(inputs)
+    sizes = {"X": inputs, "Y": outputs}
+    inside = _alternatives(region.where)
+    if len(inside) * len(statement.clauses) > MOST_CASES:
+        raise InputError(f"the region and the statement make more than {MOST_CASES} cases")
+    cases = [
+        _case(lower.flatten(), upper.flatten(), [*clause, *(-row for row in rows)], sizes)
+        for clause in statement.clauses
+        for rows in inside
+    ]
+    return Query(tuple(cases), math.prod(inputs), math.prod(outputs))
+
+
+def _alternatives(where: Statement | None) -> Sequence[Sequence[Row]]:
+    """Return the sets of rows one of which is positive throughout, if a statement holds."""
+    if where is None:
+        return [()]
+    if any(name == "Y" for clause in where.clauses for row in clause for name, _ in row.terms):
+        raise InputError("a region is about inputs: say what holds of outputs in the property")
+    if math.prod(len(clause) for clause in where.clauses) > MOST_CASES:
+        raise InputError(f"the region falls into more than {MOST_CASES} parts")
+    return list(itertools.product(*where.clauses))
+
+
+def _case(lower: Tensor, upper: Tensor, rows: Sequence[Row], sizes: dict[str, Shape]) -> Case:
+    """Return the case in which no row is positive."""
+    tables = {name: np.zeros((len(rows), math.prod(size))) for name, size in sizes.items()}
+    for i, row in enumerate(rows):
+        for (name, index), factor in row.terms.items():
+            tables[name][i, _place(name, index, sizes[name])] += factor
+    d = torch.tensor([-row.constant for row in rows], dtype=torch.float64)
+    return Case(lower, upper, torch.from_numpy(tables["X"]), torch.from_numpy(tables["Y"]), d)
+
+
+def _place(name: str, index: Index, shape: Shape) -> int:
+    """Return where an entry stands among all: by one number, or by one for each dimension."""
+    size = (math.prod(shape),) if len(index) == 1 else shape
+    if len(index) != len(size) or not all(-n <= i < n for i, n in zip(index, size, strict=True)):
+        said = ", ".join(map(str, index))
+        raise InputError(f"{name}[{said}]: one example's has the shape {list(shape)}")
+    return int(np.ravel_multi_index([i % n for i, n in zip(index, size, strict=True)], size))
+
+
+def has_points(case: Case) -> bool:
+    """Return whether any point of the box satisfies the rows that are about inputs alone."""
+    if case.empty:
+        return False
+    own = ((case.C == 0).all(1) & (case.A != 0).any(1)).cpu()
+    if not bool(own.any()):
+        return True
+    A, d = case.A.cpu()[own].double().numpy(), case.d.cpu()[own].double().numpy()
+    ends = torch.stack([case.lower, case.upper], 1).cpu().double().numpy()
+    found = linprog(np.zeros(A.shape[1]), A_ub=A, b_ub=d, bounds=ends, method="highs")
+    return found.status != INFEASIBLE
+
+
+INFEASIBLE = 2
+"""What scipy says of a program without a point."""

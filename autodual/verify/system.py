@@ -1,0 +1,101 @@
+"""What is verified: a model with its compiled bounds, and the cases of a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autodual.bound.reading import Bound
+from autodual.front.evaluate import run
+from autodual.front.ir import Value
+from autodual.interval import Interval
+from autodual.query import Case
+from autodual.threat import Box
+from autodual.verify.blame import lines_and_blame
+from autodual.verify.clip import Lines
+
+if TYPE_CHECKING:
+    from autodual.certified import Certified, Compiled
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A model over boxes, and rows of its inputs and outputs; flat, n and K numbers.
+
+    Attributes:
+        net: the model, certified.
+        found: the same, let in with an input of the right shape.
+        shape: of one example's input.
+        cases: at least one, in the model's dtype, on its device.
+    """
+
+    net: Certified
+    found: Compiled
+    shape: tuple[int, ...]
+    cases: tuple[Case, ...]
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A [cases, S, n], C [cases, S, K] and d [cases, S]; short cases repeat a row."""
+        most = max(len(case.d) for case in self.cases)
+
+        def filled(rows: Tensor) -> Tensor:
+            return torch.cat([rows, rows[:1].expand(most - len(rows), *rows.shape[1:])])
+
+        each = [[filled(t) for t in (case.A, case.C, case.d)] for case in self.cases]
+        A, C, d = (torch.stack(parts) for parts in zip(*each, strict=True))
+        return A, C, d
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether any row is about inputs."""
+        return bool((self.rows[0] != 0).any())
+
+    @cached_property
+    def forward(self) -> Compiled:
+        """The model with intervals inside found in forward order, by a few columns."""
+        choose = {value.name: "forward" for value in self.found.program.plan.bounded}
+        return self.net.with_options(choose=choose).admitted(self.found.inputs)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return the outputs [N, K] of the graph at points [N, n]."""
+        output = self.found.graph.output
+        env = {**self.found.env, self.found.graph.perturbed: x.reshape(-1, *self.shape)}
+        return output.per_example(run(self.found.graph, env), len(x)).flatten(1)
+
+    def excess(self, x: Tensor, case: Tensor) -> Tensor:
+        """Return A x + C z − d at points [N, n], each for a case [N], [N, S]."""
+        A, C, d = self.rows
+        below = torch.linalg.vecdot(C[case], self.outputs(x).unsqueeze(1)) - d[case]
+        if self.mixed:
+            below = below + torch.linalg.vecdot(A[case], x.unsqueeze(1))
+        return below
+
+    def bound(
+        self, compiled: Compiled, lower: Tensor, upper: Tensor, known: Bound | None = None
+    ) -> Bound:
+        """Relax the network over boxes [B, n], within the intervals of a known bound on them."""
+        box = Box(lower.reshape(-1, *self.shape), upper.reshape(-1, *self.shape))
+        env = {**self.found.env, self.found.graph.perturbed: box.lower}
+        given: dict[Value | str, Interval] = {}
+        if known is not None:
+            given = {v: i for v, i in known.boxes.items() if v != self.found.graph.perturbed}
+        return compiled.program(env, box, given=given)
+
+    def specs(self, case: Tensor) -> dict[Value, Tensor]:
+        """Return the rows of some cases [B], by the value they are about, [B or 1, S, *]."""
+        A, C, _ = self.rows
+        index = case[:1] if bool((case == case[0]).all()) else case
+        specs: dict[Value, Tensor] = {self.found.graph.output: C[index]}
+        if self.mixed:
+            specs[self.found.graph.perturbed] = A[index]
+        return specs
+
+    def lines(self, bound: Bound, case: Tensor) -> tuple[Lines, Tensor]:
+        """Return linear functions below the rows of each box's case, and the blame of inputs."""
+        lines, blame = lines_and_blame(bound.travelled, self.specs(case))
+        return Lines(lines.A, lines.b - self.rows[2][case]), blame

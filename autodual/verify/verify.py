@@ -1,0 +1,266 @@
+"""``verify`` decides a property over a region: it holds everywhere, or here is a violation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autodual.bound.memory import default_memory, parse_memory
+from autodual.certify import certify
+from autodual.errors import InputError, Interrupted
+from autodual.query import Case, Query
+from autodual.threat import Box
+from autodual.verify.falsify import STARTS, STEPS, descend, random_starts
+from autodual.verify.inputs import InputSplits
+from autodual.verify.problem import has_points, to_query
+from autodual.verify.search import Search, Told
+from autodual.verify.statements import Region, as_statement
+from autodual.verify.system import System
+from autodual.verify.verdict import FALSIFIED, UNKNOWN, VERIFIED, Verdict
+
+Replay = Callable[[Tensor], Tensor]
+"""Inputs [1, *] → outputs, of the model as it is deployed."""
+
+AT_ONCE = 1024
+"""How many points are tried together."""
+
+
+def verify(
+    model: nn.Module,
+    region: Region | tuple[Tensor, Tensor] | None,
+    property: object,
+    timeout: float = math.inf,
+    *,
+    memory: int | str | None = None,
+    attack: bool = True,
+    resume: str | Path | None = None,
+    replay: Replay | None = None,
+    told: Told | None = None,
+) -> Verdict:
+    """Decide whether a property holds at every point of a region.
+
+    Bounds prove it, or gradient descent finds a point that violates it, or the region is cut and
+    both are tried on its parts, the most promising first, until all are proved. A point that is
+    found counts where the model itself violates the property.
+
+    Args:
+        model: a module in eval mode, for inputs [N, *].
+        region: a ``Region``, or the two ends of a box, of the shape of one example's input.
+        property: a statement about ``ad.X`` and ``ad.Y``, ``ad.Y[0] > ad.Y[1]``, a ``Property`` of
+            outputs, or a ``Query``, which brings its own boxes: then ``region`` is an example's
+            input, or None where inputs are flat.
+        timeout: in seconds.
+        memory: how much open sub-problems may take, in bytes or as text like ``"2GiB"``.
+        attack: whether points are tried; without, only proofs can end the search.
+        resume: a file in which a search that is stopped is kept, and from which it goes on.
+        replay: what a point must violate the property in, if not the model: a deployed twin.
+        told: hears of each ``Moment`` of the search.
+
+    Raises:
+        InputError: a region or property that does not fit the model; no time.
+        CaptureError, UnsupportedOpError: the model cannot be bounded, and where.
+        Interrupted: Ctrl-C; ``partial`` is the verdict so far, and ``resume`` is written.
+    """
+    start = time.perf_counter()
+    if not (isinstance(timeout, int | float) and timeout > 0):
+        raise InputError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    room = parse_memory(memory)
+    problem = _stated(model, region, property)
+    room = default_memory(problem.x.device) // 2 if room is None else room
+    job = _Job(problem, replay, start, start + timeout, attack, told)
+    return job.run(room, None if resume is None else Path(resume))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model and a query.
+
+    Attributes:
+        model: the module.
+        x: an input [1, *] of the right shape and dtype, in the region.
+        query: the cases, in float64.
+    """
+
+    model: nn.Module
+    x: Tensor
+    query: Query
+
+
+def _stated(model: nn.Module, region: object, property: object) -> Problem:
+    """Read what the user said."""
+    first = next(model.parameters(), None)
+    like = torch.empty(0) if first is None else first.detach()
+    if isinstance(property, Query):
+        shape = (property.inputs,) if region is None else tuple(torch.as_tensor(region).shape)
+        if math.prod(shape) != property.inputs:
+            raise InputError(
+                f"the query is about {property.inputs} inputs, an example's input of shape "
+                f"{list(shape)} has {math.prod(shape)}"
+            )
+        bounded = [
+            c for c in property.cases if c.lower.isfinite().all() and c.upper.isfinite().all()
+        ]
+        if len(bounded) < len(property.cases):
+            raise InputError("an input has no lower or no upper bound: a region is a box at least")
+        middle = property.cases[0].lower.reshape(shape) if property.cases else torch.zeros(shape)
+        return Problem(model, middle[None].to(like), property)
+    if isinstance(region, tuple) and len(region) == 2:
+        region = Region(*region)
+    if not isinstance(region, Region):
+        raise InputError(
+            f"{region!r} is no region: give ad.Region(lower, upper), or the two ends of a box"
+        )
+    ends = torch.as_tensor(region.lower), torch.as_tensor(region.upper)
+    shaped = next((end for end in ends if end.dim() > 0), None)
+    if shaped is None:
+        raise InputError("a region's lower or upper end has the shape of one example's input")
+    inputs = tuple(shaped.shape)
+    lower, _ = region.ends(inputs)
+    x = lower[None].to(like)
+    with torch.no_grad():
+        output = model(x)
+    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
+        raise InputError("verify is for models that return one tensor [N, *]")
+    query = to_query(region, as_statement(property), inputs, tuple(output.shape[1:]))
+    return Problem(model, x, query)
+
+
+class _Job:
+    """A problem on its way to a verdict."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        replay: Replay | None,
+        start: float,
+        end: float,
+        attack: bool,
+        told: Told | None,
+    ) -> None:
+        self.problem, self.start, self.end = problem, start, end
+        self.attack, self.told = attack, told
+        self.replay: Replay = problem.model if replay is None else replay
+        self.search: Search | None = None
+
+    def run(self, room: int, kept: Path | None) -> Verdict:
+        """Decide."""
+        cases = tuple(case for case in self.problem.query.cases if has_points(case))
+        if not cases:
+            return self._said(VERIFIED, "the region is empty", "the region")
+        plain = [case for case in cases if len(case.d) == 0]
+        if plain:
+            return self._said(FALSIFIED, "nothing is safe in the region", "the region", plain[0])
+        query = replace(self.problem.query, cases=cases)
+        search = self.search = self._prepare(query, room)
+        if self.attack and search.bounded == 0:
+            self._descend(search)
+        try:
+            why = search.run(self.end)
+        except KeyboardInterrupt:
+            verdict = self._verdict("interrupted")
+            raise Interrupted(verdict, str(verdict)) from None
+        return self._verdict(why)
+
+    def _prepare(self, query: Query, room: int) -> Search:
+        """Compile the model, and get ready to search."""
+        x = self.problem.x
+        cases = tuple(case.to(x) for case in query.cases)
+        net = certify(self.problem.model, Box(x, x), budget=None)
+        found = net.admitted(x, sound=True)
+        if found.graph.output.numel != query.outputs:
+            raise InputError(
+                f"the property is about {query.outputs} outputs, the model has "
+                f"{found.graph.output.numel}"
+            )
+        system = System(net, found, tuple(x.shape[1:]), cases)
+        self.exact = query.cases
+        return Search(system, InputSplits(system), self._confirmed, room, self.attack, self.told)
+
+    def _descend(self, search: Search) -> None:
+        """Try random points of each case, and where gradients lead."""
+        system, generator = search.system, torch.Generator().manual_seed(0)
+        some = max(1, AT_ONCE // STARTS)
+        for first in range(0, len(system.cases), some):
+            cases = system.cases[first : first + some]
+            lower = torch.stack([case.lower for case in cases])
+            upper = torch.stack([case.upper for case in cases])
+            x = random_starts(lower, upper, STARTS, generator)
+            index = torch.arange(first, first + len(cases), device=x.device)
+            index = index.repeat_interleave(STARTS)
+            ends = lower.repeat_interleave(STARTS, 0), upper.repeat_interleave(STARTS, 0)
+            found, _ = descend(system, x, index, *ends, STEPS)
+            search.attempt(found, index)
+            if search.witness is not None or time.perf_counter() > self.end:
+                return
+
+    @torch.no_grad()
+    def _confirmed(self, point: Tensor, index: int) -> bool:
+        """Return whether the model itself violates the property at a point of the region."""
+        x, case = self._placed(point, index), self.exact[index]
+        z = self.replay(x).reshape(1, -1).to(case.C)
+        flat = x.reshape(1, -1).to(case.lower)
+        inside = bool(((flat >= case.lower) & (flat <= case.upper)).all())
+        return inside and bool((case.excess(flat, z) <= 0).all())
+
+    def _placed(self, point: Tensor, index: int) -> Tensor:
+        """Return a point as an input [1, *] of the model that lies in the case's box."""
+        case = self.exact[index]
+        low, high = _within(case, point)
+        return torch.clamp(point, low, high).reshape(self.problem.x.shape)
+
+    def _verdict(self, why: str) -> Verdict:
+        """Return what is known when the search has ended."""
+        search = self.search
+        assert search is not None
+        if search.witness is not None:
+            point, index = search.witness
+            said = "the model violates the property at the witness"
+            x = self._placed(point, index)
+            return self._said(FALSIFIED, said, "points tried", x=x)
+        if why == "done" and not search.stuck:
+            return self._said(VERIFIED, "every sub-problem is proved", "branch and bound")
+        if why == "done":
+            why = "rounding: boxes of a point's size are left, where no violation shows"
+        return self._said(UNKNOWN, why, "branch and bound")
+
+    def _said(
+        self,
+        status: str,
+        reason: str,
+        how: str,
+        case: Case | None = None,
+        x: Tensor | None = None,
+    ) -> Verdict:
+        if case is not None:
+            x = case.lower.to(self.problem.x).reshape(self.problem.x.shape)
+        with torch.no_grad():
+            output = None if x is None else self.replay(x)[0]
+        search = self.search
+        return Verdict(
+            status=status,
+            reason=reason,
+            witness=None if x is None else x[0],
+            output=output,
+            bound=math.inf if search is None else search.bound,
+            open=0 if search is None or status != UNKNOWN else search.left,
+            bounded=0 if search is None else search.bounded,
+            seconds=time.perf_counter() - self.start,
+            how=how,
+            curve=() if search is None else tuple(search.curve),
+        )
+
+
+def _within(case: Case, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of a case's box in another dtype, not outside of it."""
+    low, high = case.lower.to(like), case.upper.to(like)
+    low = torch.where(low.to(case.lower) < case.lower, torch.nextafter(low, low + torch.inf), low)
+    high = torch.where(
+        high.to(case.upper) > case.upper, torch.nextafter(high, high - torch.inf), high
+    )
+    return low, high
