@@ -18,8 +18,14 @@ from autodual.verify.verdict import Moment
 FIRST, MOST = 32, 1024
 """How many sub-problems are bounded together at the start, and at most."""
 
-TRIED, STEPS = 8, 5
-"""How many of a batch's best points go on by gradient descent, and how far."""
+TRIED, STEPS = 128, 30
+"""How many points of a batch go on by gradient descent, and how far."""
+
+SHARE = 0.2
+"""Which part of the time that may take."""
+
+CHECKED = 8
+"""How many points of a batch the model is asked about."""
 
 OFTEN = 0.5
 """Seconds between two points of the curve, at first; later, a part of the time gone by."""
@@ -82,6 +88,7 @@ class Search:
         self.bounded, self.size = 0, FIRST
         self.curve: list[Moment] = []
         self.seconds, self._start = 0.0, time.perf_counter()
+        self._descending, self._generator = 0.0, torch.Generator().manual_seed(0)
 
     @property
     def done(self) -> bool:
@@ -131,39 +138,42 @@ class Search:
         self.bounded += len(nodes)
         self.size = min(2 * self.size, MOST)
         if self.attack:
-            self.attempt(step.points, step.case, step.children)
+            self.attempt(step.points, step.case)
 
-    def attempt(self, points: Tensor, case: Tensor, around: Nodes | None = None) -> None:
-        """Try points [P, n], and what gradients make of the best."""
-        if len(points) == 0 or self.witness is not None:
+    def attempt(self, points: Tensor, case: Tensor) -> None:
+        """Try points [P, n], and now and then where gradients lead from some."""
+        if len(points) == 0:
             return
-        worst = self.system.excess(points, case).amax(1).nan_to_num(torch.inf)
-        best = worst.topk(min(TRIED, len(worst)), largest=False).indices
-        if bool((worst[best] <= 0).any()):
-            self._check(points[best], case[best], worst[best])
-            if self.done:
-                return
-        root = self.system.cases
-        lower = torch.stack([root[c].lower for c in case[best].tolist()])
-        upper = torch.stack([root[c].upper for c in case[best].tolist()])
-        found, least = descend(self.system, points[best], case[best], lower, upper, STEPS)
-        if bool((least <= 0).any()):
-            self._check(found, case[best], least)
+        self._try(points, case)
+        if self.done or self._descending > SHARE * (time.perf_counter() - self._start):
+            return
+        start = time.perf_counter()
+        chosen = torch.randperm(len(points), generator=self._generator)[:TRIED].to(case.device)
+        lower = torch.stack([c.lower for c in self.system.cases])[case[chosen]]
+        upper = torch.stack([c.upper for c in self.system.cases])[case[chosen]]
+        found, _ = descend(self.system, points[chosen], case[chosen], lower, upper, STEPS)
+        self._try(found, case[chosen])
+        self._descending += time.perf_counter() - start
 
-    def _check(self, points: Tensor, case: Tensor, worst: Tensor) -> None:
-        """Ask the model about points that the graph calls unsafe; farther on if it disagrees."""
-        for i in (worst <= 0).nonzero().squeeze(1).tolist():
+    def _try(self, points: Tensor, case: Tensor) -> None:
+        """Ask the graph about points, and the model about those that the graph calls unsafe.
+
+        Where the two disagree, points farther on are tried.
+        """
+        worst = self.system.excess(points, case).amax(1)
+        for i in (worst <= 0).nonzero().squeeze(1)[:CHECKED].tolist():
             root, index = self.system.cases[int(case[i])], int(case[i])
-            if self.confirm(points[i], index):
-                self.witness = points[i], index
-                return
-            ends = root.lower[None], root.upper[None]
-            far, _ = descend(
-                self.system, points[i : i + 1], case[i : i + 1], *ends, 20, goal=-math.inf
+            at, which, ends = (
+                points[i : i + 1],
+                case[i : i + 1],
+                (root.lower[None], root.upper[None]),
             )
-            if self.confirm(far[0], index):
-                self.witness = far[0], index
-                return
+            if not self.confirm(at[0], index):
+                at, _ = descend(self.system, at, which, *ends, STEPS, goal=-math.inf)
+                if not self.confirm(at[0], index):
+                    continue
+            self.witness = at[0], index
+            return
 
     def _note(self, last: bool = False) -> None:
         """Note how far it is, now and then."""
