@@ -32,7 +32,7 @@ from autodual.threat import (
     Union,
     Wasserstein,
 )
-from autodual.verify import Region, Verdict, X, Y, all_of, any_of, verify
+from autodual.verifier import Region, Verdict, X, Y, all_of, any_of, verify
 from autodual.working import progress
 
 __version__ = "0.1.0"

@@ -99,9 +99,13 @@ class Polytope:
         Args:
             about: whether it is about the input's set alone.
         """
-        rows = sp.vstack([self.rows, wide(sp.csr_matrix(row), len(self.low))], format="csr")
-        most_of_all, of_set = np.append(self.most, most), np.append(self.about, about)
-        return replace(self, rows=rows, most=most_of_all, about=of_set)
+        return self.with_rows(sp.csr_matrix(row), np.array([most]), about)
+
+    def with_rows(self, rows: sp.csr_matrix, most: Array, about: bool = False) -> Polytope:
+        """Return the polytope with more constraints, rows d ≤ most; the rest is as for ``cut``."""
+        joined = sp.vstack([self.rows, wide(rows, len(self.low))], format="csr")
+        of_set = np.append(self.about, np.full(len(most), about))
+        return replace(self, rows=joined, most=np.append(self.most, most), about=of_set)
 
     def trimmed(self, point: Array, radius: float | None) -> Polytope | None:
         """Return the polytope less a point outside the ball; None if the point is not outside.

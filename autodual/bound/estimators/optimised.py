@@ -121,10 +121,14 @@ class Mixture:
     """The means of planes by which each of some rows passes the ops.
 
     Those for which there is no share yet start at the network's own planes.
+
+    Attributes:
+        losses: what each entry of an op last added to each row's sum, [R, *].
     """
 
     shares: dict[Value, Sequence[Tensor]] = field(default_factory=dict)
     met: dict[Value, Sequence[Facet]] = field(default_factory=dict)
+    losses: dict[Value, Tensor] = field(default_factory=dict)
 
     def __call__(
         self, layer: Layer, rows: Rows, memo: Memo
@@ -144,6 +148,7 @@ class Mixture:
         for other, share in zip(others, self.shares[value], strict=True):
             mean = [torch.lerp(a, b, share) for a, b in zip(mean, other, strict=True)]
         *pulled, far = mean
+        self.losses[value] = far.detach()
         return [rows.become(p) for p in pulled], far.flatten(1).sum(1)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.verify.clip import Lines
-from autodual.verify.pool import Nodes, Step
-from autodual.verify.system import System
+from autodual.verifier.clip import Lines
+from autodual.verifier.pool import Nodes, Step
+from autodual.verifier.system import System
 
 LEVELS = 3.0
 """A dear bound pays where it is as far ahead of the cheap one as so many cuts would be."""

@@ -15,8 +15,8 @@ from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.query import Case
 from autodual.threat import Box
-from autodual.verify.blame import lines_and_blame
-from autodual.verify.clip import Lines
+from autodual.verifier.blame import lines_and_blame
+from autodual.verifier.clip import Lines
 
 if TYPE_CHECKING:
     from autodual.certified import Certified, Compiled
@@ -37,6 +37,11 @@ class System:
     found: Compiled
     shape: tuple[int, ...]
     cases: tuple[Case, ...]
+
+    @property
+    def like(self) -> Tensor:
+        """An input, for its dtype and device."""
+        return self.found.x
 
     @cached_property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:

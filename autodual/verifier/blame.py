@@ -15,7 +15,7 @@ from autodual.bound.rows import Memo, Rows
 from autodual.bound.travel import passage
 from autodual.duals import Planes
 from autodual.front.ir import Value
-from autodual.verify.clip import Lines
+from autodual.verifier.clip import Lines
 
 Pulled = tuple[list[Rows], "Tensor | None"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.query import Case, Query
-from autodual.verify.statements import MOST_CASES, Index, Region, Row, Statement
+from autodual.verifier.statements import MOST_CASES, Index, Region, Row, Statement
 
 Shape = tuple[int, ...]
 

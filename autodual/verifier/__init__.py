@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autodual.verify.statements import Region, Statement, X, Y, all_of, any_of
-from autodual.verify.verdict import Moment, Verdict
-from autodual.verify.verify import verify
+from autodual.verifier.statements import Region, Statement, X, Y, all_of, any_of
+from autodual.verifier.verdict import Moment, Verdict
+from autodual.verifier.verify import verify
 
 __all__ = ["Moment", "Region", "Statement", "Verdict", "X", "Y", "all_of", "any_of", "verify"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,16 +16,20 @@ from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
 from autodual.query import Case, Query
 from autodual.threat import Box
-from autodual.verify.falsify import STARTS, STEPS, descend, random_starts
-from autodual.verify.inputs import InputSplits
-from autodual.verify.problem import has_points, to_query
-from autodual.verify.search import Search, Told
-from autodual.verify.statements import Region, as_statement
-from autodual.verify.system import System
-from autodual.verify.verdict import FALSIFIED, UNKNOWN, VERIFIED, Verdict
+from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
+from autodual.verifier.inputs import InputSplits
+from autodual.verifier.problem import has_points, to_query
+from autodual.verifier.search import Branching, Search, Told
+from autodual.verifier.statements import Region, as_statement
+from autodual.verifier.system import System
+from autodual.verifier.units import UnitSplits
+from autodual.verifier.verdict import FALSIFIED, UNKNOWN, VERIFIED, Verdict
 
 Replay = Callable[[Tensor], Tensor]
 """Inputs [1, *] → outputs, of the model as it is deployed."""
+
+FEW = 20
+"""How many inputs may vary where they are cut, and not units of the network."""
 
 AT_ONCE = 1024
 """How many points are tried together."""
@@ -180,7 +184,8 @@ class _Job:
             )
         system = System(net, found, tuple(x.shape[1:]), cases)
         self.exact = query.cases
-        return Search(system, InputSplits(system), self._confirmed, room, self.attack, self.told)
+        branching: Branching = InputSplits(system) if _few(cases) else UnitSplits(system)
+        return Search(system, branching, self._confirmed, room, self.attack, self.told)
 
     def _descend(self, search: Search) -> None:
         """Try random points of each case, and where gradients lead."""
@@ -254,6 +259,11 @@ class _Job:
             how=how,
             curve=() if search is None else tuple(search.curve),
         )
+
+
+def _few(cases: Sequence[Case]) -> bool:
+    """Return whether few inputs vary, so that they are what is cut."""
+    return max(int((case.lower < case.upper).sum()) for case in cases) <= FEW
 
 
 def _within(case: Case, like: Tensor) -> tuple[Tensor, Tensor]:

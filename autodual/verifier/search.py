@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from autodual.verify.falsify import descend
-from autodual.verify.pool import Nodes, Pool, Step
-from autodual.verify.system import System
-from autodual.verify.verdict import Moment
+from autodual.verifier.falsify import descend
+from autodual.verifier.pool import Nodes, Pool, Step
+from autodual.verifier.system import System
+from autodual.verifier.verdict import Moment
 
 FIRST, MOST = 32, 1024
 """How many sub-problems are bounded together at the start, and at most."""

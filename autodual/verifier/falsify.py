@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autodual.verify.system import System
+from autodual.verifier.system import System
 
 STARTS, STEPS = 32, 40
 """How many points of each case's box are tried before any bound, and in how many steps."""

@@ -1,0 +1,98 @@
+"""Sub-problems in which nothing is left to cut: a linear program decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
+from autodual.verifier.pool import Nodes
+
+if TYPE_CHECKING:
+    from autodual.verifier.units import UnitSplits
+
+
+def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor]:
+    """Decide sub-problems by the least t with g ≤ t for all rows g of their case.
+
+    The dual point of HiGHS proves a bound on t: its rows' part are weights λ.
+
+    Returns:
+        Those that stay undecided, and a point of each program that did not prove, [P, n].
+    """
+    points, open_ = list[Tensor](), list[int]()
+    matrices = Matrices()
+    for i in range(len(nodes)):
+        one = nodes.select(torch.tensor([i], device=nodes.bound.device))
+        least, point = _least(branching, one, matrices)
+        if not least > 0:
+            open_.append(i)
+            if point is not None:
+                points.append(point)
+    index = torch.tensor(open_, dtype=torch.int64, device=nodes.bound.device)
+    like = branching.system.like
+    found = torch.stack(points) if points else like.new_zeros(0, like[0].numel())
+    return nodes.select(index), found
+
+
+def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[float, Tensor | None]:
+    """Return a bound on t, and the point of the input at which HiGHS found it."""
+    network, boxes = branching.network_of(node)
+    program = polytope(network, matrices)
+    for value, box in boxes.items():
+        program = _within(program, value, box.lower - network.nominal(value).flatten(1), -1)
+        program = _within(program, value, box.upper - network.nominal(value).flatten(1), 1)
+    system, count = branching.system, len(program.low)
+    specs = {v: c[0] for v, c in system.specs(node.case).items()}
+    values = sum(
+        (c.double().flatten(1) @ network.nominal(v).double().flatten() for v, c in specs.items()),
+        -system.rows[2][node.case][0].double(),
+    )
+    costs, nominal = program.cost(specs), array(values)
+    rows = sp.vstack(
+        [
+            sp.hstack([program.rows, sp.csr_matrix((program.rows.shape[0], 1))]),
+            sp.hstack([sp.csr_matrix(costs), -np.ones((len(costs), 1))]),
+        ],
+        format="csr",
+    )
+    found = linprog(
+        np.append(np.zeros(count), 1.0),
+        A_ub=rows,
+        b_ub=np.concatenate([program.most, -nominal]),
+        bounds=[*zip(program.low, program.high, strict=True), (None, None)],
+        method="highs",
+    )
+    if found.status == INFEASIBLE:
+        return np.inf, None
+    if found.x is None:
+        return -np.inf, None
+    point = torch.from_numpy(found.x[: program.inputs]).to(system.like)
+    x = network.entry.reference.flatten() + point
+    return _proved(program, costs, nominal, -found.ineqlin.marginals), x
+
+
+INFEASIBLE = 2
+"""What scipy says of a program without a point."""
+
+
+def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:
+    """Return what a dual point proves of t."""
+    y = np.maximum(y, 0)
+    weights = y[program.rows.shape[0] :]
+    total = weights.sum()
+    if not total > 0:
+        return -np.inf
+    own, weights = y[: program.rows.shape[0]] / total, weights / total
+    return program.proved(weights @ costs, own) + float(weights @ nominal)
+
+
+def _within(program: Polytope, value: object, end: Tensor, sign: int) -> Polytope:
+    """Return the polytope with d ≤ end (sign 1) or d ≥ end (−1) for a value's entries."""
+    own = program.maps[value]  # type: ignore[index]
+    return program.with_rows(sign * own, sign * array(end))
