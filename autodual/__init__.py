@@ -32,7 +32,7 @@ from autodual.threat import (
     Union,
     Wasserstein,
 )
-from autodual.verifier import Region, Verdict, X, Y, all_of, any_of, verify
+from autodual.verifier import Moment, Region, Verdict, X, Y, all_of, any_of, verify
 from autodual.working import progress
 
 __version__ = "0.1.0"
@@ -60,6 +60,7 @@ __all__ = [
     "L1Ball",
     "L2Ball",
     "LinfBall",
+    "Moment",
     "Normal",
     "Optimised",
     "Polyhedron",

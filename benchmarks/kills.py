@@ -23,8 +23,8 @@ from torch import nn
 
 import autodual as ad
 from autodual import train
+from autodual.files import load
 from autodual.report.demo import small_net
-from autodual.train.files import load
 
 EPOCHS = 60
 

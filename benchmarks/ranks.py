@@ -21,7 +21,7 @@ from experiments import UNIT, fitted, seeded
 
 import autodual as ad
 from autodual import train
-from autodual.train.files import load, save
+from autodual.files import load, save
 from autodual.train.nets import small
 
 

@@ -15,7 +15,7 @@ import torch
 
 import autodual as ad
 from autodual import train
-from autodual.train.files import load
+from autodual.files import load
 from autodual.train.nets import medium
 
 EPS, TRAINED, SHARE, WIDTH, RATE = 0.1, 0.13, 0.15, 16, 2e-3

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import autodual as ad
 from autodual import train
 from autodual.errors import InputError, TrainingError, TrainingWarning
-from autodual.train.files import load, save
+from autodual.files import load, save
 from autodual.train.free import attacked_error
 from autodual.train.initial import balance, boxes, tightness
 from autodual.train.losses import differences

@@ -319,20 +319,6 @@ class Layer:
             relaxed = self.step.rule.relax(call, *self.boxes, slopes=slopes)
         return replace(self, inputs=inputs, relaxed=relaxed, grad=torch.is_grad_enabled())
 
-    def with_boxes(
-        self, boxes: Mapping[Value, Interval], inputs: tuple[Layer | Entry, ...]
-    ) -> Layer:
-        """Return the layer relaxed on other boxes, if some are given, with free slopes."""
-        if self.stops or not any(v in boxes for v in self.step.variables[: len(self.boxes)]):
-            return replace(self, inputs=inputs, grad=torch.is_grad_enabled())
-        pairs = zip(self.step.variables, self.boxes, strict=True)
-        own = tuple(boxes.get(v, box) for v, box in pairs)
-        call = self.step.call(self.constants, self.batch)
-        relaxed = self.step.rule.relax(call, *own, at=[box.center for box in own])
-        return replace(
-            self, inputs=inputs, boxes=own, relaxed=relaxed, grad=torch.is_grad_enabled()
-        )
-
     def map(self, f: Change, batch: int, inputs: tuple[Layer | Entry, ...]) -> Layer:
         """Return the layer with every tensor changed, for ``batch`` examples."""
         constants = {v: f(v, t) for v, t in self.constants.items()}

@@ -17,7 +17,6 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
-from autodual.interval import Interval
 from autodual.threat.base import wide
 
 Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
@@ -134,15 +133,6 @@ class Relaxation:
             self.entry,
             self.batch,
             lambda layer, inputs: layer.with_slopes(slopes.get(layer.value), inputs),
-        )
-
-    def with_boxes(self, boxes: Mapping[Value, Interval]) -> Relaxation:
-        """Return the network relaxed on other boxes, by the value that an op reads.
-
-        What it bounds are then the points whose values lie in these.
-        """
-        return self._made_anew(
-            self.entry, self.batch, lambda layer, inputs: layer.with_boxes(boxes, inputs)
         )
 
     def _made_anew(self, entry: Entry, batch: int, make: Make) -> Relaxation:

@@ -67,7 +67,7 @@ def rise(
     """
     total, entry = journey(network, starts, memo, observe, stop, through)
     total = total.unsqueeze(0)
-    return total if entry is None else total + _at_entry(network.entry, entry, memo, two)
+    return total if entry is None else total + at_entry(network.entry, entry, memo, two)
 
 
 def journey(
@@ -98,7 +98,7 @@ def journey(
     return total, nu.get(network.entry.value)
 
 
-def _at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:
+def at_entry(entry: Entry, rows: Rows, memo: Memo, two: bool) -> Tensor:
     """Return deviation_B(ν₁) and, if ``two`` and it differs, deviation_B(−ν₁), [E, R]."""
     if entry.weights is not None:
         return rows.weigh(entry.weights, memo).unsqueeze(0)

@@ -158,7 +158,7 @@ def model_of(spec: str, data: Dataset) -> nn.Module:
     import torch
 
     from autodual.errors import InputError
-    from autodual.train.files import load
+    from autodual.files import load
     from autodual.train.nets import NETS
 
     if spec.endswith(".pt"):

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from autodual.train.files import replacing
+from autodual.files import replacing
 from autodual.train.trainer import Hook, State
 
 

@@ -19,9 +19,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autodual.certified import Certified
 from autodual.errors import InputError, TrainingError
+from autodual.files import load, save
 from autodual.train.augment import Augment
 from autodual.train.batches import Batches, Data, own_rank
-from autodual.train.files import load, save
 from autodual.train.losses import Loss, Robust
 from autodual.train.objective import Objective
 from autodual.train.schedules import Rate, Schedule, constant

@@ -20,8 +20,8 @@ from torch import Tensor
 from autodual.bound.estimators.optimised import Mixture
 from autodual.bound.layer import Layer
 from autodual.bound.relaxation import Relaxation
-from autodual.bound.rows import Memo, Rows, Specs
-from autodual.bound.travel import rise
+from autodual.bound.rows import Memo, Rows, Specs, to_dense
+from autodual.bound.travel import at_entry, journey
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat.base import inner, wide
@@ -39,12 +39,14 @@ class Point:
         multipliers: μ, [M, *] by the value whose interval it is.
         weights: log λ, [M, S].
         losses: what each entry of an op took from the bound at last, [M, *].
+        corner: where the relaxation was least at last, [M, *]; None where it is level.
     """
 
     shares: dict[Value, Sequence[Tensor]]
     multipliers: dict[Value, Tensor]
     weights: Tensor
     losses: dict[Value, Tensor] = field(default_factory=dict)
+    corner: Tensor | None = None
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -106,7 +108,13 @@ class Ascent:
         )
         mixture = _Sized(dict(point.shares))
         start = seeds.rows(self.network.x)
-        far = rise(self.network, start, Memo(False, 0), through=mixture)[0]
+        memo, entry = Memo(False, 0), self.network.entry
+        far, end = journey(self.network, start, memo, through=mixture)
+        if end is not None:
+            far = far + at_entry(entry, end, memo, False)[0]
+            assert entry.weights is not None
+            nu = to_dense(end).full().detach().reshape(len(far), *entry.x.shape[1:])
+            point.corner = entry.reference + nu.sign() * entry.weights
         point.losses, point.shares = mixture.losses, mixture.shares
         return total + sum(nominal[1:], nominal[0]) - far, mixture.sizes
 

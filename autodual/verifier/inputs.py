@@ -17,6 +17,12 @@ LEVELS = 3.0
 SAMPLE = 16
 """How many boxes of each batch are asked both, to know how far ahead the dear one is."""
 
+MOST = 1024
+"""How many boxes are bounded together at most."""
+
+ROOM, COPIES = 2**29, 2
+"""How many bytes the columns of a batch may take where everything is open, and copies of these."""
+
 KEEP = 0.7
 """How much of what was known of that stays when a batch says something new."""
 
@@ -31,6 +37,11 @@ class InputSplits:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        bounded = system.found.program.plan.bounded
+        columns = system.cases[0].lower.numel() + sum(v.numel for v in bounded)
+        widest = max((v.numel for v in bounded), default=1)
+        size = COPIES * columns * widest * system.like.element_size()
+        self.most = max(1, min(MOST, ROOM // size))
         self.gain = self.ahead = 0.0
 
     def roots(self) -> Nodes:
@@ -88,7 +99,7 @@ class InputSplits:
         """Do the same with intervals found by rows."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
         known = system.bound(system.forward, lower, upper)
-        bound = system.bound(system.found, lower, upper, known)
+        bound = system.bound(system.found, lower, upper, known.boxes)
         lines, blame = system.lines(bound, nodes.case)
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
         ahead = ahead[ahead.isfinite()].clamp(min=0)

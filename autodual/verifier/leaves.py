@@ -42,11 +42,11 @@ def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor]:
 
 def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[float, Tensor | None]:
     """Return a bound on t, and the point of the input at which HiGHS found it."""
-    network, boxes = branching.network_of(node)
+    network, boxes, _ = branching.relaxed(node)
     program = polytope(network, matrices)
     for value, box in boxes.items():
-        program = _within(program, value, box.lower - network.nominal(value).flatten(1), -1)
-        program = _within(program, value, box.upper - network.nominal(value).flatten(1), 1)
+        program = _within(program, value, box.lower - network.nominal(value), -1)
+        program = _within(program, value, box.upper - network.nominal(value), 1)
     system, count = branching.system, len(program.low)
     specs = {v: c[0] for v, c in system.specs(node.case).items()}
     values = sum(

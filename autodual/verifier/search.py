@@ -15,8 +15,8 @@ from autodual.verifier.pool import Nodes, Pool, Step
 from autodual.verifier.system import System
 from autodual.verifier.verdict import Moment
 
-FIRST, MOST = 32, 1024
-"""How many sub-problems are bounded together at the start, and at most."""
+FIRST = 32
+"""How many sub-problems are bounded together at the start."""
 
 TRIED, STEPS = 128, 30
 """How many points of a batch go on by gradient descent, and how far."""
@@ -37,7 +37,13 @@ Told = Callable[[Moment], None]
 
 
 class Branching(Protocol):
-    """A way to bound sub-problems and to cut them."""
+    """A way to bound sub-problems and to cut them.
+
+    Attributes:
+        most: how many are bounded together at most.
+    """
+
+    most: int
 
     def roots(self) -> Nodes:
         """Return the sub-problems at the start."""
@@ -126,7 +132,7 @@ class Search:
 
     def _step(self) -> None:
         """Bound the next batch."""
-        nodes = self.pool.take(self.size)
+        nodes = self.pool.take(min(self.size, self.branching.most))
         try:
             step = self.branching.step(nodes)
         except BaseException:
@@ -136,7 +142,7 @@ class Search:
         if len(step.stuck) > 0:
             self.stuck.append(step.stuck)
         self.bounded += len(nodes)
-        self.size = min(2 * self.size, MOST)
+        self.size = 2 * self.size
         if self.attack:
             self.attempt(step.points, step.case)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from autodual.bound.plan import METHODS
 from autodual.bound.reading import Bound
 from autodual.front.evaluate import run
 from autodual.front.ir import Value
@@ -80,15 +82,25 @@ class System:
             below = below + torch.linalg.vecdot(A[case], x.unsqueeze(1))
         return below
 
+    @cached_property
+    def arithmetic(self) -> Compiled:
+        """The model with intervals inside found by interval arithmetic alone."""
+        return self.net.with_options(method=METHODS["ibp+dual"]).admitted(self.found.inputs)
+
     def bound(
-        self, compiled: Compiled, lower: Tensor, upper: Tensor, known: Bound | None = None
+        self,
+        compiled: Compiled,
+        lower: Tensor,
+        upper: Tensor,
+        known: Mapping[Value, Interval] | None = None,
     ) -> Bound:
-        """Relax the network over boxes [B, n], within the intervals of a known bound on them."""
+        """Relax the network over boxes [B, n], within intervals that are known on them."""
         box = Box(lower.reshape(-1, *self.shape), upper.reshape(-1, *self.shape))
         env = {**self.found.env, self.found.graph.perturbed: box.lower}
-        given: dict[Value | str, Interval] = {}
-        if known is not None:
-            given = {v: i for v, i in known.boxes.items() if v != self.found.graph.perturbed}
+        entry = self.found.graph.perturbed
+        given: dict[Value | str, Interval] = {
+            v: box for v, box in (known or {}).items() if v != entry
+        }
         return compiled.program(env, box, given=given)
 
     def specs(self, case: Tensor) -> dict[Value, Tensor]:

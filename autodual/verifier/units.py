@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from autodual.bound.layer import Layer
 from autodual.bound.options import Steps
 from autodual.bound.relaxation import Relaxation
+from autodual.bound.rows import Specs
+from autodual.bound.travel import row_cost
 from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import Piecewise
 from autodual.front.ir import Value
@@ -21,11 +23,20 @@ from autodual.verifier.leaves import decide
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
+if TYPE_CHECKING:
+    from autodual.certified import Compiled
+
 ROOT, BELOW, TRIAL = 40, 12, 0
 """How many steps sub-problems take to their best bound: the first, those below, those on trial."""
 
 CANDIDATES = 3
 """How many units are tried for each cut."""
+
+INSIDE = 10
+"""How many steps rows inside take to their best planes, where one pass has not proved a case."""
+
+ROOM, HELD = 2**27, 16
+"""How many bytes the rows of a batch may take, and how many tensors of each autograd keeps."""
 
 TINY = 1e-9
 """Which part of all that a bound loses a unit must be to blame for, to be cut."""
@@ -62,14 +73,33 @@ class UnitSplits:
         same = [next(j for j, other in enumerate(cases) if _same(case, other)) for case in cases]
         first = sorted(set(same))
         self.region = torch.tensor([first.index(j) for j in same], device=system.like.device)
-        lower = torch.stack([cases[j].lower for j in first])
-        upper = torch.stack([cases[j].upper for j in first])
-        net = system.net.with_options(optimize=Steps(0, 10))
-        self.network = system.bound(net.admitted(system.found.inputs), lower, upper).travelled
+        self.lower = torch.stack([cases[j].lower for j in first])
+        self.upper = torch.stack([cases[j].upper for j in first])
+        self.tight = False
+        self._relax(system.found)
+        cost = row_cost(self.network, Specs.per_example(self._any_rows()))
+        self.most = max(1, ROOM // (HELD * cost.total_bytes))
 
-    @cached_property
-    def units(self) -> list[Unit]:
-        """The units that are open in some region, and can be cut."""
+    def tighten(self) -> None:
+        """Find the intervals anew, each row by the best planes for it."""
+        net = self.system.net.with_options(optimize=Steps(0, INSIDE))
+        self.tight = True
+        self._relax(net.admitted(self.system.found.inputs))
+
+    def _relax(self, compiled: Compiled) -> None:
+        """Relax the network over all regions."""
+        self.network = self.system.bound(compiled, self.lower, self.upper).travelled
+        self.units = self._open_units()
+        self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
+
+    def _any_rows(self) -> dict[Value, Tensor]:
+        """Return a row for each region, to know what one costs."""
+        output = self.network.plan.graph.output
+        rows = self.system.like.new_zeros(self.network.batch, 1, *output.size(1))
+        return {output: rows}
+
+    def _open_units(self) -> list[Unit]:
+        """Return the units that are open in some region, and can be cut."""
         found, start = list[Unit](), 0
         for layer in self.network.layers.values():
             if isinstance(layer.step.rule, Elementwise) and len(layer.boxes) == 1:
@@ -85,8 +115,11 @@ class UnitSplits:
 
     def roots(self) -> Nodes:
         """Return the whole region of each case."""
-        case = torch.arange(len(self.system.cases), device=self.region.device)
-        boxes = self._boxes(self.region)
+        return self._roots(torch.arange(len(self.system.cases), device=self.region.device))
+
+    def _roots(self, case: Tensor) -> Nodes:
+        """Return the whole regions of some cases."""
+        boxes = self._boxes(self.region[case])
         ends = [
             torch.cat([end(boxes[u.value])[:, u.index] for u in self.units], 1)
             if self.units
@@ -108,19 +141,28 @@ class UnitSplits:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return nothing: all it knows is in the sub-problems."""
-        return {}
+        """Return whether intervals were tightened."""
+        return {"tight": self.tight}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Hear nothing."""
+        """Find the intervals again."""
+        if state["tight"]:
+            self.tighten()
 
     def step(self, nodes: Nodes) -> Step:
         """Bound sub-problems, and cut one unit of each that stays open."""
+        if not self.tight:
+            nodes, _ = self._bounded(nodes, TRIAL)
+            nodes = nodes.select(~(nodes.bound > 0))
+            if len(nodes) == 0:
+                return Step(nodes, nodes["corner"], nodes.case, nodes)
+            self.tighten()
+            nodes = self._roots(nodes.case)
         fresh = bool(nodes.bound.isneginf().any())
         nodes, losses = self._bounded(nodes, ROOT if fresh else BELOW)
         kept = (~(nodes.bound > 0)).nonzero().squeeze(1)
         nodes, losses = nodes.select(kept), losses[kept]
-        points, case = self._points(nodes)
+        nodes, points, case = nodes.without("corner"), nodes["corner"], nodes.case
         whole = ~(losses > 0).any(1) if losses.shape[1] else torch.ones_like(nodes.bound).bool()
         ends = nodes.select(whole)
         stuck, more = decide(self, ends)
@@ -130,22 +172,38 @@ class UnitSplits:
             case = torch.cat([case, ends.case[: len(more)]])
         return Step(cut, points, case, stuck)
 
-    def network_of(self, nodes: Nodes) -> tuple[Relaxation, dict[Value, Interval]]:
-        """Return the network relaxed on the intervals of sub-problems, and these, [M, *]."""
+    def relaxed(self, nodes: Nodes) -> tuple[Relaxation, dict[Value, Interval], Tensor]:
+        """Return the network relaxed on the intervals of sub-problems.
+
+        Interval arithmetic carries on what cuts have narrowed; where ops are curved rows do, since
+        no number of cuts would make these exact.
+
+        Returns:
+            The network; the intervals of the values that are cut, [M, *size(1)]; which sub-problems
+            are empty, [M] bool.
+        """
         region = self.region[nodes.case]
-        boxes = self._boxes(region)
+        given = dict[Value, Interval]()
+        for value, box in self._boxes(region).items():
+            given[value] = box
         for unit in self.units:
-            value, box = unit.value, boxes[unit.value]
+            box = given[unit.value]
             lower, upper = (
                 end.index_copy(1, unit.index, nodes[name][:, unit.place])
                 for end, name in ((box.lower, "low"), (box.upper, "high"))
             )
-            boxes[value] = Interval(lower, upper)
-        shaped = {
-            v: box.map(lambda end, v=v: v.in_layout(end.reshape(-1, *v.size(1))))  # type: ignore[misc]
-            for v, box in boxes.items()
-        }
-        return self.network.select(region).with_boxes(shaped), boxes
+            given[unit.value] = Interval(lower, upper)
+        laid = {v: box.map(partial(_laid, v)) for v, box in given.items()}
+        ends = self.lower[region], self.upper[region]
+        compiled = self.system.found if self.smooth else self.system.arithmetic
+        bound = self.system.bound(compiled, *ends, laid)
+        boxes, empty = dict[Value, Interval](), torch.zeros_like(nodes.bound, dtype=torch.bool)
+        for value in given:
+            each = partial(value.per_example, batch=len(nodes))
+            boxes[value] = bound.boxes[value].map(each)
+            crossed = boxes[value].lower > boxes[value].upper
+            empty = empty | crossed.flatten(1).any(1)
+        return bound.travelled, boxes, empty
 
     def _boxes(self, region: Tensor) -> dict[Value, Interval]:
         """Return the intervals of the values that are cut, [M, numel] each."""
@@ -159,28 +217,28 @@ class UnitSplits:
 
     def _bounded(self, nodes: Nodes, steps: int) -> tuple[Nodes, Tensor]:
         """Return sub-problems with their best bounds, and what each unit takes from these."""
-        if len(nodes) == 0:
-            return nodes, nodes["low"]
-        network, boxes = self.network_of(nodes)
+        network, boxes, empty = self.relaxed(nodes)
         whole = self._boxes(self.region[nodes.case])
-        narrowed = {
-            v: (
-                (box.lower > whole[v].lower).to(box.lower).reshape(-1, *v.size(1)),
-                (box.upper < whole[v].upper).to(box.upper).reshape(-1, *v.size(1)),
+        narrowed = dict[Value, tuple[Tensor, Tensor]]()
+        for unit in self.units:
+            own = whole[unit.value].map(lambda end, u=unit: end[:, u.index])  # type: ignore[misc]
+            sides = (
+                nodes["low"][:, unit.place] > own.lower,
+                nodes["high"][:, unit.place] < own.upper,
             )
-            for v, box in boxes.items()
-        }
-        shaped = {
-            v: box.map(lambda end, v=v: end.reshape(-1, *v.size(1)))  # type: ignore[misc]
-            for v, box in boxes.items()
-        }
+            size, nothing = unit.value.size(1), torch.zeros_like(whole[unit.value].lower)
+            low, high = (
+                nothing.index_copy(1, unit.index, side.to(nothing)).reshape(-1, *size)
+                for side in sides
+            )
+            narrowed[unit.value] = low, high
         specs = {
             v: c.expand(len(nodes), *c.shape[1:]) for v, c in self.system.specs(nodes.case).items()
         }
         offset = self.system.rows[2][nodes.case]
-        ascent = Ascent(network, specs, offset, shaped, narrowed)
+        ascent = Ascent(network, specs, offset, boxes, narrowed)
         point = self._point(nodes, network)
-        bound = ascent.run(point, steps)
+        bound = ascent.run(point, steps).masked_fill(empty, torch.inf)
         return self._noted(nodes, point, torch.fmax(nodes.bound, bound), network)
 
     def _point(self, nodes: Nodes, network: Relaxation) -> Point:
@@ -209,7 +267,10 @@ class UnitSplits:
                 share[:, unit.place] = point.shares[out][0].flatten(1)[:, unit.index]
             if out in point.losses:
                 losses[:, unit.place] = point.losses[out].flatten(1)[:, unit.index]
-        data = {**nodes.data, "share": share, "mu": mu, "weights": point.weights}
+        corner = self.lower[self.region[nodes.case]]
+        corner = corner if point.corner is None else point.corner.flatten(1)
+        found = {"share": share, "mu": mu, "weights": point.weights, "corner": corner}
+        data = {**nodes.data, **found}
         total = losses.sum(1, keepdim=True)
         losses = torch.where(losses > TINY * total, losses, 0.0)
         middle = self._middles(nodes)
@@ -241,13 +302,13 @@ class UnitSplits:
         if len(nodes) == 0:
             return nodes
         count = min(CANDIDATES, losses.shape[1])
-        units = losses.topk(count, dim=1).indices
+        worst = losses.topk(count, dim=1)
+        units = torch.where(worst.values > 0, worst.indices, worst.indices[:, :1])
         tried = [self._halves(nodes, units[:, i]) for i in range(count)]
         if count == 1:
             return tried[0]
         each = [self._bounded(t, TRIAL)[0].bound.reshape(2, -1) for t in tried]
         worth = torch.stack([e.clamp(max=0).amin(0) + 1e-3 * e.clamp(max=0).amax(0) for e in each])
-        worth = worth.masked_fill(losses.gather(1, units).mT == 0, -torch.inf)
         best = worth.argmax(0)
         return self._halves(nodes, units.gather(1, best.unsqueeze(1)).squeeze(1))
 
@@ -260,14 +321,10 @@ class UnitSplits:
         low = torch.cat([nodes["low"], nodes["low"].scatter(1, place, at)])
         return Nodes(twice.bound, twice.case, {**twice.data, "low": low, "high": high})
 
-    def _points(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
-        """Return points worth trying: the middle of each region."""
-        cases = self.system.cases
-        lower = torch.stack([case.lower for case in cases])[nodes.case]
-        upper = torch.stack([case.upper for case in cases])[nodes.case]
-        generator = torch.Generator().manual_seed(len(nodes))
-        share = torch.rand(lower.shape, generator=generator, dtype=lower.dtype).to(lower.device)
-        return torch.lerp(lower, upper, share), nodes.case
+
+def _laid(value: Value, entries: Tensor) -> Tensor:
+    """Return entries [M, numel] in a value's layout."""
+    return value.in_layout(entries.reshape(-1, *value.size(1)))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from autodual.bound.memory import default_memory, parse_memory
 from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
+from autodual.files import load, save
 from autodual.query import Case, Query
 from autodual.threat import Box
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
@@ -24,6 +27,9 @@ from autodual.verifier.statements import Region, as_statement
 from autodual.verifier.system import System
 from autodual.verifier.units import UnitSplits
 from autodual.verifier.verdict import FALSIFIED, UNKNOWN, VERIFIED, Verdict
+
+BRANCH = "auto", "inputs", "units", "programs"
+"""What sub-problems are made by."""
 
 Replay = Callable[[Tensor], Tensor]
 """Inputs [1, *] → outputs, of the model as it is deployed."""
@@ -41,6 +47,7 @@ def verify(
     property: object,
     timeout: float = math.inf,
     *,
+    branch: str = "auto",
     memory: int | str | None = None,
     attack: bool = True,
     resume: str | Path | None = None,
@@ -60,6 +67,9 @@ def verify(
             outputs, or a ``Query``, which brings its own boxes: then ``region`` is an example's
             input, or None where inputs are flat.
         timeout: in seconds.
+        branch: what is cut: "inputs", sides of the box; "units", intervals inside the network;
+            "auto", inputs where few of them vary and else units; or "programs" for one
+            mixed-integer program for each case, of ops made of linear pieces.
         memory: how much open sub-problems may take, in bytes or as text like ``"2GiB"``.
         attack: whether points are tried; without, only proofs can end the search.
         resume: a file in which a search that is stopped is kept, and from which it goes on.
@@ -74,11 +84,13 @@ def verify(
     start = time.perf_counter()
     if not (isinstance(timeout, int | float) and timeout > 0):
         raise InputError(f"timeout is a number of seconds above 0, not {timeout!r}")
+    if branch not in BRANCH:
+        raise InputError(f"branch={branch!r} is none of {', '.join(BRANCH)}")
     room = parse_memory(memory)
     problem = _stated(model, region, property)
     room = default_memory(problem.x.device) // 2 if room is None else room
     job = _Job(problem, replay, start, start + timeout, attack, told)
-    return job.run(room, None if resume is None else Path(resume))
+    return job.run(branch, room, None if resume is None else Path(resume))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +160,12 @@ class _Job:
         told: Told | None,
     ) -> None:
         self.problem, self.start, self.end = problem, start, end
-        self.attack, self.told = attack, told
+        self.attack, self.told, self.how = attack, told, ""
+        self.exact = problem.query.cases
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
 
-    def run(self, room: int, kept: Path | None) -> Verdict:
+    def run(self, branch: str, room: int, kept: Path | None) -> Verdict:
         """Decide."""
         cases = tuple(case for case in self.problem.query.cases if has_points(case))
         if not cases:
@@ -160,21 +173,28 @@ class _Job:
         plain = [case for case in cases if len(case.d) == 0]
         if plain:
             return self._said(FALSIFIED, "nothing is safe in the region", "the region", plain[0])
-        query = replace(self.problem.query, cases=cases)
-        search = self.search = self._prepare(query, room)
-        if self.attack and search.bounded == 0:
+        system = self._compiled(replace(self.problem.query, cases=cases))
+        if branch == "auto":
+            branch = "inputs" if _varying(cases) <= FEW else "units"
+        self.how = f"branching on {branch}"
+        branching: Branching = InputSplits(system) if branch == "inputs" else UnitSplits(system)
+        search = Search(system, branching, self._confirmed, room, self.attack, self.told)
+        self.search = search
+        kept = None if branch == "programs" else kept
+        if kept is not None and kept.exists():
+            search.load(self._read(kept))
+        elif self.attack:
             self._descend(search)
         try:
-            why = search.run(self.end)
+            why = self._programs(search) if branch == "programs" else search.run(self.end)
         except KeyboardInterrupt:
-            verdict = self._verdict("interrupted")
+            verdict = self._verdict("interrupted", kept)
             raise Interrupted(verdict, str(verdict)) from None
-        return self._verdict(why)
+        return self._verdict(why, kept)
 
-    def _prepare(self, query: Query, room: int) -> Search:
-        """Compile the model, and get ready to search."""
+    def _compiled(self, query: Query) -> System:
+        """Compile the model."""
         x = self.problem.x
-        cases = tuple(case.to(x) for case in query.cases)
         net = certify(self.problem.model, Box(x, x), budget=None)
         found = net.admitted(x, sound=True)
         if found.graph.output.numel != query.outputs:
@@ -182,10 +202,46 @@ class _Job:
                 f"the property is about {query.outputs} outputs, the model has "
                 f"{found.graph.output.numel}"
             )
-        system = System(net, found, tuple(x.shape[1:]), cases)
         self.exact = query.cases
-        branching: Branching = InputSplits(system) if _few(cases) else UnitSplits(system)
-        return Search(system, branching, self._confirmed, room, self.attack, self.told)
+        cases = tuple(case.to(x) for case in query.cases)
+        return System(net, found, tuple(x.shape[1:]), cases)
+
+    def _programs(self, search: Search) -> str:
+        """Ask a program about each case; return why any stays open."""
+        from autodual.verifier.programs import decide_by_programs  # scipy takes a while to import
+
+        self.how, left = "mixed-integer programs", list[str]()
+        for i, why, point in decide_by_programs(search.system, self.end):
+            search.bounded += 1
+            if point is not None:
+                case = torch.tensor([i], device=point.device)
+                search.attempt(point.reshape(1, -1), case)
+            if search.witness is not None:
+                return "done"
+            if why is not None:
+                left.append(why)
+        if not left:
+            search.pool.parts = []
+        return left[0] if left else "done"
+
+    def _print(self) -> str:
+        """Return what tells this problem from others: the model's numbers, and the query's."""
+        digest = hashlib.sha256()
+        numbers = [t for c in self.exact for t in (c.lower, c.upper, c.A, c.C, c.d)]
+        for tensor in (*self.problem.model.state_dict().values(), *numbers):
+            digest.update(str(tensor.shape).encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return f"{self.how}, {digest.hexdigest()}"
+
+    def _read(self, kept: Path) -> dict[str, Any]:
+        """Return a search that was stopped."""
+        state = load(kept)
+        if not isinstance(state, dict) or state.get("print") != self._print():
+            raise InputError(
+                f"{kept} is of another model, region, property or branch: remove it, or name "
+                "another file"
+            )
+        return state
 
     def _descend(self, search: Search) -> None:
         """Try random points of each case, and where gradients lead."""
@@ -219,20 +275,23 @@ class _Job:
         low, high = _within(case, point)
         return torch.clamp(point, low, high).reshape(self.problem.x.shape)
 
-    def _verdict(self, why: str) -> Verdict:
-        """Return what is known when the search has ended."""
+    def _verdict(self, why: str, kept: Path | None) -> Verdict:
+        """Return what is known when the search has ended; keep what is left in a file."""
         search = self.search
         assert search is not None
+        if kept is not None and not search.done:
+            save({**search.state(), "print": self._print()}, kept)
+        elif kept is not None:
+            kept.unlink(missing_ok=True)
         if search.witness is not None:
             point, index = search.witness
             said = "the model violates the property at the witness"
-            x = self._placed(point, index)
-            return self._said(FALSIFIED, said, "points tried", x=x)
+            return self._said(FALSIFIED, said, self.how, x=self._placed(point, index))
         if why == "done" and not search.stuck:
-            return self._said(VERIFIED, "every sub-problem is proved", "branch and bound")
+            return self._said(VERIFIED, "every sub-problem is proved", self.how)
         if why == "done":
-            why = "rounding: boxes of a point's size are left, where no violation shows"
-        return self._said(UNKNOWN, why, "branch and bound")
+            why = "rounding: what is left can be cut no more, and no violation shows"
+        return self._said(UNKNOWN, why, self.how)
 
     def _said(
         self,
@@ -261,9 +320,9 @@ class _Job:
         )
 
 
-def _few(cases: Sequence[Case]) -> bool:
-    """Return whether few inputs vary, so that they are what is cut."""
-    return max(int((case.lower < case.upper).sum()) for case in cases) <= FEW
+def _varying(cases: Sequence[Case]) -> int:
+    """Return how many inputs vary at most."""
+    return max(int((case.lower < case.upper).sum()) for case in cases)
 
 
 def _within(case: Case, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,12 @@ import torch
 
 from autodual.errors import InputError
 
+UNREADABLE = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
+    *(LookupError, TypeError, AttributeError, AssertionError),
+)
+"""What reading a file raises that holds something else."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -45,5 +51,5 @@ def load(path: Path) -> Any:
         raise InputError(f"there is no file {path}")
     try:
         return torch.load(path, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is no whole file of tensors: {error}") from error

@@ -1,0 +1,68 @@
+"""A query as mixed-integer programs, one for each case: for small nets of linear pieces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from autodual.solve.branching import OVER, Outcome, Whole, margin_of, streamed
+from autodual.solve.integer import whole_network
+from autodual.solve.polytope import Matrices, array
+from autodual.verifier.system import System
+
+Answer = tuple[int, Outcome]
+"""The number of a case, and what was found."""
+
+
+def decide_by_programs(
+    system: System, end: float
+) -> Iterator[tuple[int, str | None, Tensor | None]]:
+    """Yield for each case why it stays open, None where it is proved, and a point to try if any.
+
+    A program asks for a point at which all rows of a case are 0 or less; what HiGHS finds not to
+    exist is proved as far as its tolerance goes, against which each row is let up by 1e-5 of its
+    size.
+    """
+    for i, outcome in streamed(_jobs(system, end)):
+        point = None
+        if outcome.point is not None:
+            lower, upper = system.cases[i].lower, system.cases[i].upper
+            d = torch.from_numpy(outcome.point).to(lower)
+            point = (lower + upper) * 0.5 + d
+        why = "time" if outcome.why == OVER else outcome.why
+        yield i, None if outcome.nothing else why or "rounding", point
+
+
+def _jobs(system: System, end: float) -> Iterator[partial[Answer]]:
+    """Yield a program for each case."""
+    matrices = Matrices()
+    for i, case in enumerate(system.cases):
+        bound = system.bound(system.found, case.lower[None], case.upper[None])
+        network = bound.travelled
+        specs = system.specs(torch.tensor([i], device=case.lower.device))
+        whole = whole_network(network, matrices)
+        costs = whole.cost({v: c[0] for v, c in specs.items()})
+        values = sum(
+            (
+                c[0].double().flatten(1) @ network.nominal(v).double().flatten()
+                for v, c in specs.items()
+            ),
+            -system.rows[2][i].double(),
+        )
+        nominal = array(values)
+        unit = Whole(whole, None).unit
+        for cost, value in zip(costs[1:], nominal[1:], strict=True):
+            whole = whole.cut(cost, margin_of(cost * unit, value) - value)
+        program = Whole(whole, None)
+        yield partial(_asked, i, program, costs[0], float(nominal[0]), end)
+
+
+def _asked(i: int, program: Whole, cost: object, value: float, end: float) -> Answer:
+    """Return the answer about a case."""
+    if time.perf_counter() >= end:
+        return i, Outcome(float("-inf"), why=OVER)
+    return i, program.sought(cost, value, 0.0, end)  # type: ignore[arg-type]

@@ -1,0 +1,350 @@
+"""The verifier: no wrong verdict, on either kind of branching, with attacks and without."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autodual as ad
+from autodual.errors import InputError, Interrupted, UnsupportedOpError
+from autodual.query import Case, Query
+from autodual.verifier import clip, inputs, units
+from autodual.verifier.clip import Lines
+from autodual.verifier.pool import Nodes
+
+BRANCH = ["inputs", "units", "programs"]
+
+
+def net(seed: int, n: int = 2, hidden: int = 8, outputs: int = 3, act: type = nn.ReLU) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = nn.Sequential(
+        nn.Linear(n, hidden), act(), nn.Linear(hidden, hidden), act(), nn.Linear(hidden, outputs)
+    )
+    return layers.double()
+
+
+def grid(lower: Tensor, upper: Tensor, count: int) -> Tensor:
+    axes = [
+        torch.linspace(float(a), float(b), count).double()
+        for a, b in zip(lower, upper, strict=True)
+    ]
+    return torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")], 1)
+
+
+def least(model: nn.Module, row: Tensor, lower: Tensor, upper: Tensor) -> float:
+    """The least value of a row on a plane's box, by a fine grid, from above."""
+    with torch.no_grad():
+        return float((model(grid(lower, upper, 201)) @ row).amin())
+
+
+@pytest.mark.parametrize("branch", BRANCH)
+@pytest.mark.parametrize("seed", range(4))
+def test_verdicts_turn_where_the_least_value_is(branch: str, seed: int) -> None:
+    model, (lower, upper) = net(seed), (-torch.ones(2).double(), torch.ones(2).double())
+    row = torch.tensor([1.0, -1.0, 0.0]).double()
+    at_least = least(model, row, lower, upper)
+    margin, region = ad.Y[0] - ad.Y[1], ad.Region(lower, upper)
+    spread = 0.05 * (1 + abs(at_least))  # the grid's least is that far from the true one, at most
+    safe = ad.verify(model, region, margin > at_least - spread, branch=branch, timeout=60)
+    assert safe.status == "verified", safe
+    for attack in (True, False):
+        prop = margin > at_least + 0.01
+        found = ad.verify(
+            model, region, prop, branch=branch, timeout=20 if attack else 0.4, attack=attack
+        )
+        assert found.status != "verified", found
+        if attack:
+            assert found.falsified
+            z = model(found.witness[None])[0].detach()
+            assert torch.equal(z, found.output)
+            assert float(z[0] - z[1]) <= at_least + 0.01
+            assert bool((found.witness >= lower).all() & (found.witness <= upper).all())
+
+
+@pytest.mark.parametrize("branch", BRANCH)
+def test_a_conjunction_is_decided_jointly(branch: str) -> None:
+    """Neither row is positive everywhere, but nowhere are both at most 0."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        model[2].bias.fill_(0.1)  # z = (x + 0.1, −x + 0.1)
+    region = ad.Region(torch.tensor([-1.0]), torch.tensor([1.0]))
+    either = ad.any_of(ad.Y[0] > 0, ad.Y[1] > 0)
+    assert ad.verify(model, region, either, branch=branch, timeout=30).verified
+    assert ad.verify(model, region, ad.all_of(ad.Y[0] > 0, ad.Y[1] > 0), branch=branch).falsified
+
+
+@pytest.mark.parametrize("branch", BRANCH)
+def test_rows_may_be_about_inputs_and_outputs(branch: str) -> None:
+    model, region = net(1), ad.Region(-torch.ones(2), torch.ones(2))
+    points = grid(-torch.ones(2), torch.ones(2), 201)
+    with torch.no_grad():
+        values = model(points)[:, 0] + 2 * points[:, 1]
+    prop = ad.Y[0] + 2 * ad.X[1] > float(values.amin()) - 0.1
+    assert ad.verify(model, region, prop, branch=branch, timeout=30).verified
+    assert ad.verify(model, region, ad.Y[0] > 0.9 * values.amax() - 2 * ad.X[1]).falsified
+
+
+@pytest.mark.parametrize("branch", BRANCH)
+def test_a_region_is_cut_by_its_statement(branch: str) -> None:
+    model, ends = net(2), (-torch.ones(2), torch.ones(2))
+    points = grid(*ends, 201)
+    with torch.no_grad():
+        z = model(points)[:, 2]
+    side = -1.0 if points[z.argmin()].sum() > 0 else 1.0  # away from where the least value is
+    inside = side * points.sum(1) > 0.5
+    low, all_low = float(z[inside].amin()), float(z.amin())
+    assert low > all_low + 0.02
+    where = side * (ad.X[0] + ad.X[1]) > 0.5
+    middle = (low + all_low) / 2
+    assert ad.verify(model, ad.Region(*ends, where), ad.Y[2] > middle, branch=branch).verified
+    assert ad.verify(model, ad.Region(*ends), ad.Y[2] > middle, branch=branch).falsified
+    either = ad.any_of(where, ad.X[0] > 5)
+    assert ad.verify(model, ad.Region(*ends, either), ad.Y[2] > middle, branch=branch).verified
+
+
+def test_an_empty_region_is_said_to_be_empty() -> None:
+    model = net(0)
+    where = ad.all_of(ad.X[0] + ad.X[1] > 1, ad.X[0] + ad.X[1] < -1)
+    verdict = ad.verify(model, ad.Region(-torch.ones(2), torch.ones(2), where), ad.Y[0] > 1e9)
+    assert verdict.verified
+    assert "empty" in verdict.reason
+    crossed = ad.Region(torch.ones(2), -torch.ones(2))
+    assert "empty" in ad.verify(model, crossed, ad.Y[0] > 1e9).reason
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU, nn.Sigmoid, nn.GELU, nn.Hardtanh])
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+def test_other_ops_are_cut_too(act: type, branch: str) -> None:
+    model, ends = net(3, act=act), (-2 * torch.ones(2), 2 * torch.ones(2))
+    row = torch.tensor([0.0, 1.0, 1.0]).double()
+    at_least = least(model, row, *ends)
+    prop = ad.Y[1] + ad.Y[2] > at_least - 0.05
+    assert ad.verify(model, ad.Region(*ends), prop, branch=branch, timeout=60).verified
+    assert ad.verify(model, ad.Region(*ends), ad.Y[1] + ad.Y[2] > at_least + 0.01).falsified
+
+
+def test_images_are_cut_inside_the_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+    x = torch.rand(1, 6, 6)
+    y = int(model(x[None]).argmax())
+    net = ad.certify(model, 0.1)
+    eps = float(net.radius(x[None], torch.tensor([y])))
+    others = [k for k in range(3) if k != y]
+    keeps = ad.all_of(*[ad.Y[y] > ad.Y[k] for k in others])
+    verdicts = [ad.verify(model, ad.Region.around(x, e * eps), keeps, 30) for e in (1.1, 4.0)]
+    assert verdicts[0].verified
+    assert "units" in verdicts[0].how
+    exact = ad.certify(model, 1.1 * eps).exact(x[None], torch.tensor([y]))
+    assert bool(exact.verified)
+    assert not verdicts[1].verified
+
+
+def test_planted_points_are_never_verified_away() -> None:
+    """A thin spike in an otherwise safe function, far from corners and centers."""
+    torch.manual_seed(0)
+    for i in range(6):
+        at, width = torch.rand(2).double() * 1.6 - 0.8, 10.0 ** -(2 + i % 3)
+        model = Spike(at, width)
+        region = ad.Region(-torch.ones(2), torch.ones(2))
+        for branch, attack in itertools.product(["inputs", "units"], [True, False]):
+            verdict = ad.verify(
+                model, region, ad.Y[0] > 0, 20 if attack else 0.3, branch=branch, attack=attack
+            )
+            assert verdict.status != "verified", (at, width, verdict)
+            if attack:
+                assert verdict.falsified, (at, width, verdict)
+        assert ad.verify(model, region, ad.Y[0] > -1.5, 20).verified
+
+
+class Spike(nn.Module):
+    """1 but near a point, where it falls to −1."""
+
+    def __init__(self, at: Tensor, width: float) -> None:
+        super().__init__()
+        self.at, self.width = nn.Parameter(at), width
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.relu(x - self.at) + torch.relu(self.at - x)
+        return 1 - 2 * torch.relu(1 - far.sum(1, keepdim=True) / self.width)
+
+
+def test_leaves_without_anything_to_cut_are_decided_by_programs() -> None:
+    """|x₁| + |x₂| ≥ |x₁ + x₂|: equal on half of the plane, which no bound closes before the end."""
+    model = nn.Sequential(nn.Linear(2, 6, bias=False), nn.ReLU(), nn.Linear(6, 1)).double()
+    with torch.no_grad():
+        rows = [[1.0, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1]]
+        model[0].weight.copy_(torch.tensor(rows))
+        model[2].weight.copy_(torch.tensor([[1.0, 1, 1, 1, -1, -1]]))
+        model[2].bias.fill_(1e-3)
+    region = ad.Region(-torch.ones(2), torch.ones(2))
+    verdict = ad.verify(model, region, ad.Y[0] > 0, 60, branch="units", attack=False)
+    assert verdict.verified, verdict
+
+
+def test_time_ends_a_search_and_a_file_goes_on_with_it(tmp_path) -> None:
+    model, region = net(5, n=6, hidden=32), ad.Region(-torch.ones(6), torch.ones(6))
+    with torch.no_grad():
+        low = float(model(2 * torch.rand(20000, 6).double() - 1)[:, 0].amin())
+    prop, kept = ad.Y[0] > low - 0.02, tmp_path / "search.pt"
+    first = ad.verify(model, region, prop, 0.3, resume=kept, attack=False)
+    assert first.status == "unknown"
+    assert first.reason == "time"
+    assert first.open > 0
+    assert first.bound < 0
+    assert [m.bounded for m in first.curve] == sorted(m.bounded for m in first.curve)
+    assert kept.exists()
+    with pytest.raises(InputError, match="another model"):
+        ad.verify(model, region, ad.Y[0] > low, 0.3, resume=kept)
+    second = ad.verify(model, region, prop, 0.3, resume=kept, attack=False)
+    assert second.bounded > first.bounded
+    assert second.bound >= first.bound
+    kept.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="whole file"):
+        ad.verify(model, region, prop, 1, resume=kept)
+
+
+def test_an_interrupted_search_says_what_it_knows(tmp_path) -> None:
+    model, kept = net(5, n=4, hidden=24), tmp_path / "search.pt"
+
+    def told(moment: ad.Moment) -> None:
+        if moment.bounded > 0:
+            raise KeyboardInterrupt
+
+    region = ad.Region(-torch.ones(4), torch.ones(4))
+    with pytest.raises(Interrupted) as caught:
+        ad.verify(model, region, ad.Y[0] > -0.1, resume=kept, attack=False, told=told)
+    assert caught.value.partial.status == "unknown"
+    assert caught.value.partial.reason == "interrupted"
+    assert kept.exists()
+
+
+def test_memory_ends_a_search() -> None:
+    model, region = net(5, n=6, hidden=32), ad.Region(-torch.ones(6), torch.ones(6))
+    with torch.no_grad():
+        low = float(model(2 * torch.rand(20000, 6).double() - 1)[:, 0].amin())
+    problem = ad.Y[0] > low - 0.001
+    from autodual.verifier import verify as _verify  # noqa: F401, the package's own name
+
+    verdict = ad.verify(model, region, problem, 3, memory="16MiB", attack=False)
+    assert verdict.status == "unknown"
+
+
+def test_a_point_counts_only_where_the_deployed_twin_agrees() -> None:
+    model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
+    asked = []
+
+    def replay(x: Tensor) -> Tensor:
+        asked.append(x)
+        return model(x) + 100
+
+    low = least(model, torch.tensor([1.0, 0.0, 0.0]).double(), -torch.ones(2), torch.ones(2))
+    verdict = ad.verify(model, region, ad.Y[0] > low + 0.1, 0.5, replay=replay)
+    assert verdict.status == "unknown"
+    assert len(asked) > 0
+
+
+def test_what_is_asked_wrongly_is_refused() -> None:
+    model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
+    for wrong, match in [
+        (lambda: ad.verify(model, region, ad.Y[7] > 0), "shape"),
+        (lambda: ad.verify(model, region, ad.X[2] > 0), "shape"),
+        (lambda: ad.verify(model, region, ad.Y[0] >= 0), "write >"),
+        (lambda: ad.verify(model, region, ad.Y[0] * ad.Y[1] > 0), "linear"),
+        (lambda: ad.verify(model, region, ad.Y[0] > math.nan), "finite"),
+        (lambda: ad.verify(model, region, ad.Y[0]), "no statement"),
+        (lambda: ad.verify(model, region, ad.Y[0] > 0, timeout=0), "timeout"),
+        (lambda: ad.verify(model, region, ad.Y[0] > 0, branch="both"), "branch"),
+        (lambda: ad.verify(model, 0.1, ad.Y[0] > 0), "no region"),
+        (lambda: ad.verify(model, ad.Region(0.0, 1.0), ad.Y[0] > 0), "shape"),
+        (lambda: ad.Region(torch.tensor([math.inf]), torch.tensor([1.0])), "finite"),
+        (lambda: ad.verify(model, ad.Region(*region.ends((2,)), ad.Y[0] > 0), ad.Y[0] > 0), "outp"),
+        (lambda: bool(ad.Y[0] > 0), "join"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            wrong()
+    with pytest.raises(UnsupportedOpError):
+        ad.verify(nn.Sequential(model, Rounded()), region, ad.Y[0] > 0)
+
+
+class Rounded(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.round(z)
+
+
+def test_properties_and_queries_are_taken_as_well() -> None:
+    model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
+    rows = torch.eye(3)
+    assert ad.verify(model, region, ad.All(rows, -100.0)).verified
+    assert ad.verify(model, region, ad.AtLeastOne(rows, 100.0)).falsified
+    nothing, one = torch.zeros(1, 2).double(), torch.tensor([[1.0, 0.0, 0.0]]).double()
+    ends = -torch.ones(2).double(), torch.ones(2).double()
+    query = Query((Case(*ends, nothing, one, torch.tensor([-100.0]).double()),), 2, 3)
+    assert ad.verify(model, None, query).verified
+    everything = Query((Case(*ends, nothing[:0], one[:0], one[:0, 0]),), 2, 3)
+    assert ad.verify(model, None, everything).falsified
+
+
+def test_clipping_keeps_every_point_where_no_row_is_positive() -> None:
+    torch.manual_seed(0)
+    for _ in range(50):
+        lines = Lines(torch.randn(1, 3, 4).double(), torch.randn(1, 3).double())
+        lower = -torch.rand(1, 4).double()
+        upper = torch.rand(1, 4).double()
+        x = lower + (upper - lower) * torch.rand(500, 4).double()
+        unsafe = ((x @ lines.A[0].mT + lines.b[0]) <= 0).all(1)
+        low, high = lines.clipped(lower, upper)
+        assert bool(((x[unsafe] >= low) & (x[unsafe] <= high)).all())
+        best = float(lines.together(lower, upper))
+        assert best <= float((x @ lines.A[0].mT + lines.b[0]).amax(1).amin()) + 1e-12
+
+
+def _unclipped(lines: Lines, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    quarter = (upper - lower) / 4
+    return lower + quarter, upper - quarter
+
+
+def _one_half(halves: Nodes) -> Nodes:
+    """One half of each, twice: of the first sub-problem the upper one, of others the lower."""
+    count = len(halves) // 2
+    return halves.select((torch.arange(count) + count * (torch.arange(count) == 0)).repeat(2))
+
+
+@pytest.mark.parametrize("broken", ["clip", "halves", "bound", "multiplier"])
+def test_canaries_a_broken_search_gives_wrong_verdicts(broken, monkeypatch) -> None:
+    """Each of these verifies what is false, on one of the nets above."""
+    if broken == "clip":
+        monkeypatch.setattr(clip.Lines, "clipped", _unclipped)
+    elif broken == "halves":
+        cut = inputs._cut
+        monkeypatch.setattr(inputs, "_cut", lambda *a: _one_half(cut(*a)))
+    elif broken == "bound":
+        monkeypatch.setattr(
+            clip.Lines, "together", lambda self, low, high: self.least(low, high).sum(1) + 1
+        )
+    else:
+        halves = units.UnitSplits._halves
+        monkeypatch.setattr(
+            units.UnitSplits,
+            "_halves",
+            lambda self, n, u: _one_half(halves(self, n, u)),
+        )
+    branch = "units" if broken == "multiplier" else "inputs"
+    wrong = 0
+    for seed in range(4):
+        model, ends = net(seed), (-torch.ones(2).double(), torch.ones(2).double())
+        at_least = least(model, torch.tensor([1.0, -1.0, 0.0]).double(), *ends)
+        prop = ad.Y[0] - ad.Y[1] > at_least + 0.01
+        verdict = ad.verify(model, ad.Region(*ends), prop, 1, branch=branch, attack=False)
+        wrong += verdict.verified
+    assert wrong > 0
