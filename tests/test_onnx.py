@@ -561,11 +561,14 @@ def test_what_mixes_a_batch_in_the_file_is_asked_one_by_one(load):
     torch.testing.assert_close(net(x), x)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_exports_what_it_reads(load, tmp_path):
     path = tmp_path / "torch.onnx"
-    pytest.importorskip("onnxscript")
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten())
-    torch.onnx.export(net, (torch.rand(1, 1, 5, 5),), path)
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU()),
+        *(torch.nn.Flatten(), torch.nn.Linear(18, 4), torch.nn.GELU(), torch.nn.Softmax(1)),
+    ).eval()
+    torch.onnx.export(net, (torch.rand(1, 1, 5, 5),), path, dynamo=False)
     x = torch.rand(3, 1, 5, 5)
     torch.testing.assert_close(ad.load_onnx(path)(x), net(x))
 
@@ -714,6 +717,17 @@ REFUSED = {
     r"Conv 'node 0': kernel, strides, dilations and pads must be positive": one(
         "Conv", IMAGE, floats(1, 2, 1, 1), strides=[0, 1]
     ),
+    r"ConvTranspose 'node 0': strides \[1000, 1\] are too large": one(
+        "ConvTranspose", IMAGE, floats(2, 1, 1, 1), strides=[1000, 1]
+    ),
+    r"ConvTranspose 'node 0': pads or output_shape leave \[-5, 9\]": one(
+        "ConvTranspose", IMAGE, floats(2, 1, 1, 1), output_shape=[-5, 9]
+    ),
+    r"MaxPool 'node 0': windows \[9, 9\] do not fit": one("MaxPool", IMAGE, kernel_shape=[9, 9]),
+    r"MaxPool 'node 0': .* are too large": one("MaxPool", IMAGE, kernel_shape=[2**62, 1]),
+    r"Split 'node 0': cuts 7 into": one("Split", [1, 7], axis=1, opset=18, num_outputs=2**62),
+    r"keepdims is 2, neither 0 nor 1": one("ReduceMean", [1, 4], keepdims=2),
+    r"Relu 'node 0': its inputs do not fit": one("Relu", [1, 4], floats(4)),
     r"Gather 'node 0': takes entries that": one("Gather", [1, 4], ints(7), axis=1),
     r"Resize 'node 0': only images": one(
         "Resize", IMAGE, None, np.array([1, 1, 2, 2], np.float32), mode="linear"

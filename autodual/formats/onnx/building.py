@@ -112,6 +112,8 @@ class _Building:
             raise (
                 error if named else InputError(f"{proto.op_type} {label[:80]!r}: {error}")
             ) from None
+        except (TypeError, AttributeError):  # one input too many or too few, or left out
+            raise InputError(f"{proto.op_type} {label[:80]!r}: its inputs do not fit") from None
         except Exception as error:  # torch has an error of its own for each op that does not fit
             said = " ".join(str(error).split())[:200]
             raise InputError(f"{proto.op_type} {label[:80]!r} cannot be read: {said}") from None

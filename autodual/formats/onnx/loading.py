@@ -13,6 +13,9 @@ from autodual.formats.onnx.model import OnnxModel, sample
 from autodual.formats.onnx.reading import FLOATS, parse, read_bytes
 from autodual.formats.onnx.replay import Replay
 
+LONGEST = 500
+"""Letters of a message: names and lists in it come from the file."""
+
 
 def load_onnx(path: Path | str, dtype: torch.dtype | None = None) -> OnnxModel:
     """Read a network from an ONNX file, and compare it with onnxruntime at a few points.
@@ -31,7 +34,9 @@ def load_onnx(path: Path | str, dtype: torch.dtype | None = None) -> OnnxModel:
     try:
         return _load(Path(path), dtype)
     except InputError as error:
-        raise type(error)(f"{path}: {error}") from None
+        said = str(error)
+        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+        raise type(error)(f"{path}: {said}") from None
 
 
 def _load(path: Path, dtype: torch.dtype | None) -> OnnxModel:

@@ -14,6 +14,9 @@ from autodual.formats.onnx.windows import on_images, windows_of
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
+WIDEST = 2**8
+"""The largest stride of a transpose, whose time grows with its square."""
+
 
 def conv(node: Node, z: Value, weight: Value, bias: Value | None = None) -> Value:
     """Convolve images with constant weights."""
@@ -40,6 +43,8 @@ def conv_transpose(node: Node, z: Value, weight: Value, bias: Value | None = Non
     shift = _constant(node, z, weight, bias)
     dims = len(weight.shape[2:])
     w = windows_of(node, weight.shape[2:], z.shape[2:])
+    if max(w.strides) > WIDEST:
+        raise node.refuse(f"strides {list(w.strides)} are too large")
     more = tuple(node.ints("output_padding") or [0] * dims)
     if len(more) != dims or min(more) < 0:
         raise node.refuse("output_padding does not fit its weights")
@@ -52,6 +57,8 @@ def conv_transpose(node: Node, z: Value, weight: Value, bias: Value | None = Non
     room((*z.shape[:1], weight.shape[1] * max(node.whole("group", 1), 1), *full))
     room(z.shape, math.prod(weight.shape[1:]))
     before, sizes = _cropped(node, full, w.strides, z.shape[2:], (w.before, w.after))
+    if any(not 1 <= s <= f - b for f, b, s in zip(full, before, sizes, strict=True)):
+        raise node.refuse(f"pads or output_shape leave {sizes} of {full}")
     group = node.whole("group", 1)
     pads = tuple(before)
     even = all(f - 2 * b == s for f, b, s in zip(full, before, sizes, strict=True))
@@ -84,10 +91,10 @@ def _cropped(
     if wanted is None:
         wanted = [size * stride for size, stride in zip(sizes, strides, strict=True)]
     wanted = wanted[-len(full) :]
-    if len(wanted) != len(full) or any(w > f for w, f in zip(wanted, full, strict=True)):
+    if len(wanted) != len(full):
         raise node.refuse(f"output_shape {wanted} does not fit {full}")
     total = [f - w for f, w in zip(full, wanted, strict=True)]
-    before = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+    before = [max(t, 0) // 2 if auto == "SAME_UPPER" else max(t, 0) - max(t, 0) // 2 for t in total]
     return before, wanted
 
 

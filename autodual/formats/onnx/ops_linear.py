@@ -48,7 +48,7 @@ def _seen(vector: Value, dim: int) -> Value:
 
 def gemm(node: Node, a: Value, b: Value, c: Value | None = None) -> Value:
     """α A b + β c, with either of the two transposed."""
-    turned = node.whole("transA", 0), node.whole("transB", 0)
+    turned = node.flag("transA", False), node.flag("transB", False)
     alpha, beta = node.real("alpha", 1.0), node.real("beta", 1.0)
     if a.rank != 2 or b.rank != 2:
         raise node.refuse(f"multiplies {list(a.shape)} and {list(b.shape)}, not two matrices")

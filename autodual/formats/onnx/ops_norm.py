@@ -12,7 +12,7 @@ from autodual.formats.onnx.value import Node, Op, Value
 
 def batch_norm(node: Node, z: Value, *constants: Value) -> Value:
     """Normalize each channel by constants."""
-    if node.outputs > 1 or node.whole("training_mode", 0) or not node.whole("spatial", 1):
+    if node.outputs > 1 or node.flag("training_mode", False) or not node.flag("spatial", True):
         raise node.refuse("only batch normalization of a trained net is read, channel by channel")
     if len(constants) != 4 or any(c.varies for c in constants) or z.rank < 2:
         raise node.refuse("its scale, bias, mean and variance must be constants")

@@ -19,7 +19,7 @@ MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 def max_pool(node: Node, z: Value) -> Value:
     """Take the largest entry of each window."""
     w = _windows(node, z)
-    dims, ceil = len(w.kernel), bool(node.whole("ceil_mode", 0))
+    dims, ceil = len(w.kernel), node.flag("ceil_mode", False)
     inside = w.even and all(2 * p <= k for p, k in zip(w.before, w.kernel, strict=True))
 
     def run(images: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def max_pool(node: Node, z: Value) -> Value:
 def average_pool(node: Node, z: Value) -> Value:
     """Take the mean of each window; pads count only with ``count_include_pad``."""
     w = _windows(node, z)
-    counted, ceil = bool(node.whole("count_include_pad", 0)), bool(node.whole("ceil_mode", 0))
+    counted, ceil = node.flag("count_include_pad", False), node.flag("ceil_mode", False)
     if any(d > 1 for d in w.dilations) or (not w.even and not counted) or (ceil and any(w.pads)):
         raise node.refuse("means with dilation, uneven pads or pads and ceil_mode are not read")
     dims = len(w.kernel)

@@ -18,10 +18,10 @@ def reduced(function: Callable[..., Tensor]) -> Op:
         if given is not None:
             node.constant(1, "axes")
         axes = node.axes(z, position=1)
-        if not axes and node.whole("noop_with_empty_axes", 0):
+        if not axes and node.flag("noop_with_empty_axes", False):
             return z
         tensor, dims, lead = along(z, axes or range(z.rank))
-        return Value(function(tensor, dims, keepdim=bool(node.whole("keepdims", 1))), lead)
+        return Value(function(tensor, dims, keepdim=node.flag("keepdims", True)), lead)
 
     return op
 

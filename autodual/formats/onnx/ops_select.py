@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autodual.formats.onnx.value import Node, Op, Value, along, room
+from autodual.formats.onnx.value import MANY, Node, Op, Value, along, room
 from autodual.formats.onnx.windows import on_images
 
 
@@ -36,6 +36,8 @@ def split(node: Node, z: Value, given: Value | None = None) -> tuple[Value, ...]
     parts = node.ints("split", 1)
     size, count = z.shape[axis], node.whole("num_outputs", node.outputs)
     if parts is None:
+        if count > MANY:
+            raise node.refuse(f"cuts {size} into {count} parts")
         each = -(-size // max(count, 1))
         parts = [min(each, size - each * i) for i in range(count)]
     if sum(parts) != size or min(parts, default=-1) < 0 or len(parts) < node.outputs:

@@ -15,7 +15,7 @@ def reshape(node: Node, z: Value, *given: Value) -> Value:
     shape = node.ints("shape", 1)
     if shape is None:
         raise node.refuse("its shape must be a constant")
-    if not node.whole("allowzero", 0):
+    if not node.flag("allowzero", False):
         if any(size == 0 and i >= z.rank for i, size in enumerate(shape)):
             raise node.refuse(f"shape {shape} keeps a size that {list(z.shape)} has not")
         shape = [z.shape[i] if size == 0 else size for i, size in enumerate(shape)]

@@ -56,7 +56,7 @@ class Replay:
             options.log_severity_level = 4
             try:
                 self._session = onnxruntime.InferenceSession(
-                    self.data, options, providers=["CPUExecutionProvider"]
+                    self.data, options, ["CPUExecutionProvider"], enable_fallback=False
                 )
             except Exception as error:  # onnxruntime's own classes are not public
                 raise _refused(error) from None

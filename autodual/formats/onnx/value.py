@@ -139,6 +139,13 @@ class Node:
             raise self.refuse(f"{name} is no whole number")
         return value
 
+    def flag(self, name: str, default: bool) -> bool:
+        """Return an attribute that is 0 or 1."""
+        value = self.whole(name, int(default))
+        if value not in (0, 1):
+            raise self.refuse(f"{name} is {value}, neither 0 nor 1")
+        return bool(value)
+
     def real(self, name: str, default: float) -> float:
         """Return an attribute that is a number."""
         value = self.attributes.get(name, default)

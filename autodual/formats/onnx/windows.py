@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from autodual.formats.onnx.value import Node, Value
+from autodual.errors import InputError
+from autodual.formats.onnx.value import LARGEST, Node, Value
 
 Sizes = tuple[int, ...]
 
@@ -34,14 +35,21 @@ class Windows:
         return [size for sizes in reversed(both) for size in sizes]
 
     def counts(self, sizes: Sequence[int]) -> list[int]:
-        """Return how many windows lie on images of a size, the last perhaps over the border."""
+        """Return how many windows lie on images of a size, the last perhaps over the border.
+
+        Raises:
+            InputError: none does.
+        """
         each = zip(
             sizes, self.kernel, self.strides, self.dilations, self.before, self.after, strict=True
         )
-        return [
-            max(-(-(size + b + a - (k - 1) * dilation - 1) // stride) + 1, 0)
+        counts = [
+            -(-(size + b + a - (k - 1) * dilation - 1) // stride) + 1
             for size, k, stride, dilation, b, a in each
         ]
+        if min(counts) < 1:
+            raise InputError(f"windows {list(self.kernel)} do not fit on images {list(sizes)}")
+        return counts
 
 
 def windows_of(node: Node, kernel: Sequence[int], sizes: Sequence[int]) -> Windows:
@@ -57,6 +65,8 @@ def windows_of(node: Node, kernel: Sequence[int], sizes: Sequence[int]) -> Windo
         raise node.refuse(f"kernel, strides, dilations or pads do not fit {dims} dimensions")
     if min(*kernel, *strides, *dilations) < 1 or min(pads) < 0:
         raise node.refuse("kernel, strides, dilations and pads must be positive")
+    if max(*kernel, *strides, *dilations, *pads) > LARGEST:
+        raise node.refuse("kernel, strides, dilations or pads are too large")
     auto = node.text("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same(kernel, strides, dilations, sizes, auto == "SAME_UPPER")
