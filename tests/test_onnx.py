@@ -241,6 +241,7 @@ CASES = {
             one(op, [1, 3, 4], axes=[0, 2], keepdims=0, opset=11),
             one(op, [1, 3, 4], opset=11),
             one(op, [3, 4], axes=[0], opset=11),
+            one(op, [1, 3, 4], ints(1), opset=18),
         ]
         for op in ("ReduceMean", "ReduceMax", "ReduceMin")
     },
@@ -552,6 +553,17 @@ def test_what_counts_examples(shape, inputs, load):
     assert net.input_shape == net.output_shape == inputs
     x = torch.randn(3, *inputs)
     torch.testing.assert_close(net(x), x.relu())
+
+
+def test_other_precisions(load):
+    stored = {"w": RANDOM.standard_normal((4, 3))}
+    double = graph([("MatMul", ["x", "w"], ["y"], {})], [1, 4], stored, kind=TensorProto.DOUBLE)
+    x = torch.rand(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(load(double)(x), x @ torch.from_numpy(stored["w"]))
+    assert load(double, torch.float32)(x.float()).dtype == torch.float32
+    half = {"w": floats(4, 3).astype(np.float16)}
+    model = graph([("MatMul", ["x", "w"], ["y"], {})], [1, 4], half, kind=TensorProto.FLOAT16)
+    assert load(model, torch.float64)(x).dtype == torch.float64
 
 
 def test_what_mixes_a_batch_in_the_file_is_asked_one_by_one(load):

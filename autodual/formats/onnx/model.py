@@ -13,11 +13,11 @@ from autodual.formats.onnx.building import Built, compute, entry, last_readers, 
 from autodual.formats.onnx.replay import Replay
 from autodual.formats.onnx.value import Node, Value
 
-ROUNDING = 2e-5
-"""How far outputs may differ, per unit of the largest number that arises on the way to them.
+ROUNDING = 2**7
+"""How far outputs may differ: units in the last place of the largest number on the way to them.
 
-Float32 has 6e-8 of rounding in each operation. Sums of some thousands and tens of layers make a
-hundred times that of it; a wrong attribute or a wrong axis makes far more.
+Sums of some thousands and tens of layers come to some tens of these. A wrong attribute or a wrong
+axis makes far more.
 """
 
 
@@ -104,8 +104,9 @@ class OnnxModel(nn.Module):
     def check(self, points: Tensor) -> None:
         """Compare the network with onnxruntime at points [N, *input_shape], rounded as the file is.
 
-        Two computations of one network differ by rounding: by ``ROUNDING`` times the largest number
-        that arises on the way, at most. Where one of them is infinite or NaN, so is the other.
+        Two computations of one network differ by rounding: by ``ROUNDING`` units in the last place
+        of the largest number that arises on the way, at most. Where one of them is infinite or NaN,
+        so is the other.
 
         Raises:
             ReplayError: they differ by more.
@@ -116,7 +117,8 @@ class OnnxModel(nn.Module):
         with torch.no_grad():
             mine = self._run(x, sizes)
         theirs = self.replay(x).to(mine)
-        _compare(mine, theirs, ROUNDING * max(sizes))
+        unit = max(torch.finfo(kind).eps for kind in (self._replay.stored, mine.dtype))
+        _compare(mine, theirs, ROUNDING * unit * max(sizes))
 
 
 def _compare(mine: Tensor, theirs: Tensor, tolerance: float) -> None:

@@ -133,7 +133,12 @@ def resize(node: Node, z: Value, *given: Value | None) -> Value:
     scales = _scales(node, z)
     if node.text("mode", "nearest") != "nearest" or z.rank < 3 or scales[:2] != [1, 1]:
         raise node.refuse("only images are resized, and only by copies of their pixels")
-    if not _copies(node, scales) or any(s < 1 or int(s) != s for s in scales):
+    policy = node.text("keep_aspect_ratio_policy", "stretch")
+    if (
+        policy != "stretch"
+        or not _copies(node, scales)
+        or any(s < 1 or int(s) != s for s in scales)
+    ):
         raise node.refuse(f"scales by {scales}, and only whole numbers of copies are read")
     times = [int(s) for s in scales[2:]]
     room([size * n for size, n in zip(z.shape, [1, 1, *times], strict=True)])
