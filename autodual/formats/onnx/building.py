@@ -25,7 +25,7 @@ EXAMPLES = 2
 TOTAL = 2**26
 """Numbers that all nodes together may make for one example."""
 
-PRODUCTS = 2 * WORK
+PRODUCTS = WORK
 """Products that all of them together may sum for one example."""
 
 
@@ -209,4 +209,7 @@ def last_readers(steps: Sequence[Step], output: str) -> Mapping[int, tuple[str, 
     for i, step in enumerate(steps):
         last.update({name: i for name in (*step.outputs, *step.inputs) if name})
     last.pop(output, None)
-    return {i: tuple(n for n, at in last.items() if at == i) for i in range(len(steps))}
+    unread: dict[int, list[str]] = {}
+    for name, at in last.items():
+        unread.setdefault(at, []).append(name)
+    return {at: tuple(names) for at, names in unread.items()}

@@ -83,7 +83,7 @@ class OnnxModel(nn.Module):
             values.update(zip(outputs, made, strict=False))
             if sizes is not None:
                 sizes += [_largest(value.tensor) for value in made]
-            for name in self._last[i]:
+            for name in self._last.get(i, ()):
                 values.pop(name, None)
         return values[self._output].tensor
 

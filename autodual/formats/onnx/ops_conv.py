@@ -14,6 +14,9 @@ from autodual.formats.onnx.windows import on_images, windows_of
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
+CHANNELS = 16
+"""Channels that a convolution computes at once."""
+
 WIDEST = 2**8
 """The largest stride of a transpose, whose time grows with its square."""
 
@@ -28,7 +31,7 @@ def conv(node: Node, z: Value, weight: Value, bias: Value | None = None) -> Valu
             f"kernel_shape is {list(w.kernel)}, and that of its weights {list(kernel)}"
         )
     group = node.whole("group", 1)
-    room((*z.shape[:1], weight.shape[0], *w.counts(z.shape[2:])), math.prod(weight.shape[1:]))
+    room((*z.shape[:1], weight.shape[0], *w.counts(z.shape[2:])), _products(weight))
 
     def run(images: Tensor) -> Tensor:
         padded = images if w.even else F.pad(images, w.pads)
@@ -55,7 +58,7 @@ def conv_transpose(node: Node, z: Value, weight: Value, bias: Value | None = Non
         )
     ]
     room((*z.shape[:1], weight.shape[1] * max(node.whole("group", 1), 1), *full))
-    room(z.shape, math.prod(weight.shape[1:]))
+    room(z.shape, _products(weight))
     before, sizes = _cropped(node, full, w.strides, z.shape[2:], (w.before, w.after))
     if any(not 1 <= s <= f - b for f, b, s in zip(full, before, sizes, strict=True)):
         raise node.refuse(f"pads or output_shape leave {sizes} of {full}")
@@ -96,6 +99,12 @@ def _cropped(
     total = [f - w for f, w in zip(full, wanted, strict=True)]
     before = [max(t, 0) // 2 if auto == "SAME_UPPER" else max(t, 0) - max(t, 0) // 2 for t in total]
     return before, wanted
+
+
+def _products(weight: Value) -> int:
+    """Return how many products a number takes; few channels take the time of ``CHANNELS``."""
+    out, into, *kernel = weight.shape
+    return max(into, CHANNELS) * math.prod(kernel) * max(CHANNELS // max(out, 1), 1)
 
 
 def _constant(node: Node, z: Value, weight: Value, bias: Value | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from autodual.errors import InputError
 LARGEST = 2**24
 """Numbers that a node may make of few: what is larger only fills memory."""
 
-WORK = 10**11
+WORK = 2 * 10**10
 """Products that one node may sum for one example."""
 
 MANY = 2**16
