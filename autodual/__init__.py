@@ -12,6 +12,7 @@ from autodual.bound.options import Steps
 from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
+from autodual.formats.onnx import OnnxModel, load_onnx
 from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
@@ -62,6 +63,7 @@ __all__ = [
     "LinfBall",
     "Moment",
     "Normal",
+    "OnnxModel",
     "Optimised",
     "Polyhedron",
     "Property",
@@ -86,6 +88,7 @@ __all__ = [
     "errors",
     "evaluate",
     "gap",
+    "load_onnx",
     "progress",
     "robust_loss",
     "self_check",

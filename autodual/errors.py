@@ -21,6 +21,10 @@ class UnansweredError(InputError):
     """A question that a perturbation set does not answer, such as where a point came from."""
 
 
+class ReplayError(InputError):
+    """A network read from a file that is not what another runtime makes of that file."""
+
+
 class ModelError(AutodualError, TypeError):
     """A model that is no module, or gives not what the call needs, or not the same each time."""
 
