@@ -93,7 +93,7 @@ class Bar:
         self.done = self._inside = 0.0
         self._start = time.perf_counter()
         self._last = -EVERY
-        self._show = None if outer is not None else _chosen()
+        self._show = None if outer is not None else listener()
         self._told = False
 
     @property
@@ -184,7 +184,7 @@ def spend(amount: float) -> None:
 def heard() -> bool:
     """Return whether anybody would hear of work that starts now."""
     outer = _under_way.get()
-    return _chosen() is not None if outer is None else outer.heard
+    return listener() is not None if outer is None else outer.heard
 
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -206,8 +206,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h"
 
 
-def _chosen() -> Show | None:
-    """Return how progress is shown, if it is."""
+def listener() -> Show | None:
+    """Return what shows progress, if anything does."""
     show = _shown.get()
     if callable(show):
         return show

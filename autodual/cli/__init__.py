@@ -1,8 +1,8 @@
 """The command line: ``commands`` has what there is to be said, ``jobs`` what is done."""
 
-from autodual.cli.loading import CROSSED, RAISED, REFUSED, USAGE, stop
+from autodual.cli.loading import CROSSED, RAISED, REFUSED, UNDECIDED, USAGE, stop
 
-__all__ = ["CROSSED", "RAISED", "REFUSED", "USAGE", "main"]
+__all__ = ["CROSSED", "RAISED", "REFUSED", "UNDECIDED", "USAGE", "main"]
 
 
 def main() -> None:

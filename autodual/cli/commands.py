@@ -10,6 +10,7 @@ import typer
 from autodual.cli.loading import (
     CROSSED,
     REFUSED,
+    UNDECIDED,
     USAGE,
     certified_of,
     example_of,
@@ -23,7 +24,8 @@ OUT = Path("out/demo.png")
 HELP = (
     "Certified robustness for PyTorch models.\n\nExit codes: 0 yes, all of it; 1 no, not all, or "
     "an attack crosses a bound; 2 usage: an argument, or what a function returns; 3 the model "
-    "cannot be bounded, as where ops have no dual layer; 4 your own code raised something."
+    "cannot be bounded, as where ops have no dual layer; 4 your own code raised something; 5 "
+    "verify could not decide."
 )
 
 MODEL = "A net (small, medium), a .pt file that a training left, or module:name."
@@ -232,6 +234,56 @@ def explain(
         data_ = _data(data, None, batch)
         net = ad.certify(_model(model, data_), ball_of(norm, eps))
         print(net.explain(data_.x_test, measure=measure))
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A network, .onnx or .onnx.gz.")],
+    spec: Annotated[Path, typer.Argument(help="What is unsafe, .vnnlib or .vnnlib.gz.")],
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds, for all of it.")] = 120.0,
+    format: Annotated[str, typer.Option(help="text, json or vnncomp.")] = "text",
+    branch: Annotated[str, typer.Option(help="auto, inputs, units or programs.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float64 or float32: to compute bounds in.")
+    ] = "float64",
+    memory: Annotated[str | None, typer.Option(help="For open sub-problems, like 2GiB.")] = None,
+    attack: Annotated[bool, typer.Option(help="Try points; without, only prove.")] = True,
+    resume: Annotated[
+        Path | None, typer.Option(help="A file where a stopped search is kept, and goes on.")
+    ] = None,
+) -> None:
+    """Decide whether a network has a point that a VNN-LIB file calls unsafe.
+
+    0 verified: there is none; 1 falsified: here is one, on which onnxruntime agrees; 5 unknown.
+
+    Example: autodual verify net.onnx property.vnnlib --timeout 116 --format vnncomp
+    """
+    import time
+
+    from autodual.cli.verifying import check_format, in_format, verified
+    from autodual.errors import Interrupted
+
+    start = time.perf_counter()
+    codes = {"verified": 0, "falsified": CROSSED, "unknown": UNDECIDED}
+    with told():
+        check_format(format)
+        try:
+            verdict = verified(
+                model,
+                spec,
+                timeout,
+                start,
+                branch=branch,
+                dtype=dtype,
+                memory=memory,
+                attack=attack,
+                resume=resume,
+            )
+        except Interrupted as stopped:
+            verdict = stopped.partial
+    said = in_format(verdict, format)
+    print(said if isinstance(said, str) else notation.dumps(said))
+    sys.exit(codes[verdict.status])
 
 
 @app.command()

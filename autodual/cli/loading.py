@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # torch takes a second to load: not before there is something
     from autodual.threat import ThreatModel
     from autodual.train import Dataset
 
-CROSSED, USAGE, REFUSED, RAISED = 1, 2, 3, 4
+CROSSED, USAGE, REFUSED, RAISED, UNDECIDED = 1, 2, 3, 4, 5
 
 
 def stop(said: object, code: int) -> NoReturn:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from autodual.bound.memory import default_memory, parse_memory
 from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
 from autodual.files import load, save
+from autodual.formats.onnx import OnnxModel
 from autodual.query import Case, Query
 from autodual.threat import Box
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
@@ -26,7 +29,8 @@ from autodual.verifier.search import Branching, Search, Told
 from autodual.verifier.statements import Region, as_statement
 from autodual.verifier.system import System
 from autodual.verifier.units import UnitSplits
-from autodual.verifier.verdict import FALSIFIED, UNKNOWN, VERIFIED, Verdict
+from autodual.verifier.verdict import FALSIFIED, UNKNOWN, VERIFIED, Moment, Verdict
+from autodual.working import PATIENCE, Report, listener
 
 BRANCH = "auto", "inputs", "units", "programs"
 """What sub-problems are made by."""
@@ -89,8 +93,31 @@ def verify(
     room = parse_memory(memory)
     problem = _stated(model, region, property)
     room = default_memory(problem.x.device) // 2 if room is None else room
-    job = _Job(problem, replay, start, start + timeout, attack, told)
-    return job.run(branch, room, None if resume is None else Path(resume))
+    if replay is None and isinstance(model, OnnxModel):
+        replay = model.replay
+    with _showing(told) as hears:
+        job = _Job(problem, replay, start, start + timeout, attack, hears)
+        return job.run(branch, room, None if resume is None else Path(resume))
+
+
+@contextmanager
+def _showing(told: Told | None) -> Iterator[Told]:
+    """Pass on how far a search is, and show it on a terminal if it takes long."""
+    show, last = listener(), list[Report]()
+
+    def hears(moment: Moment) -> None:
+        if told is not None:
+            told(moment)
+        if show is not None and moment.seconds >= PATIENCE:
+            share = 1 - moment.open / max(1, moment.bounded + moment.open)
+            last[:] = [Report(str(moment), share, moment.seconds, None)]
+            show(last[0])
+
+    try:
+        yield hears
+    finally:
+        if show is not None and last:
+            show(replace(last[0], over=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +137,13 @@ class Problem:
 
 def _stated(model: nn.Module, region: object, property: object) -> Problem:
     """Read what the user said."""
-    first = next(model.parameters(), None)
-    like = torch.empty(0) if first is None else first.detach()
+    like = _like(model)
     if isinstance(property, Query):
-        shape = (property.inputs,) if region is None else tuple(torch.as_tensor(region).shape)
+        shape: tuple[int, ...] = (property.inputs,)
+        if isinstance(model, OnnxModel):
+            shape = tuple(model.input_shape)
+        elif region is not None:
+            shape = tuple(torch.as_tensor(region).shape)
         if math.prod(shape) != property.inputs:
             raise InputError(
                 f"the query is about {property.inputs} inputs, an example's input of shape "
@@ -145,6 +175,12 @@ def _stated(model: nn.Module, region: object, property: object) -> Problem:
         raise InputError("verify is for models that return one tensor [N, *]")
     query = to_query(region, as_statement(property), inputs, tuple(output.shape[1:]))
     return Problem(model, x, query)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """Return a tensor of the dtype and on the device that a model computes in."""
+    known = itertools.chain(model.parameters(), model.buffers())
+    return next((t.detach() for t in known if t.is_floating_point()), torch.empty(0))
 
 
 class _Job:
@@ -271,9 +307,10 @@ class _Job:
 
     def _placed(self, point: Tensor, index: int) -> Tensor:
         """Return a point as an input [1, *] of the model that lies in the case's box."""
-        case = self.exact[index]
-        low, high = _within(case, point)
-        return torch.clamp(point, low, high).reshape(self.problem.x.shape)
+        model, case = self.problem.model, self.exact[index]
+        stored = point.to(model.stored) if isinstance(model, OnnxModel) else point
+        low, high = _within(case, stored)
+        return torch.clamp(stored, low, high).to(point).reshape(self.problem.x.shape)
 
     def _verdict(self, why: str, kept: Path | None) -> Verdict:
         """Return what is known when the search has ended; keep what is left in a file."""

@@ -66,6 +66,11 @@ class OnnxModel(nn.Module):
         self._wiring = [(step.inputs, step.outputs) for step in built.steps]
         self._last = last_readers(built.steps, self._output)
 
+    @property
+    def stored(self) -> torch.dtype:
+        """The dtype of inputs in the file."""
+        return self._replay.stored
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs [N, *output_shape] for inputs [N, *input_shape]."""
         return self._run(x, None)
