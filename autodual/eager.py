@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
@@ -19,13 +20,15 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
 
     One that is called with other arguments than it takes says what to write instead.
     """
+    plain = called(function)
 
     @cache
     def disabled() -> Callable[P, T]:  # the compiler takes long to load: not before it is needed
-        return torch.compiler.disable(called(function))
+        return torch.compiler.disable(plain)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        return disabled()(*args, **kwargs)
+        compiler_is_there = "torch._dynamo" in sys.modules  # without it nothing is compiled
+        return (disabled() if compiler_is_there else plain)(*args, **kwargs)
 
     return run

@@ -126,6 +126,16 @@ class Columns(ABC):
         """Add what a nonlinear op brings in, given its radius r [N, *size(1)]."""
 
 
+def of_inputs(network: Relaxation) -> tuple[Tensor, Tensor]:
+    """Return a column [N or 1, k, *size(1)] for each input that moves, and which these are, [k]."""
+    value, weights = network.entry.value, network.entry.weights
+    assert weights is not None
+    weights = weights.flatten(1)
+    moving = (weights != 0).any(0).nonzero().squeeze(1)
+    columns = torch.diag_embed(weights)[:, moving]
+    return columns.reshape(len(weights), len(moving), *value.size(1)), moving
+
+
 class Projection(Columns):
     """Random samples: after an elementwise op, r times the noise that ``noise`` draws is added.
 
@@ -152,12 +162,9 @@ class Sources(Columns):
     """
 
     def __init__(self, network: Relaxation) -> None:
-        value, weights = network.entry.value, network.entry.weights
-        assert weights is not None
-        weights = weights.flatten(1)
-        start = torch.diag_embed(weights).reshape(len(weights), value.numel, *value.size(1))
+        start, moving = of_inputs(network)
         super().__init__(network, start)
-        self.count = value.numel
+        self.count = len(moving)
 
     def _aligned(self, given: list[Tensor | None]) -> list[Tensor | None]:
         return [None if g is None else self.filled(g) for g in given]

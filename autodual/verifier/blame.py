@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.layer import Layer
-from autodual.bound.projection import Columns
+from autodual.bound.projection import Columns, of_inputs
 from autodual.bound.reading import lines
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Rows
@@ -24,10 +24,8 @@ class _Influence(Columns):
     """How far each input moves each value, along the upper planes; only a guide."""
 
     def __init__(self, network: Relaxation) -> None:
-        value, weights = network.entry.value, network.entry.weights
-        assert weights is not None
-        columns = torch.diag_embed(weights.flatten(1))
-        super().__init__(network, columns.reshape(len(weights), value.numel, *value.size(1)))
+        columns, self.moving = of_inputs(network)
+        super().__init__(network, columns)
         self.shares: dict[Value, Tensor] = {}
 
     def extend(self, layer: Layer) -> None:
@@ -78,5 +76,7 @@ def lines_and_blame(network: Relaxation, specs: Mapping[Value, Tensor]) -> tuple
         return list(pulled), far
 
     slope, offset = lines(network, specs, through)
-    blame = sum(blamed[1:], blamed[0]) if blamed else torch.zeros_like(slope)
+    blame = torch.zeros_like(slope)
+    if blamed:
+        blame = blame.index_copy(2, influence.moving, sum(blamed[1:], blamed[0]))
     return Lines(slope, offset), blame

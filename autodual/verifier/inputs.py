@@ -20,8 +20,11 @@ SAMPLE = 16
 MOST = 1024
 """How many boxes are bounded together at most."""
 
-ROOM, COPIES = 2**29, 2
-"""How many bytes the columns of a batch may take where everything is open, and copies of these."""
+SMALL = 2**24
+"""How many bytes the columns of one box may take where everything is open, or rows serve alone."""
+
+ROOM, WIDE = 2**28, 2**19
+"""How many bytes the columns of a batch may take, and without them how many entries a value."""
 
 KEEP = 0.7
 """How much of what was known of that stays when a batch says something new."""
@@ -31,17 +34,17 @@ class InputSplits:
     """Sub-problems are boxes.
 
     Each is bounded by linear functions below its rows, on intervals found in forward order; where
-    that pays also on those of rows that travel back. What the functions say of the box cuts it
+    that pays, and for large networks at once, on those of rows that travel back. What the functions say of the box cuts it
     down; the halves are asked the same functions before they are kept.
     """
 
     def __init__(self, system: System) -> None:
         self.system = system
         bounded = system.found.program.plan.bounded
-        columns = system.cases[0].lower.numel() + sum(v.numel for v in bounded)
-        widest = max((v.numel for v in bounded), default=1)
-        size = COPIES * columns * widest * system.like.element_size()
-        self.most = max(1, min(MOST, ROOM // size))
+        widest, units = max((v.numel for v in bounded), default=1), sum(v.numel for v in bounded)
+        size = widest * units * system.like.element_size()  # columns where everything is open
+        self.small = size <= SMALL
+        self.most = max(1, min(MOST, ROOM // size if self.small else WIDE // widest))
         self.gain = self.ahead = 0.0
 
     def roots(self) -> Nodes:
@@ -55,7 +58,8 @@ class InputSplits:
 
     def step(self, nodes: Nodes) -> Step:
         """Bound boxes and cut those that stay open."""
-        nodes, lines = self._bounded(nodes)
+        learned = dict[str, float]()
+        nodes, lines = self._bounded(nodes, learned)
         nodes, blame = nodes.without("blame"), nodes["blame"]
         lower, upper = nodes["lower"], nodes["upper"]
         row = lines.least(lower, upper).argmax(1)
@@ -65,7 +69,14 @@ class InputSplits:
         wide = ((middle > lower) & (middle < upper)).any(1)
         halves = _cut(nodes.select(wide), lines.select(wide), blame[wide])
         twice = lines.select(wide.nonzero().squeeze(1).repeat(2))
-        return Step(_kept(halves, twice)[0], points, case, nodes.select(~wide))
+        return Step(_kept(halves, twice)[0], points, case, nodes.select(~wide), learned)
+
+    def learn(self, step: Step) -> None:
+        """Hear how far cuts and dear bounds came in some step."""
+        if "gain" in step.learned:
+            self.gain = _mixed(self.gain, step.learned["gain"])
+        if "ahead" in step.learned:
+            self.ahead = _mixed(self.ahead, step.learned["ahead"])
 
     def state(self) -> dict[str, Any]:
         """Return what it has learned."""
@@ -75,27 +86,30 @@ class InputSplits:
         """Go on with what was learned."""
         self.gain, self.ahead = state["gain"], state["ahead"]
 
-    def _bounded(self, nodes: Nodes) -> tuple[Nodes, Lines]:
+    def _bounded(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
         """Return the boxes that stay open, cut down, with linear functions below their rows."""
         system, before = self.system, nodes["cheap"]
-        bound = system.bound(system.forward, nodes["lower"], nodes["upper"])
+        compiled = system.forward if self.small else system.found
+        bound = system.bound(compiled, nodes["lower"], nodes["upper"])
         lines, blame = system.lines(bound, nodes.case)
         cheap = lines.together(nodes["lower"], nodes["upper"])
         gains = (cheap - before)[before.isfinite() & cheap.isfinite()]
         if len(gains) > 0:
-            self.gain = _mixed(self.gain, float(gains.mean()))
+            learned["gain"] = float(gains.mean())
         data = {**nodes.data, "cheap": cheap, "blame": blame}
         nodes, lines = _kept(Nodes(nodes.bound, nodes.case, data), lines)
+        if not self.small:
+            return nodes, lines
         pays = self.ahead >= LEVELS * self.gain
         some = torch.arange(len(nodes) if pays else min(len(nodes), SAMPLE))
         if len(some) == 0:
             return nodes, lines
         rest = torch.arange(len(some), len(nodes))
-        dear, better = self._dear(nodes.select(some))
+        dear, better = self._dear(nodes.select(some), learned)
         cat = Lines(torch.cat([better.A, lines.A[rest]]), torch.cat([better.b, lines.b[rest]]))
         return Nodes.cat([dear, nodes.select(rest)]), cat
 
-    def _dear(self, nodes: Nodes) -> tuple[Nodes, Lines]:
+    def _dear(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
         """Do the same with intervals found by rows."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
         known = system.bound(system.forward, lower, upper)
@@ -104,7 +118,7 @@ class InputSplits:
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
         ahead = ahead[ahead.isfinite()].clamp(min=0)
         if len(ahead) > 0:
-            self.ahead = _mixed(self.ahead, float(ahead.mean()))
+            learned["ahead"] = float(ahead.mean())
         data = {**nodes.data, "blame": blame}
         return _kept(Nodes(nodes.bound, nodes.case, data), lines)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -62,12 +62,14 @@ class Step:
         children: those to go on with.
         points, case: points that are worth trying, [P, n], and the case of each, [P].
         stuck: those that cannot be cut any more and are not decided.
+        learned: what the next steps may go by.
     """
 
     children: Nodes
     points: Tensor
     case: Tensor
     stuck: Nodes
+    learned: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pool:

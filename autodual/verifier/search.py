@@ -13,6 +13,7 @@ from torch import Tensor
 from autodual.verifier.falsify import descend
 from autodual.verifier.pool import Nodes, Pool, Step
 from autodual.verifier.system import System
+from autodual.verifier.threads import Threads
 from autodual.verifier.verdict import Moment
 
 FIRST = 32
@@ -49,7 +50,10 @@ class Branching(Protocol):
         """Return the sub-problems at the start."""
 
     def step(self, nodes: Nodes) -> Step:
-        """Bound some and cut those that stay open."""
+        """Bound some and cut those that stay open; several threads may ask at once."""
+
+    def learn(self, step: Step) -> None:
+        """Hear what came of a step, in the order of the sub-problems."""
 
     def state(self) -> dict[str, Any]:
         """Return what it has learned, to go on with another time."""
@@ -66,6 +70,7 @@ class Search:
         branching: how.
         confirm: asks the model itself about a point.
         room: how many bytes open sub-problems may take.
+        threads: in which batches are bounded.
         attack: whether points are tried.
         told: hears how far it is.
 
@@ -81,11 +86,12 @@ class Search:
         branching: Branching,
         confirm: Confirm,
         room: int,
+        threads: Threads,
         attack: bool = True,
         told: Told | None = None,
     ) -> None:
         self.system, self.branching, self.confirm = system, branching, confirm
-        self.attack, self.told, self.room = attack, told, room
+        self.attack, self.told, self.threads = attack, told, threads
         roots = branching.roots()
         self.pool = Pool(most=max(1, room // (2 * max(1, roots.bytes // len(roots)))))
         self.pool.add(roots)
@@ -131,24 +137,33 @@ class Search:
         return "done"
 
     def _step(self) -> None:
-        """Bound the next batch."""
-        nodes = self.pool.take(min(self.size, self.branching.most))
+        """Bound the next batch, a part in each thread."""
+        at_once = self.threads.count * self.branching.most
+        nodes = self.pool.take(min(self.size, at_once))
         try:
-            step = self.branching.step(nodes)
+            steps = self.threads.map(self.branching.step, self._parts(nodes, self.threads.count))
         except BaseException:
             self.pool.add(nodes)  # a stopped search keeps what it was at
             raise
-        self.pool.add(step.children)
-        if len(step.stuck) > 0:
-            self.stuck.append(step.stuck)
+        for step in steps:
+            self.branching.learn(step)
+            self.pool.add(step.children)
+            if len(step.stuck) > 0:
+                self.stuck.append(step.stuck)
+            if self.attack:
+                self.attempt(step.points, step.case)
         self.bounded += len(nodes)
         self.size = 2 * self.size
-        if self.attack:
-            self.attempt(step.points, step.case)
+
+    def _parts(self, nodes: Nodes, most: int) -> list[Nodes]:
+        """Return sub-problems in equal parts, none of them too small to be worth a thread."""
+        count = max(1, min(most, len(nodes) // FIRST))
+        index = torch.arange(len(nodes), device=nodes.bound.device)
+        return [nodes.select(part) for part in index.tensor_split(count)]
 
     def attempt(self, points: Tensor, case: Tensor) -> None:
         """Try points [P, n], and now and then where gradients lead from some."""
-        if len(points) == 0:
+        if len(points) == 0 or self.witness is not None:
             return
         self._try(points, case)
         if self.done or self._descending > SHARE * (time.perf_counter() - self._start):

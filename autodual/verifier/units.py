@@ -172,6 +172,9 @@ class UnitSplits:
             case = torch.cat([case, ends.case[: len(more)]])
         return Step(cut, points, case, stuck)
 
+    def learn(self, step: Step) -> None:
+        """Hear nothing."""
+
     def relaxed(self, nodes: Nodes) -> tuple[Relaxation, dict[Value, Interval], Tensor]:
         """Return the network relaxed on the intervals of sub-problems.
 

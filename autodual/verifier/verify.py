@@ -28,6 +28,7 @@ from autodual.verifier.problem import has_points, to_query
 from autodual.verifier.search import Branching, Search, Told
 from autodual.verifier.statements import Region, as_statement
 from autodual.verifier.system import System
+from autodual.verifier.threads import Threads
 from autodual.verifier.units import UnitSplits
 from autodual.verifier.verdict import FALSIFIED, UNKNOWN, VERIFIED, Moment, Verdict
 from autodual.working import PATIENCE, Report, listener
@@ -95,8 +96,8 @@ def verify(
     room = default_memory(problem.x.device) // 2 if room is None else room
     if replay is None and isinstance(model, OnnxModel):
         replay = model.replay
-    with _showing(told) as hears:
-        job = _Job(problem, replay, start, start + timeout, attack, hears)
+    with _showing(told) as hears, Threads() as threads:
+        job = _Job(problem, replay, start, start + timeout, attack, hears, threads)
         return job.run(branch, room, None if resume is None else Path(resume))
 
 
@@ -194,7 +195,9 @@ class _Job:
         end: float,
         attack: bool,
         told: Told | None,
+        threads: Threads,
     ) -> None:
+        self.threads = threads
         self.problem, self.start, self.end = problem, start, end
         self.attack, self.told, self.how = attack, told, ""
         self.exact = problem.query.cases
@@ -214,7 +217,9 @@ class _Job:
             branch = "inputs" if _varying(cases) <= FEW else "units"
         self.how = f"branching on {branch}"
         branching: Branching = InputSplits(system) if branch == "inputs" else UnitSplits(system)
-        search = Search(system, branching, self._confirmed, room, self.attack, self.told)
+        search = Search(
+            system, branching, self._confirmed, room, self.threads, self.attack, self.told
+        )
         self.search = search
         kept = None if branch == "programs" else kept
         if kept is not None and kept.exists():
@@ -301,9 +306,7 @@ class _Job:
         """Return whether the model itself violates the property at a point of the region."""
         x, case = self._placed(point, index), self.exact[index]
         z = self.replay(x).reshape(1, -1).to(case.C)
-        flat = x.reshape(1, -1).to(case.lower)
-        inside = bool(((flat >= case.lower) & (flat <= case.upper)).all())
-        return inside and bool((case.excess(flat, z) <= 0).all())
+        return bool((case.excess(x.reshape(1, -1).to(case.lower), z) <= 0).all())
 
     def _placed(self, point: Tensor, index: int) -> Tensor:
         """Return a point as an input [1, *] of the model that lies in the case's box."""
@@ -363,10 +366,15 @@ def _varying(cases: Sequence[Case]) -> int:
 
 
 def _within(case: Case, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of a case's box in another dtype, not outside of it."""
+    """Return the ends of a case's box in another dtype, not outside of it.
+
+    Where no number of that dtype lies in it, as between the ends of an input that is fixed, the
+    nearest one stands for both.
+    """
     low, high = case.lower.to(like), case.upper.to(like)
     low = torch.where(low.to(case.lower) < case.lower, torch.nextafter(low, low + torch.inf), low)
     high = torch.where(
         high.to(case.upper) > case.upper, torch.nextafter(high, high - torch.inf), high
     )
-    return low, high
+    none, nearest = low > high, case.lower.to(like)
+    return torch.where(none, nearest, low), torch.where(none, nearest, high)
