@@ -387,8 +387,6 @@ def test_compiled_equals_eager(monkeypatch):
 def test_compiled_to_the_end(tmp_path, monkeypatch):
     # what another run has left may be C++ for vectors that ATEN_CPU_CAPABILITY rules out here
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    # headers compiled beforehand pay from the third kernel on
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
     model, x, y = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.rand(1, 2), torch.tensor([0])
     eager, compiled = (ad.certify(model, 0.1, bounds="ibp", compile=c) for c in (False, True))
     with torch.no_grad():
