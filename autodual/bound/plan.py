@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from autodual.bound.match import grows, match_all
 from autodual.duals import Affine, Call, DualLayer, Registry
@@ -156,6 +157,22 @@ def _fixed(node: Node, name: str, value: Value) -> Node:
     return replace(node, args={**node.args, name: value})
 
 
+def _may_multiply(target: Callable[..., Any]) -> bool:
+    """Return whether FLOPs are counted in an op: in products, and what may consist of some."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return True
+    consists = torch._C.DispatchKey.CompositeImplicitAutograd
+    return target._overloadpacket in flop_registry or target.has_kernel_for_dispatch_key(consists)
+
+
+def _counted(node: Node, device: torch.device) -> int:
+    """Return the FLOPs of a node for one example, under a mode of fake tensors."""
+    env = {v: torch.empty(v.size(1), dtype=v.dtype, device=device) for v in node.inputs}
+    with FlopCounterMode(display=False) as counter:
+        evaluate(node, env, 1)
+    return counter.get_total_flops()
+
+
 FLOPS_PER_BYTE = 20
 """How many products a core makes in the time that a byte of a row takes on its way."""
 
@@ -243,17 +260,13 @@ class Plan:
     def flops(self) -> Mapping[Value, int]:
         """The FLOPs of each node for one example."""
         from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.utils.flop_counter import FlopCounterMode
 
-        graph, counts = self.graph, dict[Value, int]()
+        graph = self.graph
+        counts = {node.out: node.out.numel for node in graph.nodes}
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            env: dict[Value, Tensor] = {
-                v: torch.empty(v.size(1), dtype=v.dtype, device=graph.device) for v in graph.entries
-            }
             for node in graph.nodes:
-                with FlopCounterMode(display=False) as counter:
-                    env[node.out] = evaluate(node, env, 1)
-                counts[node.out] = counter.get_total_flops() or node.out.numel
+                if _may_multiply(node.target):
+                    counts[node.out] = _counted(node, graph.device) or node.out.numel
         return counts
 
     @cached_property

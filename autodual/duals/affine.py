@@ -30,6 +30,19 @@ def transpose_by_vjp(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Se
     return pulled
 
 
+def summed(nu: Tensor, shape: torch.Size) -> Tensor:
+    """Return rows [R, *out] over an argument [*shape] that was broadcast: sums over its copies."""
+    if nu.shape[1:] == shape:
+        return nu
+    wide = (*[1] * (nu.dim() - 1 - len(shape)), *shape)
+    return nu.sum_to_size(len(nu), *wide).reshape(len(nu), *shape)
+
+
+def behind(dim: int) -> int:
+    """Return where a dimension of an argument lies in rows of it, [R, *]."""
+    return dim if dim < 0 else dim + 1
+
+
 @dataclass(frozen=True)
 class Window:
     """Which part of an image an output pixel reads: output i the inputs from i·stride − padding.

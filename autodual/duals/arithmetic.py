@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from autodual.duals.affine import Affine, pixel_by_pixel, transpose_by_vjp
+from autodual.duals.affine import Affine, Transpose, pixel_by_pixel, summed
 from autodual.duals.base import Call, DualLayer, Either, Hole
 from autodual.duals.elementwise import Elementwise
 from autodual.duals.relaxed import Planes, Slopes
@@ -44,12 +45,43 @@ def corners(call: Callable[[Tensor, Tensor], Tensor], x: Interval, y: Interval) 
     return Interval(values.amin(0), values.amax(0))
 
 
-def transpose_sum(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
-    """ν_in = ν_out for each summand, where none of them is broadcast or scaled."""
-    unscaled = call.args.get("alpha", 1) == 1
-    if unscaled and all(shape == nu.shape[1:] for shape in shapes):
-        return [nu] * len(shapes)
-    return transpose_by_vjp(call, nu, shapes)
+def _signed(sign_of: Callable[[Call], dict[str, float]]) -> Transpose:
+    """Return ν ↦ ν_in = ±α ν_out for each summand, by its sign."""
+
+    def transpose(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+        signs = sign_of(call)
+        names = [name for name, arg in call.args.items() if isinstance(arg, Hole)]
+        pulled = [summed(nu, shape) for shape in shapes]
+        return [
+            rows if signs[name] == 1 else signs[name] * rows
+            for name, rows in zip(names, pulled, strict=True)
+        ]
+
+    return transpose
+
+
+def transpose_scaled(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    """ν_in = c ν_out for z ↦ c·z."""
+    (factor,) = (call[name] for name in ("self", "other") if not isinstance(call[name], Hole))
+    return (summed(nu * factor, shapes[0]),)
+
+
+def transpose_divided(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    """ν_in = ν_out/c for z ↦ z/c."""
+    return (summed(nu / call["other"], shapes[0]),)
+
+
+def _transpose_total(scale: Callable[[int], float]) -> Transpose:
+    """Return ν ↦ ν_in, ν_out times what ``scale`` says of the number of entries in each sum."""
+
+    def transpose(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+        (shape,) = shapes
+        dims = sorted(d % len(shape) for d in call["dim"] or range(len(shape)))
+        kept = [1 if i in dims else size for i, size in enumerate(shape)]
+        rows = nu.reshape(len(nu), *kept).expand(len(nu), *shape)
+        return (rows * scale(math.prod(shape[d] for d in dims)),)
+
+    return transpose
 
 
 def product_planes(call: Call, x: Interval, y: Interval, slopes: Slopes | None) -> Planes:
@@ -131,34 +163,35 @@ def mccormick_beside(call: Call, x: Interval, y: Interval, chosen: Planes) -> li
     return found
 
 
-SUM = Affine(
-    together=("self", "other"),
-    interval=_difference(lambda call: {"self": 1, "other": call["alpha"]}),
-    transpose=transpose_sum,
-    window=pixel_by_pixel,
-    reads_one=True,
-)
-DIFFERENCE = Affine(
-    together=("self", "other"),
-    interval=_difference(lambda call: {"self": 1, "other": -call["alpha"]}),
-    window=pixel_by_pixel,
-    reads_one=True,
-)
-REVERSED_DIFFERENCE = Affine(
-    together=("self", "other"),
-    interval=_difference(lambda call: {"self": -call["alpha"], "other": 1}),
-    window=pixel_by_pixel,
-    reads_one=True,
-)
+def _sum(sign_of: Callable[[Call], dict[str, float]]) -> Affine:
+    """Return the dual layer of a sum in which each argument has a sign, times α."""
+    return Affine(
+        together=("self", "other"),
+        interval=_difference(sign_of),
+        transpose=_signed(sign_of),
+        window=pixel_by_pixel,
+        reads_one=True,
+    )
+
+
+SUM = _sum(lambda call: {"self": 1, "other": call["alpha"]})
+DIFFERENCE = _sum(lambda call: {"self": 1, "other": -call["alpha"]})
+REVERSED_DIFFERENCE = _sum(lambda call: {"self": -call["alpha"], "other": 1})
 NEGATION = Affine(
     together=("self",),
     interval=_difference(lambda call: {"self": -1}),
+    transpose=_signed(lambda call: {"self": -1}),
     window=pixel_by_pixel,
     linear=True,
     reads_one=True,
 )
 SCALED = Affine(
-    alone=("self", "other"), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True
+    alone=("self", "other"),
+    interval=scaled,
+    transpose=transpose_scaled,
+    window=pixel_by_pixel,
+    linear=True,
+    reads_one=True,
 )
 PLANES = Elementwise(
     product_planes,
@@ -169,9 +202,16 @@ PLANES = Elementwise(
 )
 PRODUCT = Either((SCALED, PLANES))
 QUOTIENT = Affine(
-    alone=("self",), interval=scaled, window=pixel_by_pixel, linear=True, reads_one=True
+    alone=("self",),
+    interval=scaled,
+    transpose=transpose_divided,
+    window=pixel_by_pixel,
+    linear=True,
+    reads_one=True,
 )
-TOTAL = Affine(together=("self",), linear=True)
+TOTAL = Affine(together=("self",), transpose=_transpose_total(lambda count: 1), linear=True)
+MEAN = Affine(together=("self",), transpose=_transpose_total(lambda count: 1 / count), linear=True)
+RUNNING_TOTAL = Affine(together=("self",), linear=True)
 
 TABLE: dict[str, DualLayer | Either] = {
     "aten.add.Tensor": SUM,
@@ -186,6 +226,6 @@ TABLE: dict[str, DualLayer | Either] = {
     "aten.div.Tensor": QUOTIENT,
     "aten.div.Scalar": QUOTIENT,
     "aten.sum.dim_IntList": TOTAL,
-    "aten.mean.dim": TOTAL,
-    "aten.cumsum.default": TOTAL,
+    "aten.mean.dim": MEAN,
+    "aten.cumsum.default": RUNNING_TOTAL,
 }

@@ -279,10 +279,10 @@ def bracket(
         return derivative(torch.nextafter(z, toward)) - slope
 
     start, s, t = rise(p, q), p, q
-    crosses = start.sign() * rise(q, p).sign() < 0
+    crosses, below = start.sign() * rise(q, p).sign() < 0, start < 0
     for _ in range(STEPS):
         middle = (s + t) / 2
-        same = (derivative(middle) < slope) == (start < 0)
+        same = (derivative(middle) < slope) == below
         s, t = torch.where(same, middle, s), torch.where(same, t, middle)
     return s, t, rise(s, t), rise(t, s), crosses
 

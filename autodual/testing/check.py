@@ -266,30 +266,34 @@ def _check_elementwise(
     )
     part = Interval(*(box.nearest(end) for end in (part.lower, part.upper)))
     assert rule.covers(rule.arguments, call.args), "the rule does not accept this call"
-    free, sides = (
-        rule.relax(call, box, at=[box.center]),
-        rule.relax(call, box, slopes=Sides(slope, nu)),
-    )
-    beside = rule.facets(call, box, chosen=sides)
-    for which, lines in (
-        ("equal slopes", rule.relax(call, box)),
-        ("free slopes", free),
-        ("a slope given", rule.relax(call, box, slopes=slope)),
-        ("a slope given for each side", sides),
-    ):
-        note(f"lines enclose f: {which}", elementwise.check_enclosure(call, box, lines, which))
-    which = "lines beside those chosen"
-    silent = [elementwise.check_enclosure(call, box, lines, which) for lines in beside]
+    equal, given = rule.relax(call, box), rule.relax(call, box, slopes=slope)
+    sides = rule.relax(call, box, slopes=Sides(slope, nu))
+    chosen = {
+        "equal slopes": equal,
+        "free slopes": rule.relax(call, box, at=[box.center]),
+        "a slope given": given,
+        "a slope given for each side": sides,
+    }
+    beside = [
+        ("lines beside those chosen", lines) for lines in rule.facets(call, box, chosen=sides)
+    ]
+    silent = elementwise.check_enclosure(call, box, [*chosen.items(), *beside])
+    for which, apart in zip(chosen, silent, strict=False):
+        note(f"lines enclose f: {which}", apart)
     apart = elementwise.SILENT if beside else "the rule gives none"
-    note(f"lines enclose f: {which}", None if None in silent else apart)
+    note(
+        "lines enclose f: lines beside those chosen",
+        None if None in silent[len(chosen) :] else apart,
+    )
     rows = torch.stack([nu, -nu])
-    note("Fenchel's inequality", elementwise.check_fenchel(rule, call, box, rows))
+    note("Fenchel's inequality", elementwise.check_fenchel(call, box, equal, rows))
     note("the interval holds f and shrinks", elementwise.check_interval(rule, call, box, part))
-    note("lines of one slope close in", elementwise.check_parts(rule, call, box, part, slope))
+    inner = rule.relax(call, part, slopes=slope)
+    note("lines of one slope close in", elementwise.check_parts(box, part, slope, given, inner))
     note("all is exact at ℓ = u", elementwise.check_point(rule, call, box.lower))
     precise = box.lower.dtype == torch.float64
     if precise:
-        elementwise.check_batch(rule, call, [box, part])
+        elementwise.check_batch(rule, call, [box, part], [equal, rule.relax(call, part)])
     note("examples do not mix", None if precise else PRECISE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ SILENT = "the rule says ±∞ on every box that was drawn; see reach="
 
 SHARES = torch.linspace(0, 1, 17, dtype=torch.float64)
 ZOOMS = 3
+SIGNS = torch.tensor([1.0, -1.0])
+"""Of what an upper and a lower bound must not be exceeded by."""
 
 
 def slack(like: Tensor, *sizes: Tensor) -> Tensor:
@@ -26,13 +28,14 @@ def slack(like: Tensor, *sizes: Tensor) -> Tensor:
 
 def grid(box: Interval) -> Tensor:
     """Return points of the box [P, *]: evenly spaced, and where functions tend to bend."""
-    shares = SHARES.to(box.lower).reshape(-1, *[1] * box.lower.dim())
+    alone = [-1, *[1] * box.lower.dim()]
+    shares = SHARES.to(box.lower).view(alone)
     even = torch.lerp(box.lower.unsqueeze(0), box.upper.unsqueeze(0), shares)
-    bends = [torch.full_like(box.lower, b) for b in BENDS]
-    inner = [torch.nextafter(b, b + side) for b in bends for side in (1, -1)]
-    near = list(map(box.nearest, bends + inner))
-    points = torch.cat([even, box.lower.unsqueeze(0), box.upper.unsqueeze(0), torch.stack(near)])
-    return box.nearest(points)
+    bends = box.lower.new_tensor(BENDS)
+    sides = [torch.nextafter(bends, bends + side) for side in (1, -1)]
+    near = torch.cat([bends, torch.stack(sides, 1).flatten()]).view(alone)
+    ends = torch.stack([box.lower, box.upper])
+    return box.nearest(torch.cat([even, ends, near.expand(-1, *box.lower.shape)]))
 
 
 def worst(excess: Callable[[Tensor], Tensor], box: Interval) -> Tensor:
@@ -45,6 +48,22 @@ def worst(excess: Callable[[Tensor], Tensor], box: Interval) -> Tensor:
         step = (box.upper - box.lower) / (len(SHARES) - 1) ** (zoom + 1)
         around = Interval(best - step, best + step).intersect(box)
     return best
+
+
+def many(box: Interval, count: int) -> Interval:
+    """Return a box [*] so many times, [count, *]."""
+    return box.map(lambda end: end.expand(count, *end.shape))
+
+
+def at(call: Call, points: Tensor) -> Tensor:
+    """Return f at points [P, count, *] of many boxes, each of which it takes for one more point."""
+    values: Tensor = call(points.flatten(0, 1)).unflatten(0, points.shape[:2])
+    return values
+
+
+def undefined(call: Call, box: Interval) -> Tensor:
+    """Return where f is NaN at some point of the box."""
+    return call(grid(box)).isnan().any(0)
 
 
 def first(broken: Tensor, **numbers: Tensor) -> str:
@@ -60,56 +79,63 @@ def unless(told: Tensor) -> str | None:
     return None if bool(told.any()) else SILENT
 
 
-def check_enclosure(call: Call, box: Interval, lines: Planes, which: str) -> str | None:
-    """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u]."""
-    for side, sign in (("upper", 1), ("lower", -1)):
-        slope = getattr(lines, f"{side}_slopes")[0]
-        intercept = getattr(lines, f"{side}_intercept")
-        assert not bool((slope.isnan() | intercept.isnan()).any()), (
-            f"{which}: the {side} line is NaN: "
-            + first(slope.isnan() | intercept.isnan(), ℓ=box.lower, u=box.upper)
+def check_enclosure(
+    call: Call, box: Interval, found: Sequence[tuple[str, Planes]]
+) -> list[str | None]:
+    """a_l z + b_l ≤ f(z) ≤ a_u z + b_u on [ℓ, u], for each pair of lines by its name."""
+    sides = [(which, side, lines) for which, lines in found for side in ("upper", "lower")]
+    slope, intercept = (
+        torch.stack([torch.broadcast_to(line, box.lower.shape) for line in of])
+        for of in (
+            [getattr(lines, f"{side}_slopes")[0] for _, side, lines in sides],
+            [getattr(lines, f"{side}_intercept") for _, side, lines in sides],
         )
+    )
+    sign = SIGNS.to(slope).repeat(len(found)).view(-1, *[1] * box.lower.dim())
 
-        def excess(z: Tensor, a: Tensor = slope, b: Tensor = intercept, s: int = sign) -> Tensor:
-            flat = torch.where(a == 0, b, a * z + b)
-            return s * (call(z) - flat)
+    def line(z: Tensor) -> Tensor:
+        return torch.where(slope == 0, intercept, slope * z + intercept)
 
-        z = worst(excess, box)
-        value, line = call(z), torch.where(slope == 0, intercept, slope * z + intercept)
-        room = slack(z, value, slope * z, intercept)
-        broken = sign * (value - line) > room
-        sides = {"f": value, f"a·z + b of the {side} line": line}
-        assert not bool(broken.any()), (
-            f"{which}: violated {'f ≤ a·z + b' if sign > 0 else 'a·z + b ≤ f'}: "
-            + first(broken, z=z, ℓ=box.lower, u=box.upper, **sides, a=slope, b=intercept)
+    z = worst(lambda z: sign * (at(call, z) - line(z)), many(box, len(sides)))
+    value, end = call(z), line(z)
+    unknown = slope.isnan() | intercept.isnan()
+    broken = sign * (value - end) > slack(z, value, slope * z, intercept)
+    claimed = undefined(call, box) & intercept.isfinite()
+    for i, (which, side, _) in enumerate(sides):
+        ends = {"ℓ": box.lower, "u": box.upper}
+        numbers = {"a": slope[i], "b": intercept[i]}
+        assert not bool(unknown[i].any()), f"{which}: the {side} line is NaN: " + first(
+            unknown[i], **ends
         )
-        undefined = call(grid(box)).isnan().any(0)
-        claimed = undefined & intercept.isfinite()
-        assert not bool(claimed.any()), (
+        values = {"f": value[i], f"a·z + b of the {side} line": end[i]}
+        assert not bool(broken[i].any()), (
+            f"{which}: violated {'f ≤ a·z + b' if side == 'upper' else 'a·z + b ≤ f'}: "
+            + first(broken[i], z=z[i], **ends, **values, **numbers)
+        )
+        assert not bool(claimed[i].any()), (
             f"{which}: f is not defined on the whole box, and the {side} line is finite: "
-            + first(claimed, ℓ=box.lower, u=box.upper, a=slope, b=intercept)
+            + first(claimed[i], **ends, **numbers)
         )
-    return unless(lines.lower_intercept.isfinite() | lines.upper_intercept.isfinite())
+    told = intercept.isfinite().unflatten(0, (-1, 2)).flatten(1).any(1)
+    return [None if finite else SILENT for finite in told.tolist()]
 
 
-def check_fenchel(rule: Elementwise, call: Call, box: Interval, nu: Tensor) -> str | None:
+def check_fenchel(call: Call, box: Interval, lines: Planes, nu: Tensor) -> str | None:
     """−z·ν_in + f(z)·ν_out ≤ h, summed over the entries, for rows ν_out [R, *].
 
     Rows are 0 at entries where the line that they read is infinite.
     """
-    lines = rule.relax(call, box)
     read = torch.where(nu > 0, lines.upper_intercept, lines.lower_intercept)
     nu = torch.where(read.isfinite(), nu, 0)
     lines = lines.map(lambda t: torch.where(t.isfinite(), t, 0))
     (pulled,), h = lines.dual(nu, [box.lower.shape])
-    for row, back, bound in zip(nu, pulled, h, strict=True):
-        z = worst(lambda z, r=row, p=back: call(z) * r - z * p, box)  # type: ignore[misc]
-        value = torch.where(row == 0, 0 * row, call(z) * row)
-        terms = value - z * back
-        room = slack(z, value, z * back, bound).sum()
-        assert bool(terms.sum() <= bound + room), (
-            f"violated −zᵀν_in + f(z)ᵀν_out ≤ h: {terms.sum().item()!r} > {bound.item()!r}"
-        )
+    z = worst(lambda z: at(call, z) * nu - z * pulled, many(box, len(nu)))
+    value = torch.where(nu == 0, 0 * nu, call(z) * nu)
+    bound = h.view(-1, *[1] * box.lower.dim())
+    room = slack(z, value, z * pulled, bound).flatten(1).sum(1)
+    terms = (value - z * pulled).flatten(1).sum(1)
+    for total, most, kept in zip(terms.tolist(), h.tolist(), terms <= h + room, strict=True):
+        assert kept, f"violated −zᵀν_in + f(z)ᵀν_out ≤ h: {total!r} > {most!r}"
     return unless(nu != 0)
 
 
@@ -117,23 +143,24 @@ def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval
     """The image holds f, says nothing where f is undefined, and shrinks with the box."""
     image, part = rule.interval(call, box), rule.interval(call, inner)
     ends = {"ℓ": box.lower, "u": box.upper}
-    missing = call(grid(box)).isnan().any(0)
+    missing = undefined(call, box)
     assert rule.partial or not bool(missing.any()), (
         "f is not defined on the whole box, and the rule does not say where it is: "
         + first(missing, **ends)
     )
-    for sign, side in ((1, "upper"), (-1, "lower")):
-        end, less = getattr(image, side), getattr(part, side)
-        z = worst(lambda z, s=sign: s * call(z), box)  # type: ignore[misc]
-        value = call(z)
+    signs = SIGNS.to(box.lower).view(-1, *[1] * box.lower.dim())
+    furthest = worst(lambda z: signs * at(call, z), many(box, 2))
+    values = call(furthest)
+    for i, (sign, side) in enumerate(((1, "upper"), (-1, "lower"))):
+        end, less, z, value = getattr(image, side), getattr(part, side), furthest[i], values[i]
         broken = sign * (value - end) > slack(z, value, end)
         assert not bool(broken.any()), f"f leaves its {side} bound: " + first(
             broken, z=z, **ends, f=value, bound=end
         )
-        undefined = call(grid(box)).isnan().any(0) & end.isfinite()
-        assert not bool(undefined.any()), (
+        claimed = missing & end.isfinite()
+        assert not bool(claimed.any()), (
             f"f is not defined on the whole box, and its {side} bound is finite: "
-            + first(undefined, **ends, bound=end)
+            + first(claimed, **ends, bound=end)
         )
         broken = sign * (less - end) > slack(z, less, end)
         assert not bool(broken.any()), (
@@ -146,10 +173,9 @@ def check_interval(rule: Elementwise, call: Call, box: Interval, inner: Interval
 
 
 def check_parts(
-    rule: Elementwise, call: Call, box: Interval, inner: Interval, a: Tensor
+    box: Interval, inner: Interval, a: Tensor, whole: Planes, part: Planes
 ) -> str | None:
     """With one slope, the lines of a part of the box lie between those of the whole."""
-    whole, part = (rule.relax(call, b, slopes=a) for b in (box, inner))
     assert whole.are_parallel, "a slope given from outside must serve both lines"
     assert torch.equal(whole.lower_slopes[0], a), "the lines did not take the slope given"
     for sign, side in ((1, "upper"), (-1, "lower")):
@@ -187,13 +213,14 @@ def check_point(rule: Elementwise, call: Call, z: Tensor) -> str | None:
     return unless(value.isfinite())
 
 
-def check_batch(rule: Elementwise, call: Call, boxes: list[Interval]) -> None:
+def check_batch(
+    rule: Elementwise, call: Call, boxes: Sequence[Interval], alone: Sequence[Planes]
+) -> None:
     """A batch of boxes [B, *] gives what its boxes [1, *] give alone."""
     lower, upper = (
         torch.cat(list(ends)) for ends in zip(*((b.lower, b.upper) for b in boxes), strict=True)
     )
     together = rule.relax(call, Interval(lower, upper))
-    alone = [rule.relax(call, box) for box in boxes]
     for name in ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept"):
         torch.testing.assert_close(
             _part(together, name),

@@ -34,6 +34,18 @@ def points(boxes: Sequence[Interval], generator: torch.Generator) -> Iterator[li
         yield from map(list, zip(*mixed, strict=True))
 
 
+def images(call: Call, tried: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return f at each of some points, [P, *]."""
+    return torch.stack([call(*z) for z in tried])
+
+
+def stacked(tried: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the points argument by argument [P, *], with as many dimensions for each."""
+    most = max(v.dim() for v in tried[0])
+    each = [torch.stack(list(of)) for of in zip(*tried, strict=True)]
+    return [v.reshape(len(v), *[1] * (1 + most - v.dim()), *v.shape[1:]) for v in each]
+
+
 def check_fenchel(
     rule: DualLayer, call: Call, boxes: Sequence[Interval], generator: torch.Generator
 ) -> str | None:
@@ -45,30 +57,30 @@ def check_fenchel(
     pulled, h = rule.relax(call, *boxes).dual(nu, shapes)
     finite = h.isfinite()
     tried = list(points(boxes, generator))
-    reach = torch.stack([call(*z).abs() for z in tried]).amax(0)
-    sizes = (nu.abs() * reach).flatten(1).sum(1)
-    for z in tried:
-        value, size = _value(call, nu, z, pulled)
-        broken = (value > h + slack(h, size, sizes, h)) & finite
-        assert not bool(broken.any()), "violated −zᵀν_in + f(z)ᵀν_out ≤ h: " + first(
-            broken, sum=value, h=h
-        )
+    found = images(call, tried)
+    sizes = (nu.abs() * found.abs().amax(0)).flatten(1).sum(1)
+    value, size = _value(found, nu, tried, pulled)
+    broken = (value > h + slack(h, size, sizes, h)) & finite
+    assert not bool(broken.any()), "violated −zᵀν_in + f(z)ᵀν_out ≤ h: " + first(
+        broken, sum=value, h=h
+    )
     z = [box.lower for box in boxes]
     pulled, h = rule.relax(call, *(Interval(v, v) for v in z)).dual(nu, shapes)
-    value, size = _value(call, nu, z, pulled)
+    value, size = _value(out.unsqueeze(0), nu, [z], pulled)
     broken = (value - h).abs() > slack(h, size, h)
     assert not bool(broken.any()), "not exact at ℓ = u: " + first(broken, sum=value, h=h)
     return unless(finite)
 
 
 def _value(
-    call: Call, nu: Tensor, z: Sequence[Tensor], pulled: Sequence[Tensor]
+    found: Tensor, nu: Tensor, tried: Sequence[Sequence[Tensor]], pulled: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return −zᵀν_in + f(z)ᵀν_out [R] and the size of its terms."""
-    terms = [(call(*z) * nu).flatten(1)]
-    terms += [-(v * p).flatten(1) for v, p in zip(z, pulled, strict=True)]
-    every = torch.cat(terms, 1)
-    return every.sum(1), every.abs().sum(1)
+    """Return −zᵀν_in + f(z)ᵀν_out [P, R] and the size of its terms, for f [P, *] at P points."""
+    terms = [(found.unsqueeze(1) * nu).flatten(2)]
+    for z, rows in zip(zip(*tried, strict=True), pulled, strict=True):
+        terms.append(-(torch.stack(list(z)).unsqueeze(1) * rows).flatten(2))
+    every = torch.cat(terms, 2)
+    return every.sum(2), every.abs().sum(2)
 
 
 def check_interval(
@@ -82,14 +94,13 @@ def check_interval(
         for b, share in zip(boxes, shares, strict=True)
     ]
     part = rule.interval(call, *parts)
+    value = images(call, list(points(boxes, generator)))
     for sign, side in ((1, "upper"), (-1, "lower")):
         end, less = getattr(image, side), getattr(part, side)
-        for z in points(boxes, generator):
-            value = call(*z)
-            broken = sign * (value - end) > slack(end, value, end)
-            assert not bool(broken.any()), f"f leaves its {side} bound: " + first(
-                broken, f=value, bound=end
-            )
+        broken = sign * (value - end) > slack(end, value, end)
+        assert not bool(broken.any()), f"f leaves its {side} bound: " + first(
+            broken, f=value, bound=end
+        )
         broken = sign * (less - end) > slack(end, less, end)
         assert not bool(broken.any()), (
             f"the {side} bound of parts of the boxes lies outside that of the whole: "
@@ -117,8 +128,10 @@ def check_planes(
     }
     beside = rule.facets(call, *boxes, chosen=found["free slopes"])
     found |= {f"planes beside those chosen, {i}": planes for i, planes in enumerate(beside)}
-    for (which, planes), z in itertools.product(found.items(), points(boxes, generator)):
-        value, ends = call(*z), planes.ends(*z)
+    tried = list(points(boxes, generator))
+    value, z = images(call, tried), stacked(tried)
+    for which, planes in found.items():
+        ends = planes.ends(*z)
         slopes_of = zip(planes.lower_slopes, planes.upper_slopes, z, strict=True)
         terms = [slope * v for a, b, v in slopes_of for slope in (a, b)]
         for sign, end in ((1, ends.upper), (-1, ends.lower)):
