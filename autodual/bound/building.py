@@ -15,6 +15,7 @@ from autodual.bound.estimators import (
     Estimator,
     Exact,
     ExactSums,
+    FormSums,
     Forward,
     OptimisedSums,
     Setting,
@@ -109,6 +110,10 @@ class Building:
         for sums in self.book.values():
             kind = "free" if job.options.free and not sums.parallel else "parallel"
             self.groups.setdefault(kind, []).append(sums)
+        self.forms: FormSums | None = None
+        if job.options.forms and network.entry.weights is not None:
+            self.forms = FormSums(network)
+            self.groups.setdefault("parallel", []).append(self.forms)
         if "ibp" in self.method.last:
             self.groups["flat"] = [ExactSums(network, setting)]
         self.ibp = {entry: threat.interval(x)}
@@ -203,6 +208,8 @@ class Building:
             box, origin = widen(self.ibp[value], self.job.options.select), "ibp"
         else:
             box, origin = nothing_known(self.network[value].reference), "nothing"
+        if self.forms is not None:
+            box = box.intersect(widen(self.forms.interval(value), self.job.options.select))
         if self.before is not None:
             box = box.intersect(self.before.boxes[value])
         self.ibp[value] = box = self.plan.within(value, box)

@@ -43,7 +43,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is bounded; see ``certify`` for what each says."""
+    """How a model is bounded; see ``certify`` for what each says.
+
+    With ``forms`` every value has an affine form of the input beside its interval: what a verifier
+    wants that cuts boxes of few sides into ever smaller ones.
+    """
 
     method: Method = METHODS["ibp&dual"]
     perturb: Keys = 0
@@ -58,10 +62,11 @@ class Options:
     compile: bool = False
     free: bool = True
     optimize: Steps | None = None
+    forms: bool = False
 
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
         shared = self.method, self.rules, self.intervals, self.estimator
         limits = self.memory, self.budget, tuple(self.choose.items())
-        return (*shared, *limits, self.select, self.compile, self.free, self.optimize)
+        return (*shared, *limits, self.select, self.compile, self.free, self.optimize, self.forms)

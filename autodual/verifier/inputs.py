@@ -21,7 +21,7 @@ MOST = 1024
 """How many boxes are bounded together at most."""
 
 SMALL = 2**24
-"""How many bytes the columns of one box may take where everything is open, or rows serve alone."""
+"""How many bytes the columns of one box may take where everything is open; forms serve beyond."""
 
 ROOM, WIDE = 2**28, 2**19
 """How many bytes the columns of a batch may take, and without them how many entries a value."""
@@ -33,9 +33,10 @@ KEEP = 0.7
 class InputSplits:
     """Sub-problems are boxes.
 
-    Each is bounded by linear functions below its rows, on intervals found in forward order; where
-    that pays, and for large networks at once, on those of rows that travel back. What the functions say of the box cuts it
-    down; the halves are asked the same functions before they are kept.
+    Each is bounded by linear functions below its rows, on intervals found in forward order, or by
+    affine forms in large networks; where that pays, on those of rows that travel back. What the
+    functions say of the box cuts it down; the halves are asked the same functions before they are
+    kept.
     """
 
     def __init__(self, system: System) -> None:
@@ -43,8 +44,9 @@ class InputSplits:
         bounded = system.found.program.plan.bounded
         widest, units = max((v.numel for v in bounded), default=1), sum(v.numel for v in bounded)
         size = widest * units * system.like.element_size()  # columns where everything is open
-        self.small = size <= SMALL
-        self.most = max(1, min(MOST, ROOM // size if self.small else WIDE // widest))
+        small = size <= SMALL
+        self.cheap = system.forward if small else system.forms
+        self.most = max(1, min(MOST, ROOM // size if small else WIDE // widest))
         self.gain = self.ahead = 0.0
 
     def roots(self) -> Nodes:
@@ -89,8 +91,7 @@ class InputSplits:
     def _bounded(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
         """Return the boxes that stay open, cut down, with linear functions below their rows."""
         system, before = self.system, nodes["cheap"]
-        compiled = system.forward if self.small else system.found
-        bound = system.bound(compiled, nodes["lower"], nodes["upper"])
+        bound = system.bound(self.cheap, nodes["lower"], nodes["upper"])
         lines, blame = system.lines(bound, nodes.case)
         cheap = lines.together(nodes["lower"], nodes["upper"])
         gains = (cheap - before)[before.isfinite() & cheap.isfinite()]
@@ -98,8 +99,6 @@ class InputSplits:
             learned["gain"] = float(gains.mean())
         data = {**nodes.data, "cheap": cheap, "blame": blame}
         nodes, lines = _kept(Nodes(nodes.bound, nodes.case, data), lines)
-        if not self.small:
-            return nodes, lines
         pays = self.ahead >= LEVELS * self.gain
         some = torch.arange(len(nodes) if pays else min(len(nodes), SAMPLE))
         if len(some) == 0:
@@ -112,7 +111,7 @@ class InputSplits:
     def _dear(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
         """Do the same with intervals found by rows."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
-        known = system.bound(system.forward, lower, upper)
+        known = system.bound(self.cheap, lower, upper)
         bound = system.bound(system.found, lower, upper, known.boxes)
         lines, blame = system.lines(bound, nodes.case)
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]

@@ -83,6 +83,12 @@ class System:
         return below
 
     @cached_property
+    def forms(self) -> Compiled:
+        """The model with intervals inside found by affine forms, for large networks."""
+        net = self.net.with_options(method=METHODS["ibp+dual"], forms=True)
+        return net.admitted(self.found.inputs)
+
+    @cached_property
     def arithmetic(self) -> Compiled:
         """The model with intervals inside found by interval arithmetic alone."""
         return self.net.with_options(method=METHODS["ibp+dual"]).admitted(self.found.inputs)

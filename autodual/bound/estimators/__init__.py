@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autodual.bound.estimators.base import Estimator, Setting, Sums
 from autodual.bound.estimators.exact import Exact, ExactSums
+from autodual.bound.estimators.forms import FormSums
 from autodual.bound.estimators.forward import Forward
 from autodual.bound.estimators.noise import CauchyNoise
 from autodual.bound.estimators.optimised import Kept, OptimisedSums
@@ -15,6 +16,7 @@ __all__ = [
     "Estimator",
     "Exact",
     "ExactSums",
+    "FormSums",
     "Forward",
     "Geometric",
     "Kept",
