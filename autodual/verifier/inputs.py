@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from autodual.front.ir import Value
+from autodual.interval import Interval
 from autodual.verifier.clip import Lines
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
@@ -25,6 +28,9 @@ SMALL = 2**24
 
 ROOM, WIDE = 2**28, 2**19
 """How many bytes the columns of a batch may take, and without them how many entries a value."""
+
+RARELY = 16
+"""How often such a sample is taken, in batches, once batches are larger than that."""
 
 KEEP = 0.7
 """How much of what was known of that stays when a batch says something new."""
@@ -48,6 +54,7 @@ class InputSplits:
         self.cheap = system.forward if small else system.forms
         self.most = max(1, min(MOST, ROOM // size if small else WIDE // widest))
         self.gain = self.ahead = 0.0
+        self.turns = 0
 
     def roots(self) -> Nodes:
         """Return the box of each case."""
@@ -75,6 +82,7 @@ class InputSplits:
 
     def learn(self, step: Step) -> None:
         """Hear how far cuts and dear bounds came in some step."""
+        self.turns += 1
         if "gain" in step.learned:
             self.gain = _mixed(self.gain, step.learned["gain"])
         if "ahead" in step.learned:
@@ -98,28 +106,32 @@ class InputSplits:
         if len(gains) > 0:
             learned["gain"] = float(gains.mean())
         data = {**nodes.data, "cheap": cheap, "blame": blame}
-        nodes, lines = _kept(Nodes(nodes.bound, nodes.case, data), lines)
-        pays = self.ahead >= LEVELS * self.gain
-        some = torch.arange(len(nodes) if pays else min(len(nodes), SAMPLE))
-        if len(some) == 0:
+        nodes, lines, kept = _kept(Nodes(nodes.bound, nodes.case, data), lines)
+        count = len(nodes) if self.ahead >= LEVELS * self.gain else 0
+        if len(before) < RARELY or self.turns % RARELY == 0:
+            count = max(count, min(len(nodes), SAMPLE))
+        if count == 0:
             return nodes, lines
-        rest = torch.arange(len(some), len(nodes))
-        dear, better = self._dear(nodes.select(some), learned)
+        some, rest = kept[:count], torch.arange(count, len(nodes), device=kept.device)
+        known = system.select(bound, some)
+        dear, better = self._dear(nodes.select(torch.arange(count)), known, learned)
         cat = Lines(torch.cat([better.A, lines.A[rest]]), torch.cat([better.b, lines.b[rest]]))
         return Nodes.cat([dear, nodes.select(rest)]), cat
 
-    def _dear(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
-        """Do the same with intervals found by rows."""
+    def _dear(
+        self, nodes: Nodes, known: Mapping[Value, Interval], learned: dict[str, float]
+    ) -> tuple[Nodes, Lines]:
+        """Do the same with intervals found by rows, within those that are known."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
-        known = system.bound(self.cheap, lower, upper)
-        bound = system.bound(system.found, lower, upper, known.boxes)
+        bound = system.bound(system.found, lower, upper, known)
         lines, blame = system.lines(bound, nodes.case)
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
         ahead = ahead[ahead.isfinite()].clamp(min=0)
         if len(ahead) > 0:
             learned["ahead"] = float(ahead.mean())
         data = {**nodes.data, "blame": blame}
-        return _kept(Nodes(nodes.bound, nodes.case, data), lines)
+        found, lines, _ = _kept(Nodes(nodes.bound, nodes.case, data), lines)
+        return found, lines
 
 
 def _mixed(before: float, now: float) -> float:
@@ -127,15 +139,15 @@ def _mixed(before: float, now: float) -> float:
     return now if before == 0 else KEEP * before + (1 - KEEP) * now
 
 
-def _kept(nodes: Nodes, lines: Lines) -> tuple[Nodes, Lines]:
-    """Return the boxes that stay open, cut down, and their lines."""
+def _kept(nodes: Nodes, lines: Lines) -> tuple[Nodes, Lines, Tensor]:
+    """Return the boxes that stay open, cut down, their lines, and which these are."""
     lower, upper = lines.clipped(nodes["lower"], nodes["upper"])
     inside = (lower <= upper).all(1)
     upper = torch.maximum(lower, upper)
     bound = torch.fmax(nodes.bound, lines.together(lower, upper))  # NaN says nothing
     kept = (inside & ~(bound > 0)).nonzero().squeeze(1)
     found = Nodes(bound, nodes.case, {**nodes.data, "lower": lower, "upper": upper})
-    return found.select(kept), lines.select(kept)
+    return found.select(kept), lines.select(kept), kept
 
 
 def _cut(nodes: Nodes, lines: Lines, blame: Tensor) -> Nodes:

@@ -22,7 +22,7 @@ FIRST = 32
 TRIED, STEPS = 128, 30
 """How many points of a batch go on by gradient descent, and how far."""
 
-SHARE = 0.2
+SHARE = 0.15
 """Which part of the time that may take."""
 
 CHECKED = 8

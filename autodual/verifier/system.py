@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from autodual.bound.layer import example_layout
 from autodual.bound.plan import METHODS
 from autodual.bound.reading import Bound
 from autodual.front.evaluate import run
@@ -108,6 +109,11 @@ class System:
             v: box for v, box in (known or {}).items() if v != entry
         }
         return compiled.program(env, box, given=given)
+
+    def select(self, bound: Bound, index: Tensor) -> dict[Value, Interval]:
+        """Return the intervals of a bound on some of its boxes."""
+        pick = example_layout(bound.networks[0].batch, index)
+        return {v: box.map(partial(pick, v)) for v, box in bound.boxes.items()}
 
     def specs(self, case: Tensor) -> dict[Value, Tensor]:
         """Return the rows of some cases [B], by the value they are about, [B or 1, S, *]."""
