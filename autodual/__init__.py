@@ -13,11 +13,13 @@ from autodual.certificate import Certificate, Estimate
 from autodual.certified import Certified
 from autodual.certify import certify
 from autodual.formats.onnx import OnnxModel, load_onnx
+from autodual.formats.vnnlib import read_vnnlib
 from autodual.inputs import Inputs
 from autodual.interval import Interval
 from autodual.ladder import IBP, LP, MILP, Dual, Optimised, Solution, Solver
 from autodual.loss import RobustLoss, robust_loss
 from autodual.properties import All, AtLeastOne, Property
+from autodual.query import Query
 from autodual.report.coverage import Coverage, coverage
 from autodual.report.curve import AccuracyCurve, accuracy_curve
 from autodual.report.evaluate import Evaluation, evaluate
@@ -67,6 +69,7 @@ __all__ = [
     "Optimised",
     "Polyhedron",
     "Property",
+    "Query",
     "Region",
     "RobustLoss",
     "SelfCheck",
@@ -90,6 +93,7 @@ __all__ = [
     "gap",
     "load_onnx",
     "progress",
+    "read_vnnlib",
     "robust_loss",
     "self_check",
     "train",

@@ -78,6 +78,7 @@ class Search:
         witness: a confirmed point and its case, once one is found.
         stuck: sub-problems that can be neither decided nor cut.
         bounded: how many sub-problems were bounded.
+        trace: where the ends of boxes are added that are bounded, if that is wanted.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Search:
         self.witness: tuple[Tensor, int] | None = None
         self.bounded, self.size = 0, FIRST
         self.curve: list[Moment] = []
+        self.trace: list[tuple[Tensor, Tensor]] | None = None
         self.seconds, self._start = 0.0, time.perf_counter()
         self._descending, self._generator = 0.0, torch.Generator().manual_seed(0)
 
@@ -140,6 +142,8 @@ class Search:
         """Bound the next batch, a part in each thread."""
         at_once = self.threads.count * self.branching.most
         nodes = self.pool.take(min(self.size, at_once))
+        if self.trace is not None:
+            self.trace.append((nodes["lower"], nodes["upper"]))
         try:
             steps = self.threads.map(self.branching.step, self._parts(nodes, self.threads.count))
         except BaseException:

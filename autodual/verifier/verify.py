@@ -58,6 +58,7 @@ def verify(
     resume: str | Path | None = None,
     replay: Replay | None = None,
     told: Told | None = None,
+    trace: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Verdict:
     """Decide whether a property holds at every point of a region.
 
@@ -80,6 +81,8 @@ def verify(
         resume: a file in which a search that is stopped is kept, and from which it goes on.
         replay: what a point must violate the property in, if not the model: a deployed twin.
         told: hears of each ``Moment`` of the search.
+        trace: a list to which the ends [B, n] of the boxes of each batch are added, where inputs
+            are cut: to be drawn.
 
     Raises:
         InputError: a region or property that does not fit the model; no time.
@@ -98,7 +101,7 @@ def verify(
         replay = model.replay
     with _showing(told) as hears, Threads() as threads:
         job = _Job(problem, replay, start, start + timeout, attack, hears, threads)
-        return job.run(branch, room, None if resume is None else Path(resume))
+        return job.run(branch, room, None if resume is None else Path(resume), trace)
 
 
 @contextmanager
@@ -204,7 +207,13 @@ class _Job:
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
 
-    def run(self, branch: str, room: int, kept: Path | None) -> Verdict:
+    def run(
+        self,
+        branch: str,
+        room: int,
+        kept: Path | None,
+        trace: list[tuple[Tensor, Tensor]] | None,
+    ) -> Verdict:
         """Decide."""
         cases = tuple(case for case in self.problem.query.cases if has_points(case))
         if not cases:
@@ -220,7 +229,7 @@ class _Job:
         search = Search(
             system, branching, self._confirmed, room, self.threads, self.attack, self.told
         )
-        self.search = search
+        self.search, search.trace = search, trace if branch == "inputs" else None
         kept = None if branch == "programs" else kept
         if kept is not None and kept.exists():
             search.load(self._read(kept))
