@@ -80,7 +80,7 @@ def draw(net: nn.Module, boxes: list[tuple[Tensor, Tensor]], path: Path) -> None
     axis = torch.linspace(-1, 1, 200).double()
     points = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
-        advice = net(points).argmax(1).reshape(200, 200).mT
+        advice = net(points).argmax(1).reshape(200, 200).mT.numpy()
     figure, axes = plt.subplots(figsize=(5, 5))
     axes.imshow(advice, origin="lower", extent=(-1, 1, -1, 1), cmap="Pastel1", vmin=0, vmax=8)
     for lower, upper in boxes:
@@ -99,7 +99,8 @@ def main() -> None:
     args = parser.parse_args()
     net, boxes = adviser(args.steps), list[tuple[Tensor, Tensor]]()
     turns = ad.any_of(ad.Y[LEFT] > ad.Y[STRAIGHT], ad.Y[RIGHT] > ad.Y[STRAIGHT])
-    close = ad.Region(-0.3 * torch.ones(2), 0.3 * torch.ones(2))
+    sides = ad.all_of(*[a * ad.X[0] + b * ad.X[1] < 0.7 for a in (-1, 1) for b in (-1, 1)])
+    close = ad.Region(-0.55 * torch.ones(2), 0.55 * torch.ones(2), where=sides)  # an octagon
     print("close by it turns:", ad.verify(net, close, turns, timeout=60, trace=boxes))
     ahead = ad.Region(
         torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0]), where=ad.X[0] + ad.X[1] > -1.2

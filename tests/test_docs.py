@@ -20,9 +20,9 @@ def test_readme_blocks_run(capsys):
     assert "verified within LinfBall(0.02)" in capsys.readouterr().out
 
 
-JOBS = (ROOT / "tests" / "test_jobs.py").read_text()
+JOBS = "".join((ROOT / "tests" / f"test_{n}.py").read_text() for n in ("jobs", "verify_files"))
 EXAMPLES = [p for p in sorted((ROOT / "examples").glob("*.py")) if p.stem not in JOBS]
-"""Those that test_jobs.py does not run on smaller sizes."""
+"""Those that no test of their own runs."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)

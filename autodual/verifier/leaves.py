@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from autodual.verifier.units import UnitSplits
 
 
-def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor]:
+def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
     """Decide sub-problems by the least t with g ≤ t for all rows g of their case.
 
     The dual point of HiGHS proves a bound on t: its rows' part are weights λ.
 
     Returns:
-        Those that stay undecided, and a point of each program that did not prove, [P, n].
+        Those that stay undecided; a point of each program that did not prove, [P, n]; whose case
+        it is for, [P].
     """
-    points, open_ = list[Tensor](), list[int]()
-    matrices = Matrices()
+    points, open_ = [branching.lower[:0]], list[int]()
+    matrices, found = Matrices(), list[int]()
     for i in range(len(nodes)):
         one = nodes.select(torch.tensor([i], device=nodes.bound.device))
         least, point = _least(branching, one, matrices)
         if not least > 0:
             open_.append(i)
             if point is not None:
-                points.append(point)
-    index = torch.tensor(open_, dtype=torch.int64, device=nodes.bound.device)
-    like = branching.system.like
-    found = torch.stack(points) if points else like.new_zeros(0, like[0].numel())
-    return nodes.select(index), found
+                points.append(point.unsqueeze(0))
+                found.append(i)
+    left, tried = (torch.tensor(i, dtype=torch.int64).to(nodes.case) for i in (open_, found))
+    return nodes.select(left), torch.cat(points), nodes.case[tried]
 
 
 def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[float, Tensor | None]:

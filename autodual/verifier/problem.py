@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from autodual.errors import InputError
@@ -78,6 +77,8 @@ def has_points(case: Case) -> bool:
     own = ((case.C == 0).all(1) & (case.A != 0).any(1)).cpu()
     if not bool(own.any()):
         return True
+    from scipy.optimize import linprog  # it takes a while to import
+
     A, d = case.A.cpu()[own].double().numpy(), case.d.cpu()[own].double().numpy()
     ends = torch.stack([case.lower, case.upper], 1).cpu().double().numpy()
     found = linprog(np.zeros(A.shape[1]), A_ub=A, b_ub=d, bounds=ends, method="highs")

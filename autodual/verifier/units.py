@@ -19,7 +19,6 @@ from autodual.duals.piecewise import Piecewise
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.verifier.ascent import Ascent, Point
-from autodual.verifier.leaves import decide
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
@@ -165,12 +164,18 @@ class UnitSplits:
         nodes, points, case = nodes.without("corner"), nodes["corner"], nodes.case
         whole = ~(losses > 0).any(1) if losses.shape[1] else torch.ones_like(nodes.bound).bool()
         ends = nodes.select(whole)
-        stuck, more = decide(self, ends)
+        stuck, more, which = self._decided(ends)
         cut = self._cut(nodes.select(~whole), losses[~whole])
-        if len(more) > 0:
-            points = torch.cat([points, more])
-            case = torch.cat([case, ends.case[: len(more)]])
+        points, case = torch.cat([points, more]), torch.cat([case, which])
         return Step(cut, points, case, stuck)
+
+    def _decided(self, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
+        """Return those that a linear program leaves undecided, points it found, their cases."""
+        if len(nodes) == 0:
+            return nodes, self.lower[:0], nodes.case
+        from autodual.verifier.leaves import decide  # scipy.optimize takes a while to import
+
+        return decide(self, nodes)
 
     def learn(self, step: Step) -> None:
         """Hear nothing."""
