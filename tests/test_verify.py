@@ -152,6 +152,20 @@ def test_images_are_cut_inside_the_network() -> None:
     assert not verdicts[1].verified
 
 
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+def test_many_cases_are_decided_side_by_side(branch: str) -> None:
+    model, ends = net(1), (-torch.ones(2), torch.ones(2))
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        values = (model(grid(*ends, 101)) @ rows.mT).amin(0) - 0.05
+    safe = ad.All(rows, values)
+    verdict = ad.verify(model, ad.Region(*ends), safe, 30, branch=branch, attack=False)
+    assert verdict.verified, verdict
+    values[33] += 0.1
+    found = ad.verify(model, ad.Region(*ends), ad.All(rows, values), 30, branch=branch)
+    assert found.falsified
+
+
 def test_planted_points_are_never_verified_away() -> None:
     """A thin spike in an otherwise safe function, far from corners and centers."""
     torch.manual_seed(0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,13 @@ from autodual.duals.elementwise import Elementwise
 from autodual.duals.piecewise import Piecewise
 from autodual.front.ir import Value
 from autodual.interval import Interval
+from autodual.query import Case
 from autodual.verifier.ascent import Ascent, Point
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
 if TYPE_CHECKING:
-    from autodual.certified import Compiled
+    pass
 
 ROOT, BELOW, TRIAL = 40, 12, 0
 """How many steps sub-problems take to their best bound: the first, those below, those on trial."""
@@ -69,27 +71,31 @@ class UnitSplits:
     def __init__(self, system: System) -> None:
         self.system = system
         cases = system.cases
-        same = [next(j for j, other in enumerate(cases) if _same(case, other)) for case in cases]
-        first = sorted(set(same))
-        self.region = torch.tensor([first.index(j) for j in same], device=system.like.device)
+        numbers = [_numbers(case) for case in cases]
+        boxes = list(dict.fromkeys(numbers))
+        place = {box: i for i, box in enumerate(boxes)}
+        self.region = torch.tensor([place[box] for box in numbers], device=system.like.device)
+        first = [numbers.index(box) for box in boxes]
         self.lower = torch.stack([cases[j].lower for j in first])
         self.upper = torch.stack([cases[j].upper for j in first])
-        self.tight = False
-        self._relax(system.found)
+        self.tight, self._lock = False, Lock()
+        self.network = system.bound(system.found, self.lower, self.upper).travelled
+        self.units = self._open_units()
+        self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
         cost = row_cost(self.network, Specs.per_example(self._any_rows()))
         self.most = max(1, ROOM // (HELD * cost.total_bytes))
 
     def tighten(self) -> None:
-        """Find the intervals anew, each row by the best planes for it."""
-        net = self.system.net.with_options(optimize=Steps(0, INSIDE))
-        self.tight = True
-        self._relax(net.admitted(self.system.found.inputs))
-
-    def _relax(self, compiled: Compiled) -> None:
-        """Relax the network over all regions."""
-        self.network = self.system.bound(compiled, self.lower, self.upper).travelled
-        self.units = self._open_units()
-        self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
+        """Find the intervals anew, each row by the best planes for it; once."""
+        with self._lock:
+            if self.tight:
+                return
+            net = self.system.net.with_options(optimize=Steps(0, INSIDE))
+            compiled = net.admitted(self.system.found.inputs)
+            self.network = self.system.bound(compiled, self.lower, self.upper).travelled
+            layers = self.network.layers
+            self.units = [replace(u, layer=layers[u.layer.value]) for u in self.units]
+            self.tight = True
 
     def _any_rows(self) -> dict[Value, Tensor]:
         """Return a row for each region, to know what one costs."""
@@ -114,10 +120,7 @@ class UnitSplits:
 
     def roots(self) -> Nodes:
         """Return the whole region of each case."""
-        return self._roots(torch.arange(len(self.system.cases), device=self.region.device))
-
-    def _roots(self, case: Tensor) -> Nodes:
-        """Return the whole regions of some cases."""
+        case = torch.arange(len(self.system.cases), device=self.region.device)
         boxes = self._boxes(self.region[case])
         ends = [
             torch.cat([end(boxes[u.value])[:, u.index] for u in self.units], 1)
@@ -136,6 +139,7 @@ class UnitSplits:
                 "share": nothing,
                 "mu": nothing.clone(),
                 "weights": self.system.like.new_zeros(len(case), rows),
+                "depth": torch.zeros_like(case),
             },
         )
 
@@ -156,9 +160,8 @@ class UnitSplits:
             if len(nodes) == 0:
                 return Step(nodes, nodes["corner"], nodes.case, nodes)
             self.tighten()
-            nodes = self._roots(nodes.case)
-        fresh = bool(nodes.bound.isneginf().any())
-        nodes, losses = self._bounded(nodes, ROOT if fresh else BELOW)
+        root = bool((nodes["depth"] == 0).any())
+        nodes, losses = self._bounded(nodes, ROOT if root else BELOW)
         kept = (~(nodes.bound > 0)).nonzero().squeeze(1)
         nodes, losses = nodes.select(kept), losses[kept]
         nodes, points, case = nodes.without("corner"), nodes["corner"], nodes.case
@@ -195,12 +198,12 @@ class UnitSplits:
         for value, box in self._boxes(region).items():
             given[value] = box
         for unit in self.units:
-            box = given[unit.value]
-            lower, upper = (
-                end.index_copy(1, unit.index, nodes[name][:, unit.place])
-                for end, name in ((box.lower, "low"), (box.upper, "high"))
+            box, index = given[unit.value], unit.index
+            low = torch.maximum(box.lower[:, index], nodes["low"][:, unit.place])
+            high = torch.minimum(box.upper[:, index], nodes["high"][:, unit.place])
+            given[unit.value] = Interval(
+                box.lower.index_copy(1, index, low), box.upper.index_copy(1, index, high)
             )
-            given[unit.value] = Interval(lower, upper)
         laid = {v: box.map(partial(_laid, v)) for v, box in given.items()}
         ends = self.lower[region], self.upper[region]
         compiled = self.system.found if self.smooth else self.system.arithmetic
@@ -327,7 +330,11 @@ class UnitSplits:
         twice = nodes.select(torch.arange(len(nodes), device=unit.device).repeat(2))
         high = torch.cat([nodes["high"].scatter(1, place, at), nodes["high"]])
         low = torch.cat([nodes["low"], nodes["low"].scatter(1, place, at)])
-        return Nodes(twice.bound, twice.case, {**twice.data, "low": low, "high": high})
+        return Nodes(
+            twice.bound,
+            twice.case,
+            {**twice.data, "low": low, "high": high, "depth": twice["depth"] + 1},
+        )
 
 
 def _laid(value: Value, entries: Tensor) -> Tensor:
@@ -335,6 +342,6 @@ def _laid(value: Value, entries: Tensor) -> Tensor:
     return value.in_layout(entries.reshape(-1, *value.size(1)))
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two cases have the same box."""
-    return torch.equal(a.lower, b.lower) and torch.equal(a.upper, b.upper)
+def _numbers(case: Case) -> bytes:
+    """Return what tells the boxes of cases apart."""
+    return torch.cat([case.lower, case.upper]).cpu().numpy().tobytes()
