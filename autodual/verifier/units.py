@@ -39,6 +39,9 @@ INSIDE = 10
 ROOM, HELD = 2**27, 16
 """How many bytes the rows of a batch may take, and how many tensors of each autograd keeps."""
 
+ROUNDING = 2**14
+"""How many units in the last place of a value's largest entry an interval may be crossed by."""
+
 TINY = 1e-9
 """Which part of all that a bound loses a unit must be to blame for, to be cut."""
 
@@ -194,13 +197,15 @@ class UnitSplits:
             are empty, [M] bool.
         """
         region = self.region[nodes.case]
-        given = dict[Value, Interval]()
+        given, empty = dict[Value, Interval](), torch.zeros_like(nodes.bound, dtype=torch.bool)
         for value, box in self._boxes(region).items():
             given[value] = box
         for unit in self.units:
             box, index = given[unit.value], unit.index
             low = torch.maximum(box.lower[:, index], nodes["low"][:, unit.place])
             high = torch.minimum(box.upper[:, index], nodes["high"][:, unit.place])
+            empty = empty | _crossed(low, high)
+            low = torch.minimum(low, high)  # of those that are empty nothing else is asked
             given[unit.value] = Interval(
                 box.lower.index_copy(1, index, low), box.upper.index_copy(1, index, high)
             )
@@ -208,12 +213,11 @@ class UnitSplits:
         ends = self.lower[region], self.upper[region]
         compiled = self.system.found if self.smooth else self.system.arithmetic
         bound = self.system.bound(compiled, *ends, laid)
-        boxes, empty = dict[Value, Interval](), torch.zeros_like(nodes.bound, dtype=torch.bool)
+        boxes = dict[Value, Interval]()
         for value in given:
             each = partial(value.per_example, batch=len(nodes))
             boxes[value] = bound.boxes[value].map(each)
-            crossed = boxes[value].lower > boxes[value].upper
-            empty = empty | crossed.flatten(1).any(1)
+            empty = empty | _crossed(boxes[value].lower, boxes[value].upper)
         return bound.travelled, boxes, empty
 
     def _boxes(self, region: Tensor) -> dict[Value, Interval]:
@@ -335,6 +339,15 @@ class UnitSplits:
             twice.case,
             {**twice.data, "low": low, "high": high, "depth": twice["depth"] + 1},
         )
+
+
+def _crossed(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return which sub-problems [M] have an interval that is empty, by more than rounding does."""
+    if lower.numel() == 0:
+        return torch.zeros(len(lower), dtype=torch.bool, device=lower.device)
+    lower, upper = lower.flatten(1), upper.flatten(1)
+    size = torch.maximum(lower.abs(), upper.abs()).amax(1, keepdim=True)
+    return (lower > upper + ROUNDING * torch.finfo(lower.dtype).eps * size).any(1)
 
 
 def _laid(value: Value, entries: Tensor) -> Tensor:

@@ -542,7 +542,7 @@ def unmoved_intercept(f):
 
 CANARIES = {
     "deviation halved": Canary(
-        "autodual.bound.travel._at_entry",
+        "autodual.bound.travel.at_entry",
         lambda f: lambda *given: 0.5 * f(*given),
         no_point_beats_the_bound,
         "dual: (an output|a row) lies (below|above)",

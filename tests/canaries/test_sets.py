@@ -254,7 +254,7 @@ CANARIES = {
         "an output lies",
     ),
     "the rise read as the fall": Canary(
-        "autodual.bound.travel._at_entry",
+        "autodual.bound.travel.at_entry",
         lambda f: lambda *given: f(*given)[:1],
         no_point_of_a_ball_beats_a_convolutions_bound,
         "an output lies",

@@ -85,7 +85,12 @@ def _opset(model: ModelProto) -> int:
 
 
 def _check_known(nodes: Iterable[NodeProto]) -> None:
-    """Refuse operators that are not read, all at once."""
+    """Refuse operators that are not read, all at once, and names that are no text."""
+    nodes = list(nodes)
+    for node in nodes:
+        names = node.op_type, node.domain, node.name, *node.input, *node.output
+        if not all(isinstance(name, str) for name in names):
+            raise InputError(f"has a name that is not UTF-8: {names!r:.80}")
     unknown: dict[str, int] = {}
     for node in nodes:
         own = node.domain in ("", "ai.onnx")
