@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -19,15 +19,15 @@ Answer = tuple[int, Outcome]
 
 
 def decide_by_programs(
-    system: System, end: float
+    system: System, cases: Sequence[int], end: float
 ) -> Iterator[tuple[int, str | None, Tensor | None]]:
-    """Yield for each case why it stays open, None where it is proved, and a point to try if any.
+    """Yield for each of some cases why it stays open, None if it is proved, and a point to try.
 
     A program asks for a point at which all rows of a case are 0 or less; what HiGHS finds not to
     exist is proved as far as its tolerance goes, against which each row is let up by 1e-5 of its
     size.
     """
-    for i, outcome in streamed(_jobs(system, end)):
+    for i, outcome in streamed(_jobs(system, cases, end)):
         point = None
         if outcome.point is not None:
             lower, upper = system.cases[i].lower, system.cases[i].upper
@@ -37,10 +37,11 @@ def decide_by_programs(
         yield i, None if outcome.nothing else why or "rounding", point
 
 
-def _jobs(system: System, end: float) -> Iterator[partial[Answer]]:
+def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[Answer]]:
     """Yield a program for each case."""
     matrices = Matrices()
-    for i, case in enumerate(system.cases):
+    for i in cases:
+        case = system.cases[i]
         bound = system.bound(system.found, case.lower[None], case.upper[None])
         network = bound.travelled
         specs = system.specs(torch.tensor([i], device=case.lower.device))

@@ -115,6 +115,18 @@ class Search:
         return len(self.pool) + sum(map(len, self.stuck))
 
     @property
+    def cases(self) -> list[int]:
+        """The numbers of the cases that have open sub-problems."""
+        parts = [*self.pool.parts, *self.stuck]
+        return sorted({int(c) for part in parts for c in part.case.unique()})
+
+    def close(self, case: int) -> None:
+        """Hear that a case is proved in another way."""
+        for parts in (self.pool.parts, self.stuck):
+            some = [part.select(part.case != case) for part in parts]
+            parts[:] = [part for part in some if len(part) > 0]
+
+    @property
     def bound(self) -> float:
         """How far below 0 the rows may lie; ∞ where nothing is open."""
         return min([self.pool.bound, *(float(s.bound.amin()) for s in self.stuck)])

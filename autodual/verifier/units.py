@@ -16,6 +16,7 @@ from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Specs
 from autodual.bound.travel import row_cost
 from autodual.duals.elementwise import Elementwise
+from autodual.duals.maximum import Extreme
 from autodual.duals.piecewise import Piecewise
 from autodual.front.ir import Value
 from autodual.interval import Interval
@@ -38,6 +39,9 @@ INSIDE = 10
 
 ROOM, HELD = 2**27, 16
 """How many bytes the rows of a batch may take, and how many tensors of each autograd keeps."""
+
+SMALL = 500
+"""How many units may be open for mixed-integer programs to be worth while."""
 
 ROUNDING = 2**14
 """How many units in the last place of a value's largest entry an interval may be crossed by."""
@@ -87,6 +91,13 @@ class UnitSplits:
         self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
         cost = row_cost(self.network, Specs.per_example(self._any_rows()))
         self.most = max(1, ROOM // (HELD * cost.total_bytes))
+
+    @property
+    def programmable(self) -> bool:
+        """Whether mixed-integer programs can say the network, and it is small enough for them."""
+        steps = self.network.plan.steps
+        known = all(s.rule.exact or isinstance(s.rule, Piecewise | Extreme) for s in steps)
+        return known and sum(len(unit.index) for unit in self.units) <= SMALL
 
     def tighten(self) -> None:
         """Find the intervals anew, each row by the best planes for it; once."""

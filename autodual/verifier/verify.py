@@ -39,6 +39,9 @@ BRANCH = "auto", "inputs", "units", "programs"
 Replay = Callable[[Tensor], Tensor]
 """Inputs [1, *] → outputs, of the model as it is deployed."""
 
+TRIED = 5.0
+"""Seconds after which a small network of linear pieces goes to mixed-integer programs."""
+
 FEW = 20
 """How many inputs may vary where they are cut, and not units of the network."""
 
@@ -222,8 +225,8 @@ class _Job:
         if plain:
             return self._said(FALSIFIED, "nothing is safe in the region", "the region", plain[0])
         system = self._compiled(replace(self.problem.query, cases=cases))
-        if branch == "auto":
-            branch = "inputs" if _varying(cases) <= FEW else "units"
+        chosen, branch = branch, "inputs" if _varying(cases) <= FEW else "units"
+        branch = branch if chosen == "auto" else chosen
         self.how = f"branching on {branch}"
         branching: Branching = InputSplits(system) if branch == "inputs" else UnitSplits(system)
         search = Search(
@@ -236,7 +239,13 @@ class _Job:
         elif self.attack:
             self._descend(search)
         try:
-            why = self._programs(search) if branch == "programs" else search.run(self.end)
+            if branch == "programs":
+                why = self._programs(search)
+            elif chosen == "auto" and isinstance(branching, UnitSplits) and branching.programmable:
+                why = search.run(min(self.end, time.perf_counter() + TRIED))
+                why = self._programs(search) if why == "time" or search.stuck else why
+            else:
+                why = search.run(self.end)
         except KeyboardInterrupt:
             verdict = self._verdict("interrupted", kept)
             raise Interrupted(verdict, str(verdict)) from None
@@ -257,21 +266,21 @@ class _Job:
         return System(net, found, tuple(x.shape[1:]), cases)
 
     def _programs(self, search: Search) -> str:
-        """Ask a program about each case; return why any stays open."""
+        """Ask a program about each case that is open; return why any stays so."""
         from autodual.verifier.programs import decide_by_programs  # scipy takes a while to import
 
         self.how, left = "mixed-integer programs", list[str]()
-        for i, why, point in decide_by_programs(search.system, self.end):
+        for i, why, point in decide_by_programs(search.system, search.cases, self.end):
             search.bounded += 1
             if point is not None:
                 case = torch.tensor([i], device=point.device)
                 search.attempt(point.reshape(1, -1), case)
             if search.witness is not None:
                 return "done"
-            if why is not None:
+            if why is None:
+                search.close(i)
+            else:
                 left.append(why)
-        if not left:
-            search.pool.parts = []
         return left[0] if left else "done"
 
     def _print(self) -> str:
@@ -339,7 +348,7 @@ class _Job:
         if why == "done" and not search.stuck:
             return self._said(VERIFIED, "every sub-problem is proved", self.how)
         if why == "done":
-            why = "rounding: what is left can be cut no more, and no violation shows"
+            why = "what is left can be cut no more: by rounding, or since its ops are not cut"
         return self._said(UNKNOWN, why, self.how)
 
     def _said(
