@@ -60,7 +60,7 @@ def main() -> None:
                 verdict = ad.verify(model, region, ad.Y[0] > 0, limit, branch=branch, attack=attack)
                 counts[f"{branch}{'' if attack else ', no attack'}", verdict.status] += 1
                 if verdict.verified:
-                    print(f"WRONG: seed {seed}, {branch}, {verdict}")
+                    print(f"WRONG: seed {seed}, {branch}, {verdict}", flush=True)
     for (how, status), count in sorted(counts.items()):
         print(f"{how}: {count} {status}")
 

@@ -37,6 +37,9 @@ CANDIDATES = 3
 INSIDE = 10
 """How many steps rows inside take to their best planes, where one pass has not proved a case."""
 
+MOST = 256
+"""How many sub-problems are bounded together at most."""
+
 ROOM, HELD = 2**27, 16
 """How many bytes the rows of a batch may take, and how many tensors of each autograd keeps."""
 
@@ -90,7 +93,7 @@ class UnitSplits:
         self.units = self._open_units()
         self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
         cost = row_cost(self.network, Specs.per_example(self._any_rows()))
-        self.most = max(1, ROOM // (HELD * cost.total_bytes))
+        self.most = max(1, min(MOST, ROOM // (HELD * cost.total_bytes)))
 
     @property
     def programmable(self) -> bool:
