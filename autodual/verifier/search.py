@@ -19,6 +19,9 @@ from autodual.verifier.verdict import Moment
 FIRST = 32
 """How many sub-problems are bounded together at the start."""
 
+SLOW = 1.0
+"""How many seconds a batch may take before the next ones are made smaller: time is kept so."""
+
 TRIED, STEPS = 128, 30
 """How many points of a batch go on by gradient descent, and how far."""
 
@@ -152,7 +155,7 @@ class Search:
 
     def _step(self) -> None:
         """Bound the next batch, a part in each thread."""
-        at_once = self.threads.count * self.branching.most
+        start, at_once = time.perf_counter(), self.threads.count * self.branching.most
         nodes = self.pool.take(min(self.size, at_once))
         if self.trace is not None:
             self.trace.append((nodes["lower"], nodes["upper"]))
@@ -169,7 +172,11 @@ class Search:
             if self.attack:
                 self.attempt(step.points, step.case)
         self.bounded += len(nodes)
-        self.size = 2 * self.size
+        took = time.perf_counter() - start
+        if took > SLOW:
+            self.size = max(1, len(nodes) // 2)
+        elif took < SLOW / 2:
+            self.size = min(2 * self.size, at_once)
 
     def _parts(self, nodes: Nodes, most: int) -> list[Nodes]:
         """Return sub-problems in equal parts, none of them too small to be worth a thread."""
