@@ -100,7 +100,12 @@ class UnitSplits:
         """Whether mixed-integer programs can say the network, and it is small enough for them."""
         steps = self.network.plan.steps
         known = all(s.rule.exact or isinstance(s.rule, Piecewise | Extreme) for s in steps)
-        return known and sum(len(unit.index) for unit in self.units) <= SMALL
+        return known and self.count <= SMALL
+
+    @property
+    def count(self) -> int:
+        """How many units can be cut."""
+        return sum(len(unit.index) for unit in self.units)
 
     def tighten(self) -> None:
         """Find the intervals anew, each row by the best planes for it; once."""

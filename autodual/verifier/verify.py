@@ -39,8 +39,8 @@ BRANCH = "auto", "inputs", "units", "programs"
 Replay = Callable[[Tensor], Tensor]
 """Inputs [1, *] → outputs, of the model as it is deployed."""
 
-TRIED = 5.0
-"""Seconds after which a small network of linear pieces goes to mixed-integer programs."""
+TRIED = 0.01
+"""Seconds for each open unit, after which a small network goes to mixed-integer programs."""
 
 FEW = 20
 """How many inputs may vary where they are cut, and not units of the network."""
@@ -242,7 +242,8 @@ class _Job:
             if branch == "programs":
                 why = self._programs(search)
             elif chosen == "auto" and isinstance(branching, UnitSplits) and branching.programmable:
-                why = search.run(min(self.end, time.perf_counter() + TRIED))
+                tried = TRIED * branching.count
+                why = search.run(min(self.end, time.perf_counter() + tried))
                 why = self._programs(search) if why == "time" or search.stuck else why
             else:
                 why = search.run(self.end)
