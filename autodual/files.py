@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from autodual.errors import InputError
 
 UNREADABLE = (
-    *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError),
+    *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError, struct.error),
     *(LookupError, TypeError, AttributeError, AssertionError),
 )
 """What reading a file raises that holds something else."""

@@ -309,6 +309,83 @@ def test_properties_and_queries_are_taken_as_well() -> None:
     assert ad.verify(model, None, everything).falsified
 
 
+@pytest.mark.parametrize("branch", BRANCH)
+def test_overflow_proves_nothing(branch: str) -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model[0].weight.fill_(1.0)
+        model[2].weight.fill_(1e30)
+    region = ad.Region(torch.tensor([3e8]), torch.tensor([4e8]))
+    verdict = ad.verify(model, region, ad.Y[0] > 3.3e38, 0.5, branch=branch, attack=False)
+    assert verdict.status != "verified"
+
+
+class Of(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("branch", [*BRANCH, "auto"])
+def test_outputs_that_are_inputs_keep_their_rows(branch: str) -> None:
+    region = ad.Region(-torch.ones(2), torch.ones(2), ad.X[0] + ad.X[1] < 0.5)
+    for model in (nn.Identity(), nn.Linear(2, 2)):
+        row = ad.Y[0] if isinstance(model, nn.Identity) else ad.Y[0] * 0 + ad.X[0]
+        assert ad.verify(model, region, row > -1.1, 5, branch=branch).verified
+        assert not ad.verify(model, region, row > -0.5, 0.5, branch=branch, attack=False).verified
+        assert ad.verify(model, region, row > -0.5, 5, branch=branch).falsified
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+def test_regions_without_width_are_points(branch: str) -> None:
+    model, x = net(0, act=nn.Softplus), torch.tensor([0.5, -0.3]).double()
+    z = float(model(x[None])[0, 0].detach())
+    region = ad.Region(x, x)
+    assert ad.verify(model, region, ad.Y[0] > z - 0.01, 5, branch=branch).verified
+    assert ad.verify(model, region, ad.Y[0] > z + 0.01, 5, branch=branch).falsified
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+def test_ops_on_inputs_jumps_and_domains_are_no_trouble(branch: str) -> None:
+    region = ad.Region(-torch.ones(2), torch.ones(2))
+    steps = Of(lambda x: ((x @ x.new_ones(2, 2)) > 1.5).to(x))
+    sums = Of(lambda x: torch.relu(x).sum(1, keepdim=True))
+    logs = Of(lambda x: torch.log(x).sum(1, keepdim=True))
+    assert ad.verify(steps, region, ad.Y[0] > -0.1, 5, branch=branch).verified
+    assert not ad.verify(steps, region, ad.Y[0] > 0.5, 0.5, branch=branch).verified
+    assert ad.verify(sums, region, ad.Y[0] > -0.1, 5, branch=branch).verified
+    assert ad.verify(sums, region, ad.Y[0] > 0.1, 5, branch=branch).falsified
+    assert not ad.verify(logs, region, ad.Y[0] > -1e9, 0.3, branch=branch, attack=False).verified
+
+
+def test_a_witness_lies_in_its_region_to_the_last_digit() -> None:
+    ends = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.8], dtype=torch.float64)
+    none = torch.zeros(0, 1).double()
+    query = Query((Case(*ends, none, none, none[:, 0]),), 1, 1)
+    verdict = ad.verify(nn.Linear(1, 1), None, query)
+    assert verdict.falsified
+    assert float(verdict.witness.double()) >= 0.7
+
+
+def test_a_search_that_ends_in_programs_goes_on(tmp_path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(25, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 1)
+    model, region = nn.Sequential(*layers), ad.Region(-torch.ones(25), torch.ones(25))
+    prop, kept = ad.Y[0] > -0.6, tmp_path / "search.pt"
+    for _ in range(2):
+        verdict = ad.verify(model, region, prop, 1.6, attack=False, resume=kept)
+    assert verdict.status == "unknown"
+    for rubbish in (b"junk", kept.read_bytes()[:2000]):
+        kept.write_bytes(rubbish)
+        with pytest.raises(InputError, match="whole file"):
+            ad.verify(model, region, prop, 1.0, attack=False, resume=kept)
+
+
 @pytest.mark.parametrize("forms", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "image", "product"])
 def test_lines_and_forms_hold_at_every_point(kind: str, forms: bool) -> None:

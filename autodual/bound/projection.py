@@ -126,12 +126,17 @@ class Columns(ABC):
         """Add what a nonlinear op brings in, given its radius r [N, *size(1)]."""
 
 
-def of_inputs(network: Relaxation) -> tuple[Tensor, Tensor]:
-    """Return a column [N or 1, k, *size(1)] for each input that moves, and which these are, [k]."""
+def of_inputs(network: Relaxation) -> tuple[Tensor | None, Tensor]:
+    """Return a column [N or 1, k, *size(1)] for each input that moves, and which these are, [k].
+
+    None where no input moves.
+    """
     value, weights = network.entry.value, network.entry.weights
     assert weights is not None
     weights = weights.flatten(1)
     moving = (weights != 0).any(0).nonzero().squeeze(1)
+    if len(moving) == 0:
+        return None, moving
     columns = torch.diag_embed(weights)[:, moving]
     return columns.reshape(len(weights), len(moving), *value.size(1)), moving
 

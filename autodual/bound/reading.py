@@ -28,8 +28,12 @@ def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
     fall = sums.deviations(seeds, both=False)
     bound = nominal - fall[0].unflatten(0, (network.batch, -1))
-    overflow = bound.isnan() | bound.isposinf()  # nothing is known
-    return bound.masked_fill(overflow, -torch.inf)
+    return known(bound)
+
+
+def known(bound: Tensor) -> Tensor:
+    """Return a lower bound that says nothing where numbers overflowed."""
+    return bound.masked_fill(bound.isnan() | bound.isposinf(), -torch.inf)
 
 
 def lines(
@@ -44,7 +48,7 @@ def lines(
     seeds = Specs.per_example({v: c.expand(batch, *c.shape[1:]) for v, c in rows.items()})
     down = {v: -r for v, r in seeds.rows(network.x).items()}
     lost, entry = journey(network, down, Memo(False, 0), through=through)
-    offset = _at_nominal(network, rows) - lost.unflatten(0, (batch, -1))
+    offset = known(_at_nominal(network, rows) - lost.unflatten(0, (batch, -1)))
     if entry is None:
         return offset.new_zeros(*offset.shape, network.entry.value.numel), offset
     slope = -to_dense(entry).full().reshape(*offset.shape, -1)
@@ -75,8 +79,7 @@ def margins(sums: Sums, value: Value, labels: Tensor) -> Tensor:
     y, others = seeds.labels.unsqueeze(1), seeds.others().transpose(1, 2)
     fall = sums.deviations(seeds, both=False)[0].reshape(others.mT.shape).mT
     bound = z.gather(1, y) - z - torch.zeros_like(z).scatter(1, others, fall)
-    overflow = bound.isnan() | bound.isposinf()  # nothing is known
-    bound = bound.masked_fill(overflow, -torch.inf).scatter(1, y, 0)
+    bound = known(bound).scatter(1, y, 0)
     return bound.reshape(network.batch, classes.count, *classes.cells)
 
 

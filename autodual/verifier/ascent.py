@@ -19,15 +19,20 @@ from torch import Tensor
 
 from autodual.bound.estimators.optimised import Mixture
 from autodual.bound.layer import Layer
+from autodual.bound.reading import known
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Rows, Specs, to_dense
 from autodual.bound.travel import at_entry, journey
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.threat.base import inner, wide
+from autodual.threat.base import wide
 
 RATE, END = 0.3, 0.02
 """How far shares move in the first step, and in the last; multipliers, as parts of their rows."""
+
+
+SLACK = 256
+"""How many units in the last place of all terms are left for rounding."""
 
 
 @dataclass(eq=False)
@@ -95,14 +100,15 @@ class Ascent:
         weights = point.weights.softmax(1)
         rows = {v: _weighed(weights, c).reshape(-1, *v.size(1)) for v, c in self.specs.items()}
         total = -(weights * self.offset).sum(1)
+        size = total.detach().abs()  # of all terms: rounding is a part of that
         for value, mu in point.multipliers.items():
             box = self.intervals[value]
-            ends = mu.clamp(min=0) * box.upper + mu.clamp(max=0) * box.lower
-            total = total - ends.flatten(1).sum(1)
+            ends = (mu.clamp(min=0) * box.upper + mu.clamp(max=0) * box.lower).flatten(1)
+            total, size = total - ends.sum(1), size + ends.detach().abs().sum(1)
             rows[value] = rows[value] + mu if value in rows else mu
-        nominal = [
-            inner(row.unsqueeze(1), self.network.nominal(v)).squeeze(1) for v, row in rows.items()
-        ]
+        for value, row in rows.items():
+            terms = row.flatten(1) * self.network.nominal(value).flatten(1)
+            total, size = total + terms.sum(1), size + terms.detach().abs().sum(1)
         seeds = Specs.per_example(
             {v: -row.reshape(len(row), 1, *v.size(1)) for v, row in rows.items()}
         )
@@ -116,7 +122,8 @@ class Ascent:
             nu = to_dense(end).full().detach().reshape(len(far), *entry.x.shape[1:])
             point.corner = entry.reference + nu.sign() * entry.weights
         point.losses, point.shares = mixture.losses, mixture.shares
-        return total + sum(nominal[1:], nominal[0]) - far, mixture.sizes
+        rounding = SLACK * torch.finfo(far.dtype).eps * (size + far.detach().abs())
+        return known(total - far - rounding), mixture.sizes
 
     def _move(
         self, point: Point, slopes: tuple[Tensor | None, ...], sizes: dict[Value, Tensor], by: float

@@ -49,7 +49,7 @@ class InputSplits:
         self.system = system
         bounded = system.found.program.plan.bounded
         widest, units = max((v.numel for v in bounded), default=1), sum(v.numel for v in bounded)
-        size = widest * units * system.like.element_size()  # columns where everything is open
+        size = max(1, widest * units) * system.like.element_size()  # of columns, all of it open
         small = size <= SMALL
         self.cheap = system.forward if small else system.forms
         self.most = max(1, min(MOST, ROOM // size if small else WIDE // widest))

@@ -54,6 +54,8 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
         -system.rows[2][node.case][0].double(),
     )
     costs, nominal = program.cost(specs), array(values)
+    if not (program.finite and np.isfinite(costs).all() and np.isfinite(nominal).all()):
+        return -np.inf, None
     rows = sp.vstack(
         [
             sp.hstack([program.rows, sp.csr_matrix((program.rows.shape[0], 1))]),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,9 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
             -system.rows[2][i].double(),
         )
         nominal = array(values)
+        if not (whole.finite and np.isfinite(costs).all() and np.isfinite(nominal).all()):
+            yield partial(_unknown, i)
+            continue
         unit = Whole(whole, None).unit
         for cost, value in zip(costs[1:], nominal[1:], strict=True):
             whole = whole.cut(cost, margin_of(cost * unit, value) - value)
@@ -67,3 +71,8 @@ def _asked(i: int, program: Whole, cost: object, value: float, end: float) -> An
     if time.perf_counter() >= end:
         return i, Outcome(float("-inf"), why=OVER)
     return i, program.sought(cost, value, 0.0, end)  # type: ignore[arg-type]
+
+
+def _unknown(i: int) -> Answer:
+    """Return that nothing is known of a case."""
+    return i, Outcome(float("-inf"), why="its bounds are not finite")

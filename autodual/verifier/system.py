@@ -66,7 +66,8 @@ class System:
     @cached_property
     def forward(self) -> Compiled:
         """The model with intervals inside found in forward order, by a few columns."""
-        choose = {value.name: "forward" for value in self.found.program.plan.bounded}
+        plan = self.found.program.plan
+        choose = {v.name: "forward" for v in plan.bounded if v != plan.graph.perturbed}
         return self.net.with_options(choose=choose).admitted(self.found.inputs)
 
     def outputs(self, x: Tensor) -> Tensor:
@@ -119,10 +120,10 @@ class System:
         """Return the rows of some cases [B], by the value they are about, [B or 1, S, *]."""
         A, C, _ = self.rows
         index = case[:1] if bool((case == case[0]).all()) else case
-        specs: dict[Value, Tensor] = {self.found.graph.output: C[index]}
-        if self.mixed:
-            specs[self.found.graph.perturbed] = A[index]
-        return specs
+        entry, output = self.found.graph.perturbed, self.found.graph.output
+        if entry == output:
+            return {output: A[index] + C[index]}
+        return {output: C[index], entry: A[index]} if self.mixed else {output: C[index]}
 
     def lines(self, bound: Bound, case: Tensor) -> tuple[Lines, Tensor]:
         """Return linear functions below the rows of each box's case, and the blame of inputs."""

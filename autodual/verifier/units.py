@@ -93,7 +93,7 @@ class UnitSplits:
         self.units = self._open_units()
         self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
         cost = row_cost(self.network, Specs.per_example(self._any_rows()))
-        self.most = max(1, min(MOST, ROOM // (HELD * cost.total_bytes)))
+        self.most = max(1, min(MOST, ROOM // (HELD * max(1, cost.total_bytes))))
 
     @property
     def programmable(self) -> bool:

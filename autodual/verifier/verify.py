@@ -176,11 +176,9 @@ def _stated(model: nn.Module, region: object, property: object) -> Problem:
     inputs = tuple(shaped.shape)
     lower, _ = region.ends(inputs)
     x = lower[None].to(like)
-    with torch.no_grad():
-        output = model(x)
-    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != 1:
-        raise InputError("verify is for models that return one tensor [N, *]")
-    query = to_query(region, as_statement(property), inputs, tuple(output.shape[1:]))
+    output = certify(model, Box(x, x)).admitted(x, sound=True).graph.output
+    outputs = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
+    query = to_query(region, as_statement(property), inputs, tuple(outputs))
     return Problem(model, x, query)
 
 
@@ -205,7 +203,7 @@ class _Job:
     ) -> None:
         self.threads = threads
         self.problem, self.start, self.end = problem, start, end
-        self.attack, self.told, self.how = attack, told, ""
+        self.attack, self.told, self.how, self.branch = attack, told, "", ""
         self.exact = problem.query.cases
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
@@ -227,7 +225,7 @@ class _Job:
         system = self._compiled(replace(self.problem.query, cases=cases))
         chosen, branch = branch, "inputs" if _varying(cases) <= FEW else "units"
         branch = branch if chosen == "auto" else chosen
-        self.how = f"branching on {branch}"
+        self.branch, self.how = branch, f"branching on {branch}"
         branching: Branching = InputSplits(system) if branch == "inputs" else UnitSplits(system)
         search = Search(
             system, branching, self._confirmed, room, self.threads, self.attack, self.told
@@ -291,7 +289,7 @@ class _Job:
         for tensor in (*self.problem.model.state_dict().values(), *numbers):
             digest.update(str(tensor.shape).encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return f"{self.how}, {digest.hexdigest()}"
+        return f"{self.branch}, {digest.hexdigest()}"
 
     def _read(self, kept: Path) -> dict[str, Any]:
         """Return a search that was stopped."""
@@ -338,7 +336,7 @@ class _Job:
         """Return what is known when the search has ended; keep what is left in a file."""
         search = self.search
         assert search is not None
-        if kept is not None and not search.done:
+        if kept is not None and search.witness is None and search.left > 0:
             save({**search.state(), "print": self._print()}, kept)
         elif kept is not None:
             kept.unlink(missing_ok=True)
@@ -361,7 +359,8 @@ class _Job:
         x: Tensor | None = None,
     ) -> Verdict:
         if case is not None:
-            x = case.lower.to(self.problem.x).reshape(self.problem.x.shape)
+            self.exact = (case,)
+            x = self._placed(case.lower.to(self.problem.x), 0)
         with torch.no_grad():
             output = None if x is None else self.replay(x)[0]
         search = self.search
