@@ -186,6 +186,8 @@ class Sources(Columns):
         flat = radius.flatten(1)
         open_ = flat.detach() != 0
         most = int(open_.sum(1).max())
+        if most == 0 and columns is None:
+            return None
         index = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         new = radius.new_zeros(len(flat), most, flat.shape[1])
         new = new.scatter(2, index.unsqueeze(2), flat.gather(1, index).unsqueeze(2))
