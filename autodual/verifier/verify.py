@@ -69,6 +69,9 @@ def verify(
     both are tried on its parts, the most promising first, until all are proved. A point that is
     found counts where the model itself violates the property.
 
+    Sound in real arithmetic: bounds are computed in the model's dtype and leave some room for the
+    rounding of their own sums. What holds by no more than rounding does wants ``model.double()``.
+
     Args:
         model: a module in eval mode, for inputs [N, *].
         region: a ``Region``, or the two ends of a box, of the shape of one example's input.
