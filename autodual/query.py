@@ -59,6 +59,22 @@ class Case:
             upper = torch.where(up, torch.nextafter(upper, upper + torch.inf), upper)
         return Case(lower, upper, *(t.to(like) for t in (self.A, self.C, self.d)))
 
+    def within(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends of the box in another dtype, not outside of it.
+
+        Where no number of that dtype lies in it, as between the ends of an input that is fixed, the
+        nearest one stands for both.
+        """
+        low, high = self.lower.to(like), self.upper.to(like)
+        low = torch.where(
+            low.to(self.lower) < self.lower, torch.nextafter(low, low + torch.inf), low
+        )
+        high = torch.where(
+            high.to(self.upper) > self.upper, torch.nextafter(high, high - torch.inf), high
+        )
+        none, nearest = low > high, self.lower.to(like)
+        return torch.where(none, nearest, low), torch.where(none, nearest, high)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Query:

@@ -333,7 +333,7 @@ def test_a_point_lies_in_the_set_and_lateness_claims_nothing():
     net = ad.certify(model, 0.2)
     network = net.relax(x[:1]).travelled
     whole, output = Whole(whole_network(network), None), net.graph.output
-    (cost,), (value,) = whole.polytope.question(network, output, rows()[:1])
+    (cost,), (value,) = whole.polytope.question(network, {output: rows()[:1]})
     least = whole.sought(cost, value, math.inf, math.inf)
     found = whole.sought(cost, value, least.lower + 0.05, math.inf)
     for outcome, most in ((least, least.lower + 1e-4), (found, least.lower + 0.051)):
@@ -375,7 +375,7 @@ def test_what_a_stopped_program_had_found_is_what_is_claimed(monkeypatch):
     net = ad.certify(model, 0.2)
     network = net.relax(x[:1]).travelled
     whole, output = Whole(whole_network(network), None), net.graph.output
-    (cost,), (value,) = whole.polytope.question(network, output, rows()[:1])
+    (cost,), (value,) = whole.polytope.question(network, {output: rows()[:1]})
     for bound in (-1.5, 1e9, None):
         stopped = SimpleNamespace(status=1, x=None, mip_dual_bound=bound, message="")
         monkeypatch.setattr("autodual.solve.branching.milp", lambda *_, end=stopped, **__: end)

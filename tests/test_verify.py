@@ -296,6 +296,14 @@ class Rounded(nn.Module):
         return torch.round(z)
 
 
+def test_a_negated_statement_fails_where_the_statement_holds() -> None:
+    model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
+    both = ad.all_of(ad.any_of(ad.Y[0] > -100, ad.Y[1] > 100), ad.Y[2] < 100)
+    assert ad.verify(model, region, both).verified
+    assert ad.verify(model, region, ~both).falsified
+    assert ad.verify(model, region, ~~both).verified
+
+
 def test_properties_and_queries_are_taken_as_well() -> None:
     model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
     rows = torch.eye(3)

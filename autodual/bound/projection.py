@@ -144,7 +144,7 @@ def of_inputs(network: Relaxation) -> tuple[Tensor | None, Tensor]:
 class Projection(Columns):
     """Random samples: after an elementwise op, r times the noise that ``noise`` draws is added.
 
-    All examples share their noise.
+    All examples share their noise. Without ``noise`` columns are only what they were at the input.
     """
 
     def __init__(

@@ -255,8 +255,8 @@ class _Deciding:
                 except InputError as error:  # the others are decided all the same
                     self.note(i, f"unknown: {error}")
                     continue
-                costs, values = whole.polytope.question(relaxed, output, C[0, order])
-                if not whole.finite(costs, values):
+                costs, values = whole.polytope.question(relaxed, {output: C[0, order]})
+                if not whole.polytope.finite_with(costs, values):
                     self.note(i, "unknown: its bounds are not finite")
                     continue
                 known = bound[order].double().cpu().numpy()

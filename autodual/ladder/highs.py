@@ -95,7 +95,7 @@ class Programs(Prepared, Generic[Asked]):
             i, rows = int(index[k]), missing[k].nonzero().squeeze(1)
             one = network.select(torch.tensor([k], device=index.device))
             program = self._program(member, i, one)
-            put = program.polytope.question(one, self.output, search.C[i, rows])
+            put = program.polytope.question(one, {self.output: search.C[i, rows]})
             yield partial(self._asked, i, rows.tolist(), program, *put, search)
 
     @torch.no_grad()  # it is called in a thread of its own
@@ -174,7 +174,7 @@ class Wholes(Programs[Whole]):
 
     def ask(self, program: Whole, costs: Array, values: Array, search: Search) -> list[float]:
         """Solve them while there is time."""
-        if not program.finite(costs, values):
+        if not program.polytope.finite_with(costs, values):
             return [-math.inf] * len(values)
         pairs = zip(costs, values, strict=True)
         return [program.sought(c, v, search.goal, search.end).lower for c, v in pairs]

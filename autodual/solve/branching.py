@@ -83,11 +83,6 @@ class Whole:
         far = np.maximum(abs(self.polytope.low), abs(self.polytope.high))
         return np.where(self.polytope.integral | (far == 0), 1.0, far)
 
-    def finite(self, costs: Array, nominal: Array) -> bool:
-        """Return whether all numbers of a question are finite, and so are the network's."""
-        known = bool(np.isfinite(costs).all() and np.isfinite(nominal).all())
-        return known and self.polytope.finite
-
     def decide(self, costs: Array, nominal: Array, known: Array, seconds: float) -> Outcome:
         """Return whether nominal + c·d > 0 for every row, row by row.
 

@@ -26,7 +26,6 @@ from autodual.bound.rows import Memo, Units, pull_affine, to_dense
 from autodual.front.ir import Value
 from autodual.solve.polyhedron import polyhedron_of, sparse
 from autodual.threat import Polyhedron
-from autodual.threat.base import inner
 
 CHUNK = 2**24
 """How many entries of a matrix are written out at a time."""
@@ -124,11 +123,15 @@ class Polytope:
         total = sum(_rows(c) @ wide(self.maps[v], count) for v, c in specs.items())
         return np.asarray(total.todense())
 
-    def question(self, network: Relaxation, value: Value, rows: Tensor) -> tuple[Array, Array]:
-        """Return rows C [S, *] on a value as costs, and C·z [S] where all d are 0."""
-        rows = rows.double()
-        nominal = inner(rows.unsqueeze(0), network.nominal(value).double())
-        return self.cost({value: rows}), array(nominal)
+    def question(self, network: Relaxation, specs: Mapping[Value, Tensor]) -> tuple[Array, Array]:
+        """Return rows C [S, *] on some values as costs, and Σ C·z [S] where all d are 0."""
+        rows = {v: c.double().flatten(1) for v, c in specs.items()}
+        nominal = sum(c @ network.nominal(v).double().flatten() for v, c in rows.items())
+        return self.cost(rows), array(torch.as_tensor(nominal))
+
+    def finite_with(self, costs: Array, nominal: Array) -> bool:
+        """Return whether all numbers of a question are finite, and so are the polytope's."""
+        return bool(np.isfinite(costs).all() and np.isfinite(nominal).all()) and self.finite
 
 
 class Matrices:

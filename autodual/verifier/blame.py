@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodual.bound.layer import Layer
-from autodual.bound.projection import Columns, of_inputs
+from autodual.bound.projection import Projection, of_inputs
 from autodual.bound.reading import lines
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Rows
@@ -20,12 +20,12 @@ from autodual.verifier.clip import Lines
 Pulled = tuple[list[Rows], "Tensor | None"]
 
 
-class _Influence(Columns):
+class _Influence(Projection):
     """How far each input moves each value, along the upper planes; only a guide."""
 
     def __init__(self, network: Relaxation) -> None:
         columns, self.moving = of_inputs(network)
-        super().__init__(network, columns)
+        super().__init__(network, columns, None, len(self.moving))
         self.shares: dict[Value, Tensor] = {}
 
     def extend(self, layer: Layer) -> None:
@@ -46,9 +46,6 @@ class _Influence(Columns):
         slopes = () if layer.planes is None else layer.planes.upper_slopes
         pairs = zip(given, slopes, strict=False)
         return self._sum([None if g is None else g * slope.unsqueeze(1) for g, slope in pairs])
-
-    def _inject(self, columns: Tensor | None, radius: Tensor) -> Tensor | None:
-        return columns
 
 
 def lines_and_blame(network: Relaxation, specs: Mapping[Value, Tensor]) -> tuple[Lines, Tensor]:

@@ -15,23 +15,17 @@ FIRST, LAST = 0.25, 0.005
 
 
 def descend(
-    system: System,
-    x: Tensor,
-    case: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    steps: int,
-    goal: float = 0.0,
+    system: System, x: Tensor, case: Tensor, steps: int, goal: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the best points [N, n] on ways that begin at some, and their largest rows [N].
 
     Args:
         system: what is verified.
         x: where ways begin, [N, n].
-        case: whose rows are to fall, [N].
-        lower, upper: the boxes that they keep to, [N, n].
+        case: whose rows are to fall, [N], and in whose box ways stay.
         steps: how many steps; none once all rows of some point are at the goal or below.
     """
+    lower, upper = (end[case] for end in system.ends)
     width, best, least = upper - lower, x, torch.full_like(x[:, 0], torch.inf)
     for step in range(steps + 1):
         with torch.enable_grad():

@@ -58,11 +58,9 @@ class InputSplits:
 
     def roots(self) -> Nodes:
         """Return the box of each case."""
-        cases = self.system.cases
-        lower = torch.stack([case.lower for case in cases])
-        upper = torch.stack([case.upper for case in cases])
+        lower, upper = self.system.ends
         nothing = torch.full_like(lower[:, 0], -torch.inf)
-        index = torch.arange(len(cases), device=lower.device)
+        index = torch.arange(len(lower), device=lower.device)
         return Nodes(nothing, index, {"lower": lower, "upper": upper, "cheap": nothing})
 
     def step(self, nodes: Nodes) -> Step:
@@ -71,10 +69,9 @@ class InputSplits:
         nodes, lines = self._bounded(nodes, learned)
         nodes, blame = nodes.without("blame"), nodes["blame"]
         lower, upper = nodes["lower"], nodes["upper"]
-        row = lines.least(lower, upper).argmax(1)
-        points = torch.cat([(lower + upper) * 0.5, lines.corner(lower, upper, row)])
+        row, middle = lines.least(lower, upper).argmax(1), (lower + upper) * 0.5
+        points = torch.cat([middle, lines.corner(lower, upper, row)])
         case = nodes.case.repeat(2)
-        middle = (lower + upper) * 0.5
         wide = ((middle > lower) & (middle < upper)).any(1)
         halves = _cut(nodes.select(wide), lines.select(wide), blame[wide])
         twice = lines.select(wide.nonzero().squeeze(1).repeat(2))

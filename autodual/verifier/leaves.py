@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from autodual.solve.branching import INFEASIBLE
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
 from autodual.verifier.pool import Nodes
 
@@ -48,13 +49,8 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
         program = _within(program, value, box.lower - network.nominal(value), -1)
         program = _within(program, value, box.upper - network.nominal(value), 1)
     system, count = branching.system, len(program.low)
-    specs = {v: c[0] for v, c in system.specs(node.case).items()}
-    values = sum(
-        (c.double().flatten(1) @ network.nominal(v).double().flatten() for v, c in specs.items()),
-        -system.rows[2][node.case][0].double(),
-    )
-    costs, nominal = program.cost(specs), array(values)
-    if not (program.finite and np.isfinite(costs).all() and np.isfinite(nominal).all()):
+    costs, nominal = system.question(program, network, node.case)
+    if not program.finite_with(costs, nominal):
         return -np.inf, None
     rows = sp.vstack(
         [
@@ -77,10 +73,6 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     point = torch.from_numpy(found.x[: program.inputs]).to(system.like)
     x = network.entry.reference.flatten() + point
     return _proved(program, costs, nominal, -found.ineqlin.marginals), x
-
-
-INFEASIBLE = 2
-"""What scipy says of a program without a point."""
 
 
 def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:

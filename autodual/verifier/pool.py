@@ -121,7 +121,3 @@ class Pool:
             taken.append(last)
             count -= len(last)
         return Nodes.cat(taken)
-
-    def all(self) -> Nodes | None:
-        """Return all, which stay."""
-        return Nodes.cat(self.parts) if self.parts else None

@@ -5,16 +5,98 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from autodual.certify import certify
 from autodual.errors import InputError
+from autodual.formats.onnx import OnnxModel
 from autodual.query import Case, Query
-from autodual.verifier.statements import MOST_CASES, Index, Region, Row, Statement
+from autodual.threat import Box
+from autodual.verifier.statements import (
+    MOST_CASES,
+    Index,
+    Region,
+    Row,
+    Statement,
+    as_statement,
+)
+
+if TYPE_CHECKING:
+    from autodual.certified import Certified, Compiled
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model and a query.
+
+    Attributes:
+        model: the module.
+        x: an input [1, *] of the right shape and dtype, in the region.
+        query: the cases, in float64.
+    """
+
+    model: nn.Module
+    x: Tensor
+    query: Query
+
+
+def stated(model: nn.Module, region: object, property: object) -> Problem:
+    """Read what the user said."""
+    like = _like(model)
+    if isinstance(property, Query):
+        shape: tuple[int, ...] = (property.inputs,)
+        if isinstance(model, OnnxModel):
+            shape = tuple(model.input_shape)
+        elif region is not None:
+            shape = tuple(torch.as_tensor(region).shape)
+        if math.prod(shape) != property.inputs:
+            raise InputError(
+                f"the query is about {property.inputs} inputs, an example's input of shape "
+                f"{list(shape)} has {math.prod(shape)}"
+            )
+        bounded = [
+            c for c in property.cases if c.lower.isfinite().all() and c.upper.isfinite().all()
+        ]
+        if len(bounded) < len(property.cases):
+            raise InputError("an input has no lower or no upper bound: a region is a box at least")
+        middle = property.cases[0].lower.reshape(shape) if property.cases else torch.zeros(shape)
+        return Problem(model, middle[None].to(like), property)
+    if isinstance(region, tuple) and len(region) == 2:
+        region = Region(*region)
+    if not isinstance(region, Region):
+        raise InputError(
+            f"{region!r} is no region: give ad.Region(lower, upper), or the two ends of a box"
+        )
+    ends = torch.as_tensor(region.lower), torch.as_tensor(region.upper)
+    shaped = next((end for end in ends if end.dim() > 0), None)
+    if shaped is None:
+        raise InputError("a region's lower or upper end has the shape of one example's input")
+    inputs = tuple(shaped.shape)
+    lower, _ = region.ends(inputs)
+    x = lower[None].to(like)
+    output = admitted(model, x)[1].graph.output
+    outputs = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
+    query = to_query(region, as_statement(property), inputs, tuple(outputs))
+    return Problem(model, x, query)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """Return a tensor of the dtype and on the device that a model computes in."""
+    known = itertools.chain(model.parameters(), model.buffers())
+    return next((t.detach() for t in known if t.is_floating_point()), torch.empty(0))
+
+
+def admitted(model: nn.Module, x: Tensor) -> tuple[Certified, Compiled]:
+    """Return a model, certified for boxes, and let in with an input [1, *]."""
+    net = certify(model, Box(x, x), budget=None)
+    return net, net.admitted(x, sound=True)
 
 
 def to_query(region: Region, statement: Statement, inputs: Shape, outputs: Shape) -> Query:
@@ -79,11 +161,9 @@ def has_points(case: Case) -> bool:
         return True
     from scipy.optimize import linprog  # it takes a while to import
 
+    from autodual.solve.branching import INFEASIBLE
+
     A, d = case.A.cpu()[own].double().numpy(), case.d.cpu()[own].double().numpy()
     ends = torch.stack([case.lower, case.upper], 1).cpu().double().numpy()
     found = linprog(np.zeros(A.shape[1]), A_ub=A, b_ub=d, bounds=ends, method="highs")
     return found.status != INFEASIBLE
-
-
-INFEASIBLE = 2
-"""What scipy says of a program without a point."""

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from autodual.solve.branching import OVER, Outcome, Whole, margin_of, streamed
 from autodual.solve.integer import whole_network
-from autodual.solve.polytope import Matrices, array
+from autodual.solve.polytope import Matrices
 from autodual.verifier.system import System
 
 Answer = tuple[int, Outcome]
@@ -45,18 +44,10 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
         case = system.cases[i]
         bound = system.bound(system.found, case.lower[None], case.upper[None])
         network = bound.travelled
-        specs = system.specs(torch.tensor([i], device=case.lower.device))
         whole = whole_network(network, matrices)
-        costs = whole.cost({v: c[0] for v, c in specs.items()})
-        values = sum(
-            (
-                c[0].double().flatten(1) @ network.nominal(v).double().flatten()
-                for v, c in specs.items()
-            ),
-            -system.rows[2][i].double(),
-        )
-        nominal = array(values)
-        if not (whole.finite and np.isfinite(costs).all() and np.isfinite(nominal).all()):
+        index = torch.tensor([i], device=case.lower.device)
+        costs, nominal = system.question(whole, network, index)
+        if not whole.finite_with(costs, nominal):
             yield partial(_unknown, i)
             continue
         unit = Whole(whole, None).unit

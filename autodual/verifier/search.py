@@ -193,10 +193,9 @@ class Search:
             return
         start = time.perf_counter()
         chosen = torch.randperm(len(points), generator=self._generator)[:TRIED].to(case.device)
-        lower = torch.stack([c.lower for c in self.system.cases])[case[chosen]]
-        upper = torch.stack([c.upper for c in self.system.cases])[case[chosen]]
-        found, _ = descend(self.system, points[chosen], case[chosen], lower, upper, STEPS)
-        self._try(found, case[chosen])
+        which = case[chosen]
+        found, _ = descend(self.system, points[chosen], which, STEPS)
+        self._try(found, which)
         self._descending += time.perf_counter() - start
 
     def _try(self, points: Tensor, case: Tensor) -> None:
@@ -206,14 +205,9 @@ class Search:
         """
         worst = self.system.excess(points, case).amax(1)
         for i in (worst <= 0).nonzero().squeeze(1)[:CHECKED].tolist():
-            root, index = self.system.cases[int(case[i])], int(case[i])
-            at, which, ends = (
-                points[i : i + 1],
-                case[i : i + 1],
-                (root.lower[None], root.upper[None]),
-            )
+            at, which, index = points[i : i + 1], case[i : i + 1], int(case[i])
             if not self.confirm(at[0], index):
-                at, _ = descend(self.system, at, which, *ends, STEPS, goal=-math.inf)
+                at, _ = descend(self.system, at, which, STEPS, goal=-math.inf)
                 if not self.confirm(at[0], index):
                     continue
             self.witness = at[0], index

@@ -22,7 +22,9 @@ from autodual.verifier.blame import lines_and_blame
 from autodual.verifier.clip import Lines
 
 if TYPE_CHECKING:
+    from autodual.bound.relaxation import Relaxation
     from autodual.certified import Certified, Compiled
+    from autodual.solve.polytope import Array, Polytope
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,13 @@ class System:
         each = [[filled(t) for t in (case.A, case.C, case.d)] for case in self.cases]
         A, C, d = (torch.stack(parts) for parts in zip(*each, strict=True))
         return A, C, d
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The boxes of the cases, [cases, n] each."""
+        boxes = [(case.lower, case.upper) for case in self.cases]
+        lower, upper = (torch.stack(ends) for ends in zip(*boxes, strict=True))
+        return lower, upper
 
     @cached_property
     def mixed(self) -> bool:
@@ -124,6 +133,12 @@ class System:
         if entry == output:
             return {output: A[index] + C[index]}
         return {output: C[index], entry: A[index]} if self.mixed else {output: C[index]}
+
+    def question(self, program: Polytope, network: Relaxation, case: Tensor) -> tuple[Array, Array]:
+        """Return the rows of one case [1] as costs of a program, and their values at its center."""
+        specs = {v: c[0] for v, c in self.specs(case).items()}
+        costs, nominal = program.question(network, specs)
+        return costs, nominal - self.rows[2][case][0].double().cpu().numpy()
 
     def lines(self, bound: Bound, case: Tensor) -> tuple[Lines, Tensor]:
         """Return linear functions below the rows of each box's case, and the blame of inputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,9 @@ from autodual.duals.maximum import Extreme
 from autodual.duals.piecewise import Piecewise
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.query import Case
 from autodual.verifier.ascent import Ascent, Point
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
-
-if TYPE_CHECKING:
-    pass
 
 ROOT, BELOW, TRIAL = 40, 12, 0
 """How many steps sub-problems take to their best bound: the first, those below, those on trial."""
@@ -69,6 +65,14 @@ class Unit:
         """The value that is cut."""
         return self.layer.step.variables[0]
 
+    def put(self, entries: Tensor, rest: Tensor) -> Tensor:
+        """Return a value's entries [M, numel], ``rest`` with those of the units [M, all] put in."""
+        return rest.index_copy(1, self.index, entries[:, self.place])
+
+    def pick(self, tensor: Tensor) -> Tensor:
+        """Return the entries of the units of a value's [M, *]."""
+        return tensor.flatten(1)[:, self.index]
+
 
 class UnitSplits:
     """Sub-problems are boxes of intervals inside the network.
@@ -80,14 +84,9 @@ class UnitSplits:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        cases = system.cases
-        numbers = [_numbers(case) for case in cases]
-        boxes = list(dict.fromkeys(numbers))
-        place = {box: i for i, box in enumerate(boxes)}
-        self.region = torch.tensor([place[box] for box in numbers], device=system.like.device)
-        first = [numbers.index(box) for box in boxes]
-        self.lower = torch.stack([cases[j].lower for j in first])
-        self.upper = torch.stack([cases[j].upper for j in first])
+        ends = torch.cat(system.ends, 1)
+        regions, self.region = ends.unique(dim=0, return_inverse=True)
+        self.lower, self.upper = regions.chunk(2, 1)
         self.tight, self._lock = False, Lock()
         self.network = system.bound(system.found, self.lower, self.upper).travelled
         self.units = self._open_units()
@@ -216,18 +215,14 @@ class UnitSplits:
             are empty, [M] bool.
         """
         region = self.region[nodes.case]
-        given, empty = dict[Value, Interval](), torch.zeros_like(nodes.bound, dtype=torch.bool)
-        for value, box in self._boxes(region).items():
-            given[value] = box
+        given, empty = self._boxes(region), torch.zeros_like(nodes.bound, dtype=torch.bool)
         for unit in self.units:
-            box, index = given[unit.value], unit.index
-            low = torch.maximum(box.lower[:, index], nodes["low"][:, unit.place])
-            high = torch.minimum(box.upper[:, index], nodes["high"][:, unit.place])
-            empty = empty | _crossed(low, high)
-            low = torch.minimum(low, high)  # of those that are empty nothing else is asked
-            given[unit.value] = Interval(
-                box.lower.index_copy(1, index, low), box.upper.index_copy(1, index, high)
-            )
+            box = given[unit.value]
+            own = Interval(unit.put(nodes["low"], box.lower), unit.put(nodes["high"], box.upper))
+            box = box.intersect(own)
+            empty = empty | _crossed(unit.pick(box.lower), unit.pick(box.upper))
+            low = torch.minimum(box.lower, box.upper)  # of those that are empty no more is asked
+            given[unit.value] = Interval(low, box.upper)
         laid = {v: box.map(partial(_laid, v)) for v, box in given.items()}
         ends = self.lower[region], self.upper[region]
         compiled = self.system.found if self.smooth else self.system.arithmetic
@@ -255,17 +250,10 @@ class UnitSplits:
         whole = self._boxes(self.region[nodes.case])
         narrowed = dict[Value, tuple[Tensor, Tensor]]()
         for unit in self.units:
-            own = whole[unit.value].map(lambda end, u=unit: end[:, u.index])  # type: ignore[misc]
-            sides = (
-                nodes["low"][:, unit.place] > own.lower,
-                nodes["high"][:, unit.place] < own.upper,
-            )
-            size, nothing = unit.value.size(1), torch.zeros_like(whole[unit.value].lower)
-            low, high = (
-                nothing.index_copy(1, unit.index, side.to(nothing)).reshape(-1, *size)
-                for side in sides
-            )
-            narrowed[unit.value] = low, high
+            box, size = whole[unit.value], (-1, *unit.value.size(1))
+            low = unit.put(nodes["low"], box.lower) > box.lower
+            high = unit.put(nodes["high"], box.upper) < box.upper
+            narrowed[unit.value] = low.to(box.lower).reshape(size), high.to(box.upper).reshape(size)
         specs = {
             v: c.expand(len(nodes), *c.shape[1:]) for v, c in self.system.specs(nodes.case).items()
         }
@@ -279,13 +267,11 @@ class UnitSplits:
         """Return where sub-problems start: where their parents ended."""
         shares, mus = dict[Value, list[Tensor]](), dict[Value, Tensor]()
         for unit in self.units:
-            size = unit.value.size(1)
-            full = nodes["mu"].new_zeros(len(nodes), unit.value.numel)
-            mu = full.index_copy(1, unit.index, nodes["mu"][:, unit.place])
-            mus[unit.value] = mu.reshape(-1, *size)
+            nothing = nodes["mu"].new_zeros(len(nodes), unit.value.numel)
+            mus[unit.value] = unit.put(nodes["mu"], nothing).reshape(-1, *unit.value.size(1))
             if len(network.layers[unit.layer.value].facets) == 2:
-                share = full.index_copy(1, unit.index, nodes["share"][:, unit.place])
-                shares[unit.layer.value] = [share.reshape(-1, *size)]
+                share = unit.put(nodes["share"], nothing)
+                shares[unit.layer.value] = [share.reshape(-1, *unit.value.size(1))]
         return Point(dict(shares), mus, nodes["weights"].clone())
 
     def _noted(
@@ -296,11 +282,11 @@ class UnitSplits:
         losses = torch.zeros_like(nodes["low"])
         for unit in self.units:
             out = unit.layer.value
-            mu[:, unit.place] = point.multipliers[unit.value].flatten(1)[:, unit.index]
+            mu[:, unit.place] = unit.pick(point.multipliers[unit.value])
             if len(point.shares.get(out, ())) == 1:
-                share[:, unit.place] = point.shares[out][0].flatten(1)[:, unit.index]
+                share[:, unit.place] = unit.pick(point.shares[out][0])
             if out in point.losses:
-                losses[:, unit.place] = point.losses[out].flatten(1)[:, unit.index]
+                losses[:, unit.place] = unit.pick(point.losses[out])
         corner = self.lower[self.region[nodes.case]]
         corner = corner if point.corner is None else point.corner.flatten(1)
         found = {"share": share, "mu": mu, "weights": point.weights, "corner": corner}
@@ -372,8 +358,3 @@ def _crossed(lower: Tensor, upper: Tensor) -> Tensor:
 def _laid(value: Value, entries: Tensor) -> Tensor:
     """Return entries [M, numel] in a value's layout."""
     return value.in_layout(entries.reshape(-1, *value.size(1)))
-
-
-def _numbers(case: Case) -> bytes:
-    """Return what tells the boxes of cases apart."""
-    return torch.cat([case.lower, case.upper]).cpu().numpy().tobytes()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from autodual.bound.memory import default_memory, parse_memory
-from autodual.certify import certify
 from autodual.errors import InputError, Interrupted
 from autodual.files import load, save
 from autodual.formats.onnx import OnnxModel
 from autodual.query import Case, Query
-from autodual.threat import Box
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
 from autodual.verifier.inputs import InputSplits
-from autodual.verifier.problem import has_points, to_query
+from autodual.verifier.problem import Problem, admitted, has_points, stated
 from autodual.verifier.search import Branching, Search, Told
-from autodual.verifier.statements import Region, as_statement
+from autodual.verifier.statements import Region
 from autodual.verifier.system import System
 from autodual.verifier.threads import Threads
 from autodual.verifier.units import UnitSplits
@@ -101,7 +98,7 @@ def verify(
     if branch not in BRANCH:
         raise InputError(f"branch={branch!r} is none of {', '.join(BRANCH)}")
     room = parse_memory(memory)
-    problem = _stated(model, region, property)
+    problem = stated(model, region, property)
     room = default_memory(problem.x.device) // 2 if room is None else room
     if replay is None and isinstance(model, OnnxModel):
         replay = model.replay
@@ -128,67 +125,6 @@ def _showing(told: Told | None) -> Iterator[Told]:
     finally:
         if show is not None and last:
             show(replace(last[0], over=True))
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A model and a query.
-
-    Attributes:
-        model: the module.
-        x: an input [1, *] of the right shape and dtype, in the region.
-        query: the cases, in float64.
-    """
-
-    model: nn.Module
-    x: Tensor
-    query: Query
-
-
-def _stated(model: nn.Module, region: object, property: object) -> Problem:
-    """Read what the user said."""
-    like = _like(model)
-    if isinstance(property, Query):
-        shape: tuple[int, ...] = (property.inputs,)
-        if isinstance(model, OnnxModel):
-            shape = tuple(model.input_shape)
-        elif region is not None:
-            shape = tuple(torch.as_tensor(region).shape)
-        if math.prod(shape) != property.inputs:
-            raise InputError(
-                f"the query is about {property.inputs} inputs, an example's input of shape "
-                f"{list(shape)} has {math.prod(shape)}"
-            )
-        bounded = [
-            c for c in property.cases if c.lower.isfinite().all() and c.upper.isfinite().all()
-        ]
-        if len(bounded) < len(property.cases):
-            raise InputError("an input has no lower or no upper bound: a region is a box at least")
-        middle = property.cases[0].lower.reshape(shape) if property.cases else torch.zeros(shape)
-        return Problem(model, middle[None].to(like), property)
-    if isinstance(region, tuple) and len(region) == 2:
-        region = Region(*region)
-    if not isinstance(region, Region):
-        raise InputError(
-            f"{region!r} is no region: give ad.Region(lower, upper), or the two ends of a box"
-        )
-    ends = torch.as_tensor(region.lower), torch.as_tensor(region.upper)
-    shaped = next((end for end in ends if end.dim() > 0), None)
-    if shaped is None:
-        raise InputError("a region's lower or upper end has the shape of one example's input")
-    inputs = tuple(shaped.shape)
-    lower, _ = region.ends(inputs)
-    x = lower[None].to(like)
-    output = certify(model, Box(x, x)).admitted(x, sound=True).graph.output
-    outputs = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
-    query = to_query(region, as_statement(property), inputs, tuple(outputs))
-    return Problem(model, x, query)
-
-
-def _like(model: nn.Module) -> Tensor:
-    """Return a tensor of the dtype and on the device that a model computes in."""
-    known = itertools.chain(model.parameters(), model.buffers())
-    return next((t.detach() for t in known if t.is_floating_point()), torch.empty(0))
 
 
 class _Job:
@@ -235,11 +171,12 @@ class _Job:
         )
         self.search, search.trace = search, trace if branch == "inputs" else None
         kept = None if branch == "programs" else kept
-        if kept is not None and kept.exists():
+        going_on = kept is not None and kept.exists()
+        if kept is not None and going_on:
             search.load(self._read(kept))
-        elif self.attack:
-            self._descend(search)
         try:
+            if self.attack and not going_on:
+                self._descend(search)
             if branch == "programs":
                 why = self._programs(search)
             elif chosen == "auto" and isinstance(branching, UnitSplits) and branching.programmable:
@@ -256,8 +193,7 @@ class _Job:
     def _compiled(self, query: Query) -> System:
         """Compile the model."""
         x = self.problem.x
-        net = certify(self.problem.model, Box(x, x), budget=None)
-        found = net.admitted(x, sound=True)
+        net, found = admitted(self.problem.model, x)
         if found.graph.output.numel != query.outputs:
             raise InputError(
                 f"the property is about {query.outputs} outputs, the model has "
@@ -307,16 +243,11 @@ class _Job:
     def _descend(self, search: Search) -> None:
         """Try random points of each case, and where gradients lead."""
         system, generator = search.system, torch.Generator().manual_seed(0)
-        some = max(1, AT_ONCE // STARTS)
-        for first in range(0, len(system.cases), some):
-            cases = system.cases[first : first + some]
-            lower = torch.stack([case.lower for case in cases])
-            upper = torch.stack([case.upper for case in cases])
-            x = random_starts(lower, upper, STARTS, generator)
-            index = torch.arange(first, first + len(cases), device=x.device)
-            index = index.repeat_interleave(STARTS)
-            ends = lower.repeat_interleave(STARTS, 0), upper.repeat_interleave(STARTS, 0)
-            found, _ = descend(system, x, index, *ends, STEPS)
+        lower, upper = system.ends
+        for some in torch.arange(len(lower), device=lower.device).split(AT_ONCE // STARTS):
+            x = random_starts(lower[some], upper[some], STARTS, generator)
+            index = some.repeat_interleave(STARTS)
+            found, _ = descend(system, x, index, STEPS)
             search.attempt(found, index)
             if search.witness is not None or time.perf_counter() > self.end:
                 return
@@ -332,7 +263,7 @@ class _Job:
         """Return a point as an input [1, *] of the model that lies in the case's box."""
         model, case = self.problem.model, self.exact[index]
         stored = point.to(model.stored) if isinstance(model, OnnxModel) else point
-        low, high = _within(case, stored)
+        low, high = case.within(stored)
         return torch.clamp(stored, low, high).to(point).reshape(self.problem.x.shape)
 
     def _verdict(self, why: str, kept: Path | None) -> Verdict:
@@ -384,18 +315,3 @@ class _Job:
 def _varying(cases: Sequence[Case]) -> int:
     """Return how many inputs vary at most."""
     return max(int((case.lower < case.upper).sum()) for case in cases)
-
-
-def _within(case: Case, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of a case's box in another dtype, not outside of it.
-
-    Where no number of that dtype lies in it, as between the ends of an input that is fixed, the
-    nearest one stands for both.
-    """
-    low, high = case.lower.to(like), case.upper.to(like)
-    low = torch.where(low.to(case.lower) < case.lower, torch.nextafter(low, low + torch.inf), low)
-    high = torch.where(
-        high.to(case.upper) > case.upper, torch.nextafter(high, high - torch.inf), high
-    )
-    none, nearest = low > high, case.lower.to(like)
-    return torch.where(none, nearest, low), torch.where(none, nearest, high)

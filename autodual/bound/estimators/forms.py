@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autodual.bound.estimators.base import Sums
 from autodual.bound.layer import Layer, Side
-from autodual.bound.projection import Columns, of_inputs
+from autodual.bound.projection import Projection, of_inputs
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Seeds
 from autodual.duals import Planes
@@ -27,7 +27,8 @@ class FormSums(Sums):
 
     def __init__(self, network: Relaxation) -> None:
         super().__init__(network)
-        self.lines = _Lines(network, of_inputs(network)[0])
+        columns, moving = of_inputs(network)
+        self.lines = Projection(network, columns, None, len(moving))
         self.rest: dict[Value, Tensor | None] = {network.entry.value: None}
 
     def extend(self, network: Relaxation, layer: Layer) -> None:
@@ -54,13 +55,6 @@ class FormSums(Sums):
     def deviations(self, seeds: Seeds, both: bool) -> Tensor:
         """Refuse: forms bound single entries."""
         raise InputError("affine forms give intervals inside a network, not rows")
-
-
-class _Lines(Columns):
-    """A column for each input, and none for what ops bring in."""
-
-    def _inject(self, columns: Tensor | None, radius: Tensor) -> Tensor | None:
-        return columns
 
 
 def _pushed(layer: Layer, given: Sequence[Tensor | None]) -> Tensor | None:
