@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import autodual as ad
+from autodual.bound.estimators import FormSums, forms
 from autodual.bound.reading import lines
+from autodual.bound.relaxation import Relaxation
+from autodual.duals import Planes
 from autodual.errors import InputError, Interrupted, UnsupportedOpError
 from autodual.front.evaluate import run_nodes
+from autodual.front.ir import Value
 from autodual.query import Case, Query
 from autodual.verifier import clip, inputs, units
 from autodual.verifier.clip import Lines
@@ -394,14 +398,14 @@ def test_a_search_that_ends_in_programs_goes_on(tmp_path) -> None:
             ad.verify(model, region, prop, 1.0, attack=False, resume=kept)
 
 
-@pytest.mark.parametrize("forms", [False, True])
+@pytest.mark.parametrize("with_forms", [False, True])
 @pytest.mark.parametrize("kind", ["dense", "image", "product"])
-def test_lines_and_forms_hold_at_every_point(kind: str, forms: bool) -> None:
+def test_lines_and_forms_hold_at_every_point(kind: str, with_forms: bool) -> None:
     model, x = MODELS[kind](), torch.rand(3, *SHAPES[kind]).double()
     radius = 0.1 * torch.rand(3, *SHAPES[kind]).double()
     net = ad.certify(model, ad.Box(x - radius, x + radius), bounds="ibp+dual")
     plain = net.relax(x)
-    bound = net.with_options(forms=forms).relax(x)
+    bound = net.with_options(forms=with_forms).relax(x)
     output = net.graph.output
     C = torch.randn(1, 4, output.numel).double()
     slope, offset = lines(bound.travelled, {output: C})
@@ -416,12 +420,61 @@ def test_lines_and_forms_hold_at_every_point(kind: str, forms: bool) -> None:
         for value, box in bound.boxes.items():
             z = env[value]
             assert bool(((z >= box.lower - 1e-9) & (z <= box.upper + 1e-9)).all())
-    if forms:
+    if with_forms:
         width, before = (
             sum(float((b.upper - b.lower).detach().sum()) for b in found.boxes.values())
             for found in (bound, plain)
         )
         assert width < before
+
+
+def outside(seeds: int) -> float:
+    """How far values of small deep nets lie outside of their affine forms, at most."""
+    far = -math.inf
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        acts = (nn.ReLU, nn.Tanh) if seed % 2 else (nn.ReLU, nn.ReLU)
+        layers = [m for act in (*acts, nn.ReLU) for m in (nn.Linear(2, 2), act())]
+        model = nn.Sequential(*layers, nn.Linear(2, 2)).double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(2.5)
+        x, radius = torch.randn(32, 2).double(), torch.rand(32, 2).double()
+        certified = ad.certify(model, ad.Box(x - radius, x + radius), slopes="equal")
+        network = certified.relax(x).travelled
+        sums = FormSums(Relaxation(network.plan, network.entry, {}, network.batch))
+        boxes = dict[Value, ad.Interval]()
+        for layer in network.layers.values():
+            sums.extend(network, layer)
+            boxes[layer.value] = sums.interval(layer.value)
+        for delta in grid(-torch.ones(2), torch.ones(2), 21):
+            env = dict(certified.admitted(x + radius * delta).env)
+            run_nodes(certified.graph.nodes, env, 32)
+            for value, box in boxes.items():
+                gap = torch.maximum(box.lower - env[value], env[value] - box.upper)
+                far = max(far, float(gap.detach().amax()))
+    return far
+
+
+def test_affine_forms_hold_by_themselves() -> None:
+    assert outside(4) <= 1e-9
+
+
+@pytest.mark.parametrize("broken", ["planes", "affine", "brought"])
+def test_canaries_a_broken_form_is_noticed(broken, monkeypatch) -> None:
+    pushed, through = forms._pushed, forms._through
+    if broken == "planes":
+        nothing = lambda layer, given: pushed(layer, [None] * len(given))  # noqa: E731
+        only = lambda layer, given: (  # noqa: E731
+            nothing if isinstance(layer.relaxed, Planes) else pushed
+        )(layer, given)
+        monkeypatch.setattr(forms, "_pushed", only)
+    elif broken == "affine":
+        half = lambda side, known: None if (r := through(side, known)) is None else r / 2  # noqa: E731
+        monkeypatch.setattr(forms, "_through", half)
+    else:
+        monkeypatch.setattr(forms, "_pushed", lambda layer, given: None)
+    assert outside(4) > 1e-6
 
 
 class Squares(nn.Module):
