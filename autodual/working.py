@@ -5,6 +5,7 @@ Work inside other work moves on the outer one's line.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -174,8 +175,32 @@ def metered(what: str, total: float, forecast: float) -> Iterator[None]:
             _metered.reset(token)
 
 
+class TimeOver(Exception):  # noqa: N818, nothing went wrong
+    """The time that ``until`` gave is over."""
+
+
+_end: ContextVar[float] = ContextVar("end", default=math.inf)
+
+
+@contextmanager
+def until(end: float) -> Iterator[None]:
+    """Let long work in the block stop by ``TimeOver`` at a time of ``time.perf_counter``."""
+    token = _end.set(min(end, _end.get()))
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def check_time() -> None:
+    """Raise ``TimeOver`` if time is over; between two pieces of long work."""
+    if time.perf_counter() >= _end.get():
+        raise TimeOver
+
+
 def spend(amount: float) -> None:
-    """Say that so much of the metered work is done, if any is metered."""
+    """Say that so much of the metered work is done, if any is metered; mind the time."""
+    check_time()
     bar = _metered.get()
     if bar is not None:
         bar.advance(amount)

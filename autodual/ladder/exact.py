@@ -251,7 +251,10 @@ class _Deciding:
                 order = order[~(bound[order] > 0)]
                 relaxed = network.travelled
                 try:
-                    whole = Whole(whole_network(relaxed, matrices), radius_of(relaxed.entry))
+                    whole = Whole(
+                        whole_network(relaxed, matrices),
+                        radius_of(relaxed.entry.threat, relaxed.entry.x),
+                    )
                 except InputError as error:  # the others are decided all the same
                     self.note(i, f"unknown: {error}")
                     continue

@@ -137,7 +137,7 @@ class Linears(Programs[Linear]):
 
     def make(self, one: Relaxation) -> Linear:
         """Return the programs over the outer polytope of one example."""
-        return Linear(polytope(one, self.matrices), radius_of(one.entry))
+        return Linear(polytope(one, self.matrices), radius_of(one.entry.threat, one.entry.x))
 
     def ask(self, program: Linear, costs: Array, values: Array, search: Search) -> list[float]:
         """Solve them while there is time, each from where the last one ended."""
@@ -170,7 +170,7 @@ class Wholes(Programs[Whole]):
 
     def make(self, one: Relaxation) -> Whole:
         """Return the network of one example itself."""
-        return Whole(whole_network(one, self.matrices), radius_of(one.entry))
+        return Whole(whole_network(one, self.matrices), radius_of(one.entry.threat, one.entry.x))
 
     def ask(self, program: Whole, costs: Array, values: Array, search: Search) -> list[float]:
         """Solve them while there is time."""

@@ -15,13 +15,14 @@ from threading import Lock
 
 import numpy as np
 from scipy.optimize import linprog
+from torch import Tensor
 
 from autodual.bound.layer import Entry
 from autodual.errors import InputError
 from autodual.solve.polyhedron import polyhedron_of
 from autodual.solve.polytope import Array, Polytope
 from autodual.solve.warm import Warm, installed
-from autodual.threat import L2Ball
+from autodual.threat import L2Ball, ThreatModel
 
 CUTS = 20
 """How many tangents at most cut an ℓ2 ball out of the box around it."""
@@ -81,18 +82,21 @@ def _cold(polytope: Polytope, cost: Array) -> tuple[Array, Array] | None:
     return found.x, np.maximum(-found.ineqlin.marginals, 0)
 
 
-def radius_of(entry: Entry) -> float | None:
+def radius_of(threat: ThreatModel, x: Tensor) -> float | None:
     """Return ε of an ℓ2 ball around an example; None for other sets."""
-    threat = entry.threat
     own = type(threat).deviation is L2Ball.deviation
-    return float(threat.radius(entry.x).max()) if isinstance(threat, L2Ball) and own else None
+    return float(threat.radius(x).max()) if isinstance(threat, L2Ball) and own else None
+
+
+def sayable(threat: ThreatModel, x: Tensor) -> bool:
+    """Return whether a program can say what the set around an example is."""
+    known = threat.weights(x) is not None or radius_of(threat, x) is not None
+    return known or polyhedron_of(threat, x) is not None
 
 
 def check_set(entry: Entry) -> None:
     """Raise unless a program can say what the set is."""
-    if entry.weights is not None or radius_of(entry) is not None:
-        return
-    if polyhedron_of(entry.threat, entry.x) is None:
+    if not sayable(entry.threat, entry.x):
         raise InputError(
             "programs take boxes, ℓ1, ℓ2 and Wasserstein balls, and sets that answer polyhedron(), "
             f"not {entry.threat}: certify(..., optimize=20) bounds every set"

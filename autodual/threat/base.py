@@ -142,7 +142,8 @@ class ThreatModel(ABC):
         for some in torch.arange(axes, device=x.device).split(AXES):
             nu = torch.zeros(len(some), axes, dtype=x.dtype, device=x.device)
             nu = nu.scatter(1, some.unsqueeze(1), 1).reshape(1, len(some), *x.shape[1:])
-            ends.append(torch.stack([self.deviation(x, -nu), self.deviation(x, nu)]))
+            ways = (self.deviation(x, way).expand(len(x), -1) for way in (-nu, nu))
+            ends.append(torch.stack(list(ways)))
         down, up = torch.cat(ends, dim=2).reshape(2, *x.shape)
         return Interval(center - down, center + up)
 

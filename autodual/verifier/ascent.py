@@ -26,6 +26,8 @@ from autodual.bound.travel import at_entry, journey
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat.base import wide
+from autodual.verifier.around import Around
+from autodual.working import check_time
 
 RATE, END = 0.3, 0.02
 """How far shares move in the first step, and in the last; multipliers, as parts of their rows."""
@@ -68,6 +70,7 @@ class Ascent:
         network: relaxed for each of them.
         specs: their rows [M, S, *] by value, and ``offset`` [M, S] less: g = C z − d.
         intervals: [M, *] per value, in which μ may stand on an end where ``narrowed`` says so.
+        around: the input's set, if that is no box.
     """
 
     network: Relaxation
@@ -75,11 +78,13 @@ class Ascent:
     offset: Tensor
     intervals: Mapping[Value, Interval]
     narrowed: Mapping[Value, tuple[Tensor, Tensor]]
+    around: Around | None = None
 
     def run(self, point: Point, steps: int) -> Tensor:
         """Take steps; return the best bounds [M], and leave in ``point`` where they ended."""
         best = torch.full_like(self.offset[:, 0], -torch.inf)
         for step in range(steps + 1):
+            check_time()
             moving = step < steps
             for leaf in point.leaves:
                 leaf.requires_grad_(moving)
@@ -118,12 +123,20 @@ class Ascent:
         far, end = journey(self.network, start, memo, through=mixture)
         if end is not None:
             far = far + at_entry(entry, end, memo, False)[0]
-            assert entry.weights is not None
-            nu = to_dense(end).full().detach().reshape(len(far), *entry.x.shape[1:])
-            point.corner = entry.reference + nu.sign() * entry.weights
+            if not torch.is_grad_enabled():  # the last step
+                nu = to_dense(end).full().reshape(len(far), *entry.x.shape[1:])
+                point.corner = self._corner(nu)
         point.losses, point.shares = mixture.losses, mixture.shares
         rounding = SLACK * torch.finfo(far.dtype).eps * (size + far.detach().abs())
         return known(total - far - rounding), mixture.sizes
+
+    def _corner(self, nu: Tensor) -> Tensor | None:
+        """Return where in the input's set rows ν₁ [M, *] are largest, if the set can say."""
+        entry = self.network.entry
+        if self.around is None:
+            assert entry.weights is not None
+            return entry.reference + nu.sign() * entry.weights
+        return self.around.farthest(nu) if self.around.attackable else None
 
     def _move(
         self, point: Point, slopes: tuple[Tensor | None, ...], sizes: dict[Value, Tensor], by: float

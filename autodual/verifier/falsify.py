@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autodual.verifier.system import System
+from autodual.working import check_time
 
 STARTS, STEPS = 32, 40
 """How many points of each case's box are tried before any bound, and in how many steps."""
@@ -22,12 +23,13 @@ def descend(
     Args:
         system: what is verified.
         x: where ways begin, [N, n].
-        case: whose rows are to fall, [N], and in whose box ways stay.
+        case: whose rows are to fall, [N], and in whose box, or set, ways stay.
         steps: how many steps; none once all rows of some point are at the goal or below.
     """
     lower, upper = (end[case] for end in system.ends)
     width, best, least = upper - lower, x, torch.full_like(x[:, 0], torch.inf)
     for step in range(steps + 1):
+        check_time()
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             rows = system.excess(at, case)
@@ -42,12 +44,19 @@ def descend(
         if bool((least <= goal).any()) or step == steps:
             break
         length = FIRST * (LAST / FIRST) ** (step / max(steps, 1))
-        x = torch.clamp(x - length * width * slope.nan_to_num(0, 0, 0).sign(), lower, upper)
+        slope = slope.nan_to_num(0, 0, 0)
+        if system.around is not None:
+            x = system.around.moved(x, slope, 2 * length)
+        else:
+            x = torch.clamp(x - length * width * slope.sign(), lower, upper)
     return best, least
 
 
-def random_starts(lower: Tensor, upper: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the middle of each box [B, n] and random points, [B·count, n]."""
+def random_starts(system: System, case: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the middle of the region of each of some cases [B] and random points, [B·count, n]."""
+    if system.around is not None:
+        return torch.cat([system.around.starts(count, generator) for _ in case])
+    lower, upper = (end[case] for end in system.ends)
     share = torch.rand(len(lower), count, lower.shape[1], generator=generator, dtype=lower.dtype)
     share[:, 0] = 0.5
     share = share.to(lower.device)

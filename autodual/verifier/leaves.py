@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.optimize import linprog
+from scipy.optimize import OptimizeResult, linprog
 from torch import Tensor
 
 from autodual.solve.branching import INFEASIBLE
+from autodual.solve.linear import CUTS
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
 from autodual.verifier.pool import Nodes
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
     """Decide sub-problems by the least t with g ≤ t for all rows g of their case.
 
-    The dual point of HiGHS proves a bound on t: its rows' part are weights λ.
+    The dual point of HiGHS proves a bound on t: its rows' part are weights λ. Where the input's
+    set is no polyhedron, tangents cut off what HiGHS finds outside of it.
 
     Returns:
         Those that stay undecided; a point of each program that did not prove, [P, n]; whose case
@@ -48,10 +50,29 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     for value, box in boxes.items():
         program = _within(program, value, box.lower - network.nominal(value), -1)
         program = _within(program, value, box.upper - network.nominal(value), 1)
-    system, count = branching.system, len(program.low)
+    system = branching.system
     costs, nominal = system.question(program, network, node.case)
     if not program.finite_with(costs, nominal):
         return -np.inf, None
+    least, center = -np.inf, network.entry.reference.flatten()
+    for _ in range(CUTS):
+        found = _solved(program, costs, nominal)
+        if found.status == INFEASIBLE:
+            return np.inf, None
+        if found.x is None:
+            return least, None
+        least = max(least, _proved(program, costs, nominal, -found.ineqlin.marginals))
+        point = torch.from_numpy(found.x[: program.inputs]).to(system.like)
+        outside = None if system.around is None else system.around.tangent(point)
+        if least > 0 or outside is None:
+            break
+        row, most = outside
+        program = program.cut(array(row), most, about=True)
+    return least, center + point
+
+
+def _solved(program: Polytope, costs: Array, nominal: Array) -> OptimizeResult:
+    """Return what HiGHS says of the least t with nominal + costs · d ≤ t."""
     rows = sp.vstack(
         [
             sp.hstack([program.rows, sp.csr_matrix((program.rows.shape[0], 1))]),
@@ -59,20 +80,13 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
         ],
         format="csr",
     )
-    found = linprog(
-        np.append(np.zeros(count), 1.0),
+    return linprog(
+        np.append(np.zeros(len(program.low)), 1.0),
         A_ub=rows,
         b_ub=np.concatenate([program.most, -nominal]),
         bounds=[*zip(program.low, program.high, strict=True), (None, None)],
         method="highs",
     )
-    if found.status == INFEASIBLE:
-        return np.inf, None
-    if found.x is None:
-        return -np.inf, None
-    point = torch.from_numpy(found.x[: program.inputs]).to(system.like)
-    x = network.entry.reference.flatten() + point
-    return _proved(program, costs, nominal, -found.ineqlin.marginals), x
 
 
 def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:

@@ -75,6 +75,8 @@ class Step:
 class Pool:
     """Open sub-problems. Parts are kept as they came; the newest are taken while memory is short.
 
+    Whatever stops a search, none may be lost: those taken stay known until they are settled.
+
     Args:
         most: how many may be kept, about.
     """
@@ -82,6 +84,7 @@ class Pool:
     def __init__(self, most: int) -> None:
         self.most = most
         self.parts: list[Nodes] = []
+        self.taken: Nodes | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -97,27 +100,41 @@ class Pool:
             self.parts.append(nodes)
 
     def take(self, count: int) -> Nodes:
-        """Remove so many, or all: those with the least bounds, or the newest."""
-        if len(self) > self.most:
-            return self._newest(count)
+        """Return so many, or all: those with the least bounds, or the newest."""
+        taken, rest = self._newest(count) if len(self) > self.most else self._least(count)
+        self.taken = taken
+        self.parts = rest
+        return taken
+
+    def settle(self) -> None:
+        """Hear that what became of those taken is kept."""
+        self.taken = None
+
+    def give_back(self) -> None:
+        """Keep those that were taken and not settled."""
+        if self.taken is not None:
+            self.add(self.taken)
+            self.taken = None
+
+    def _least(self, count: int) -> tuple[Nodes, list[Nodes]]:
+        """Return those with the least bounds, and the rest."""
         whole = Nodes.cat(self.parts)
-        self.parts = []
         if len(whole) <= count:
-            return whole
+            return whole, []
         chosen = whole.bound.topk(count, largest=False).indices
         left = torch.ones(len(whole), dtype=torch.bool, device=chosen.device)
         left[chosen] = False
-        self.parts = [whole.select(left)]
-        return whole.select(chosen)
+        return whole.select(chosen), [whole.select(left)]
 
-    def _newest(self, count: int) -> Nodes:
-        taken: list[Nodes] = []
-        while self.parts and count > 0:
-            last = self.parts.pop()
+    def _newest(self, count: int) -> tuple[Nodes, list[Nodes]]:
+        """Return the newest, and the rest."""
+        taken, rest = list[Nodes](), list(self.parts)
+        while rest and count > 0:
+            last = rest.pop()
             if len(last) > count:
                 index = torch.arange(len(last), device=last.bound.device)
-                self.parts.append(last.select(index[:-count]))
+                rest.append(last.select(index[:-count]))
                 last = last.select(index[-count:])
             taken.append(last)
             count -= len(last)
-        return Nodes.cat(taken)
+        return Nodes.cat(taken), rest

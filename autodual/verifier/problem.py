@@ -17,6 +17,7 @@ from autodual.errors import InputError
 from autodual.formats.onnx import OnnxModel
 from autodual.query import Case, Query
 from autodual.threat import Box
+from autodual.verifier.around import Around
 from autodual.verifier.statements import (
     MOST_CASES,
     Index,
@@ -40,11 +41,13 @@ class Problem:
         model: the module.
         x: an input [1, *] of the right shape and dtype, in the region.
         query: the cases, in float64.
+        around: the set that all cases lie in, if that is no box.
     """
 
     model: nn.Module
     x: Tensor
     query: Query
+    around: Around | None = None
 
 
 def stated(model: nn.Module, region: object, property: object) -> Problem:
@@ -79,12 +82,26 @@ def stated(model: nn.Module, region: object, property: object) -> Problem:
     if shaped is None:
         raise InputError("a region's lower or upper end has the shape of one example's input")
     inputs = tuple(shaped.shape)
-    lower, _ = region.ends(inputs)
-    x = lower[None].to(like)
-    output = admitted(model, x)[1].graph.output
+    around = _around(region, like)
+    x = region.ends(inputs)[0][None].to(like) if around is None else around.x
+    output = admitted(model, x, around)[1].graph.output
     outputs = output.size(1)[1:] if output.batch_dim == 0 else output.size(1)
     query = to_query(region, as_statement(property), inputs, tuple(outputs))
-    return Problem(model, x, query)
+    return Problem(model, x, query, around)
+
+
+def _around(region: Region, like: Tensor) -> Around | None:
+    """Return the set of a region that is no box, about an x in the model's dtype."""
+    if region.ball is None:
+        return None
+    threat, x = region.ball
+    near = x.detach().to(like)
+    if not bool((near.to(x) == x).all()):
+        raise InputError(
+            f"the region is around an x of {x.dtype}, which the model's {near.dtype} would round: "
+            f"give x.to({near.dtype})"
+        )
+    return Around(threat, near)
 
 
 def _like(model: nn.Module) -> Tensor:
@@ -93,9 +110,11 @@ def _like(model: nn.Module) -> Tensor:
     return next((t.detach() for t in known if t.is_floating_point()), torch.empty(0))
 
 
-def admitted(model: nn.Module, x: Tensor) -> tuple[Certified, Compiled]:
-    """Return a model, certified for boxes, and let in with an input [1, *]."""
-    net = certify(model, Box(x, x), budget=None)
+def admitted(
+    model: nn.Module, x: Tensor, around: Around | None = None
+) -> tuple[Certified, Compiled]:
+    """Return a model, certified for boxes or another set, and let in with an input [1, *]."""
+    net = certify(model, Box(x, x) if around is None else around.threat, budget=None)
     return net, net.admitted(x, sound=True)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autodual.solve.branching import OVER, Outcome, Whole, margin_of, streamed
 from autodual.solve.integer import whole_network
+from autodual.solve.linear import radius_of
 from autodual.solve.polytope import Matrices
 from autodual.verifier.system import System
 
@@ -30,9 +31,8 @@ def decide_by_programs(
     for i, outcome in streamed(_jobs(system, cases, end)):
         point = None
         if outcome.point is not None:
-            lower, upper = system.cases[i].lower, system.cases[i].upper
-            d = torch.from_numpy(outcome.point).to(lower)
-            point = (lower + upper) * 0.5 + d
+            center = system.center(i)
+            point = center + torch.from_numpy(outcome.point).to(center)
         why = "time" if outcome.why == OVER else outcome.why
         yield i, None if outcome.nothing else why or "rounding", point
 
@@ -53,7 +53,8 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
         unit = Whole(whole, None).unit
         for cost, value in zip(costs[1:], nominal[1:], strict=True):
             whole = whole.cut(cost, margin_of(cost * unit, value) - value)
-        program = Whole(whole, None)
+        entry = network.entry
+        program = Whole(whole, radius_of(entry.threat, entry.x))
         yield partial(_asked, i, program, costs[0], float(nominal[0]), end)
 
 

@@ -15,6 +15,7 @@ from autodual.verifier.pool import Nodes, Pool, Step
 from autodual.verifier.system import System
 from autodual.verifier.threads import Threads
 from autodual.verifier.verdict import Moment
+from autodual.working import TimeOver, check_time, until
 
 FIRST = 32
 """How many sub-problems are bounded together at the start."""
@@ -140,15 +141,18 @@ class Search:
         self._start = time.perf_counter()
         before = self.seconds
         try:
-            while not self.done:
-                if time.perf_counter() >= end:
-                    return "time"
-                if len(self.pool) > 2 * self.pool.most:
-                    return "memory"
-                self._step()
-                self.seconds = before + time.perf_counter() - self._start
-                self._note()
+            with until(end):
+                while not self.done:
+                    check_time()
+                    if len(self.pool) > 2 * self.pool.most:
+                        return "memory"
+                    self._step()
+                    self.seconds = before + time.perf_counter() - self._start
+                    self._note()
+        except TimeOver:
+            return "time"
         finally:
+            self.pool.give_back()
             self.seconds = before + time.perf_counter() - self._start
             self._note(last=True)
         return "done"
@@ -159,17 +163,15 @@ class Search:
         nodes = self.pool.take(min(self.size, at_once))
         if self.trace is not None:
             self.trace.append((nodes["lower"], nodes["upper"]))
-        try:
-            steps = self.threads.map(self.branching.step, self._parts(nodes, self.threads.count))
-        except BaseException:
-            self.pool.add(nodes)  # a stopped search keeps what it was at
-            raise
+        steps = self.threads.map(self.branching.step, self._parts(nodes, self.threads.count))
         for step in steps:
             self.branching.learn(step)
             self.pool.add(step.children)
             if len(step.stuck) > 0:
                 self.stuck.append(step.stuck)
-            if self.attack:
+        self.pool.settle()
+        if self.attack:
+            for step in steps:
                 self.attempt(step.points, step.case)
         self.bounded += len(nodes)
         took = time.perf_counter() - start

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.properties import Property
+from autodual.threat import ThreatModel
 
 Index = tuple[int, ...]
 
@@ -197,11 +198,12 @@ def _number(given: object) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """{x in a box : a statement about x holds, or does up to a tie}.
+    """{x in a box : a statement about x holds, or does up to a tie}; ``around`` makes others.
 
     Args:
         lower, upper: tensors of the shape of one example's input, or numbers for all entries.
         where: a statement about ``X`` alone, such as ``X[0] + X[1] < 1``.
+        ball: a threat model that is no box and the x [1, *] that it is around; the box contains it.
 
     Raises:
         InputError: ends that are not finite, or of different shapes.
@@ -210,6 +212,7 @@ class Region:
     lower: Tensor | float
     upper: Tensor | float
     where: Statement | None = None
+    ball: tuple[ThreatModel, Tensor] | None = None
 
     def __post_init__(self) -> None:
         for name in ("lower", "upper"):
@@ -221,9 +224,27 @@ class Region:
             _statement(self.where)
 
     @classmethod
-    def around(cls, x: Tensor, eps: float, where: Statement | None = None) -> Region:
-        """Return all points within ± eps of one example's input x in every entry."""
-        return cls(x - eps, x + eps, where)
+    def around(cls, x: Tensor, eps: float | ThreatModel, where: Statement | None = None) -> Region:
+        """Return a set around one example's input x.
+
+        Args:
+            x: of the shape of one example's input.
+            eps: a threat model, or a number for all points within ± eps of x in every entry.
+            where: as for all regions.
+        """
+        if not isinstance(eps, ThreatModel):
+            return cls(x - eps, x + eps, where)
+        eps.check(x[None])
+        box, boxlike = eps.interval(x[None].double()), eps.weights(x[None]) is not None
+        return cls(box.lower[0], box.upper[0], where, None if boxlike else (eps, x[None]))
+
+    @property
+    def members(self) -> tuple[Region, ...]:
+        """The regions whose union this is: itself alone, unless around it is a ``Union``."""
+        if self.ball is None or len(self.ball[0].members) == 1:
+            return (self,)
+        threat, x = self.ball
+        return tuple(Region.around(x[0], member, self.where) for member in threat.members)
 
     def ends(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the box's ends, for one example's input of some shape."""

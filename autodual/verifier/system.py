@@ -17,7 +17,8 @@ from autodual.front.evaluate import run
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.query import Case
-from autodual.threat import Box
+from autodual.threat import Box, ThreatModel
+from autodual.verifier.around import Around
 from autodual.verifier.blame import lines_and_blame
 from autodual.verifier.clip import Lines
 
@@ -36,12 +37,14 @@ class System:
         found: the same, let in with an input of the right shape.
         shape: of one example's input.
         cases: at least one, in the model's dtype, on its device.
+        around: the set that all cases lie in, if that is no box; their boxes are the one around it.
     """
 
     net: Certified
     found: Compiled
     shape: tuple[int, ...]
     cases: tuple[Case, ...]
+    around: Around | None = None
 
     @property
     def like(self) -> Tensor:
@@ -66,6 +69,12 @@ class System:
         boxes = [(case.lower, case.upper) for case in self.cases]
         lower, upper = (torch.stack(ends) for ends in zip(*boxes, strict=True))
         return lower, upper
+
+    def center(self, i: int) -> Tensor:
+        """Return the center [n] of the region of case i."""
+        if self.around is not None:
+            return self.around.threat.center(self.around.x).flatten()
+        return (self.cases[i].lower + self.cases[i].upper) * 0.5
 
     @cached_property
     def mixed(self) -> bool:
@@ -112,13 +121,20 @@ class System:
         known: Mapping[Value, Interval] | None = None,
     ) -> Bound:
         """Relax the network over boxes [B, n], within intervals that are known on them."""
-        box = Box(lower.reshape(-1, *self.shape), upper.reshape(-1, *self.shape))
-        env = {**self.found.env, self.found.graph.perturbed: box.lower}
         entry = self.found.graph.perturbed
+        threat, x = self._around(lower, upper)
+        env = {**self.found.env, entry: x}
         given: dict[Value | str, Interval] = {
             v: box for v, box in (known or {}).items() if v != entry
         }
-        return compiled.program(env, box, given=given)
+        return compiled.program(env, threat, given=given)
+
+    def _around(self, lower: Tensor, upper: Tensor) -> tuple[ThreatModel, Tensor]:
+        """Return the sets of sub-problems, and the x [B, *] that these are around."""
+        if self.around is not None:
+            return self.around.copies(len(lower))
+        box = Box(lower.reshape(-1, *self.shape), upper.reshape(-1, *self.shape))
+        return box, box.lower
 
     def select(self, bound: Bound, index: Tensor) -> dict[Value, Interval]:
         """Return the intervals of a bound on some of its boxes."""

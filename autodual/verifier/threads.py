@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -27,7 +28,9 @@ class Threads:
         """Apply a function, without gradients, to each of some items."""
         if self._pool is None or len(items) == 1:
             return [function(item) for item in items]
-        return list(self._pool.map(torch.no_grad()(function), items))
+        mine = [copy_context() for _ in items]  # the time limit, and where progress is shown
+        alone = torch.no_grad()(function)
+        return list(self._pool.map(lambda c, item: c.run(alone, item), mine, items))
 
     def __enter__(self) -> Threads:
         return self

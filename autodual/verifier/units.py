@@ -96,10 +96,10 @@ class UnitSplits:
 
     @property
     def programmable(self) -> bool:
-        """Whether mixed-integer programs can say the network, and it is small enough for them."""
-        steps = self.network.plan.steps
+        """Whether mixed-integer programs can say all of it, and it is small enough for them."""
+        steps, around = self.network.plan.steps, self.system.around
         known = all(s.rule.exact or isinstance(s.rule, Piecewise | Extreme) for s in steps)
-        return known and self.count <= SMALL
+        return known and self.count <= SMALL and (around is None or around.programmable)
 
     @property
     def count(self) -> int:
@@ -258,7 +258,7 @@ class UnitSplits:
             v: c.expand(len(nodes), *c.shape[1:]) for v, c in self.system.specs(nodes.case).items()
         }
         offset = self.system.rows[2][nodes.case]
-        ascent = Ascent(network, specs, offset, boxes, narrowed)
+        ascent = Ascent(network, specs, offset, boxes, narrowed, self.system.around)
         point = self._point(nodes, network)
         bound = ascent.run(point, steps).masked_fill(empty, torch.inf)
         return self._noted(nodes, point, torch.fmax(nodes.bound, bound), network)
