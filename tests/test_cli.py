@@ -72,6 +72,16 @@ def run(tmp_path, monkeypatch, capsys):
     return command
 
 
+def test_a_fault_of_our_own_is_no_verdict(run, monkeypatch):
+    def fails(*_, **__):
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(ad, "certify", fails)
+    code, _, said = run("explain", "mine:net", "--data", "digits")
+    assert code == cli.BROKEN
+    assert "ZeroDivisionError: a fault" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "shown"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -132,3 +133,19 @@ def test_the_example_writes_what_it_verifies(tmp_path, capsys, monkeypatch) -> N
     assert "close by it turns: verified" in said
     assert "from files: verified" in said
     assert out.exists()
+
+
+def test_a_small_question_loads_neither_compiler_nor_solver(files) -> None:
+    """Each takes longer to load than such a question to decide."""
+    program = (
+        "import sys, torch, autodual as ad\n"
+        f"net = ad.load_onnx({str(files[0])!r})\n"
+        "region = ad.Region(-torch.ones(2), torch.ones(2))\n"
+        "assert ad.verify(net, region, ad.Y[0] < 100).verified\n"
+        "print(*sorted({'torch._dynamo', 'sympy', 'scipy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -33,6 +33,7 @@ from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat import ThreatModel
+from autodual.working import check_time
 
 LEAN = 0.1
 """How far from the middle of the box towards z⁰ free lines are compared. The planes of a product
@@ -149,6 +150,7 @@ class Building:
 
     def add(self, step: Step) -> None:
         """Add a step."""
+        check_time()
         call = step.call(self.env, self.batch)
         if step.rule.exact:
             if self.method.intervals and step.out in self.plan.inner:

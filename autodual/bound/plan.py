@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
+from autodual.bound.flops import Flops
 from autodual.bound.match import grows, match_all
 from autodual.duals import Affine, Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
 from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
+from autodual.front.stand_ins import stand_ins
 from autodual.interval import Interval
 
 
@@ -166,11 +168,11 @@ def _may_multiply(target: Callable[..., Any]) -> bool:
 
 
 def _counted(node: Node, device: torch.device) -> int:
-    """Return the FLOPs of a node for one example, under a mode of fake tensors."""
-    env = {v: torch.empty(v.size(1), dtype=v.dtype, device=device) for v in node.inputs}
-    with FlopCounterMode(display=False) as counter:
+    """Return the FLOPs of a node for one example, under a mode of stand-ins."""
+    env = {v: torch.zeros(v.size(1), dtype=v.dtype, device=device) for v in node.inputs}
+    with Flops() as flops:
         evaluate(node, env, 1)
-    return counter.get_total_flops()
+    return flops.total
 
 
 FLOPS_PER_BYTE = 20
@@ -259,11 +261,9 @@ class Plan:
     @cached_property
     def flops(self) -> Mapping[Value, int]:
         """The FLOPs of each node for one example."""
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
         graph = self.graph
         counts = {node.out: node.out.numel for node in graph.nodes}
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with stand_ins(graph.straight), torch.no_grad():
             for node in graph.nodes:
                 if _may_multiply(node.target):
                     counts[node.out] = _counted(node, graph.device) or node.out.numel

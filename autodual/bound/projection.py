@@ -13,6 +13,7 @@ from autodual.bound.layer import Layer, Side
 from autodual.bound.relaxation import Relaxation
 from autodual.errors import InputError
 from autodual.front.ir import Value
+from autodual.working import check_time
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 
@@ -39,6 +40,7 @@ class Columns(ABC):
 
     def extend(self, layer: Layer) -> None:
         """Push the columns through one layer, and forget those that no later step reads."""
+        check_time()
         if layer.planes is not None:
             columns = self._elementwise(layer)
         else:

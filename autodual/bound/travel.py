@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from autodual.bound.flops import Flops
 from autodual.bound.layer import Entry, Layer
 from autodual.bound.plan import Form, RowCost, Step
 from autodual.bound.relaxation import Relaxation
@@ -140,7 +140,7 @@ def _measured(network: Relaxation, seeds: Seeds) -> tuple[list[Form], set[Value]
 
     def observe(step: Step, rows: Rows) -> None:
         nonlocal before
-        flops = counter.get_total_flops()
+        flops = counter.total
         forms.append(Form(step.out, type(rows).__name__.lower(), rows.width, flops - before))
         before = flops
 
@@ -153,7 +153,7 @@ def _measured(network: Relaxation, seeds: Seeds) -> tuple[list[Form], set[Value]
     memo, rows = Memo(False, 0), seeds.rows(network.x)
     rise(network, rows, memo, stop=stop)  # fills the memo
     rest.clear()
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as counter:
         rise(network, rows, memo, False, observe, stop)
     return forms, rest
 

@@ -1,8 +1,11 @@
 """The command line: ``commands`` has what there is to be said, ``jobs`` what is done."""
 
-from autodual.cli.loading import CROSSED, RAISED, REFUSED, UNDECIDED, USAGE, stop
+import sys
+import traceback
 
-__all__ = ["CROSSED", "RAISED", "REFUSED", "UNDECIDED", "USAGE", "main"]
+from autodual.cli.loading import BROKEN, CROSSED, RAISED, REFUSED, UNDECIDED, USAGE, stop
+
+__all__ = ["BROKEN", "CROSSED", "RAISED", "REFUSED", "UNDECIDED", "USAGE", "main"]
 
 
 def main() -> None:
@@ -13,4 +16,8 @@ def main() -> None:
         stop("the command line needs typer and rich: pip install 'autodual[cli]'", USAGE)
     from autodual.cli.commands import app
 
-    app()
+    try:
+        app()
+    except Exception:  # Python's own exit code is 1, which says something
+        traceback.print_exc()
+        sys.exit(BROKEN)

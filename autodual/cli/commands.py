@@ -25,7 +25,7 @@ HELP = (
     "Certified robustness for PyTorch models.\n\nExit codes: 0 yes, all of it; 1 no, not all, or "
     "an attack crosses a bound; 2 usage: an argument, or what a function returns; 3 the model "
     "cannot be bounded, as where ops have no dual layer; 4 your own code raised something; 5 "
-    "verify could not decide."
+    "verify could not decide; 6 a fault of autodual's own."
 )
 
 MODEL = "A net (small, medium), a .pt file that a training left, or module:name."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # torch takes a second to load: not before there is something
     from autodual.threat import ThreatModel
     from autodual.train import Dataset
 
-CROSSED, USAGE, REFUSED, RAISED, UNDECIDED = 1, 2, 3, 4, 5
+CROSSED, USAGE, REFUSED, RAISED, UNDECIDED, BROKEN = 1, 2, 3, 4, 5, 6
 
 
 def stop(said: object, code: int) -> NoReturn:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autodual.errors import GraphError
+from autodual.front.stand_ins import stand_ins
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ class Graph:
 
     ``nominal``, where a pass needs it, is that input without its perturbation.
     ``caveats`` say why a bound on this graph would not be a certificate for the model. ``ranges``
-    are intervals in which values lie for every input, by the way they are made.
+    are intervals in which values lie for every input, by the way they are made. The graph of a
+    ``straight`` model is looked over on real tensors; see ``stand_ins``.
     """
 
     inputs: tuple[Value, ...]
@@ -197,6 +199,7 @@ class Graph:
     device: torch.device
     nominal: Value | None = None
     caveats: tuple[str, ...] = ()
+    straight: bool = False
     ranges: Mapping[Value, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -323,16 +326,14 @@ def evaluate(node: Node, env: Mapping[Value, Tensor], batch: int) -> Tensor:
 def check(graph: Graph) -> Graph:
     """Return ``graph`` if it is well formed: defined once, defined before use, shapes right.
 
-    Shapes and dtypes are inferred anew from fake tensors in a batch of 3.
+    Shapes and dtypes are inferred anew from tensors that stand for a batch of 3.
 
     Raises:
         GraphError: what is wrong, and at which node.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with stand_ins(graph.straight), torch.no_grad():
         env: dict[Value, Tensor] = {
-            v: torch.empty(v.size(3), dtype=v.dtype, device=graph.device) for v in graph.entries
+            v: torch.zeros(v.size(3), dtype=v.dtype, device=graph.device) for v in graph.entries
         }
         if len(env) != len(graph.entries):
             raise GraphError("an input or constant is defined twice")

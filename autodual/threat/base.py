@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -343,8 +344,8 @@ def inner(nu: Tensor, z: Tensor) -> Tensor:
 def check_broadcast(name: str, tensor: Tensor, x: Tensor) -> None:
     """Raise unless ``tensor`` broadcasts to the shape of x."""
     try:
-        fits = torch.broadcast_shapes(tensor.shape, x.shape) == x.shape
-    except RuntimeError:
+        fits = np.broadcast_shapes(tensor.shape, x.shape) == tuple(x.shape)
+    except ValueError:
         fits = False
     if not fits:
         raise InputError(

@@ -48,6 +48,9 @@ class OnnxModel(nn.Module):
             where other dimensions follow it.
     """
 
+    straight = True
+    """No number decides what it does: what a file leaves open the reader refuses."""
+
     def __init__(self, built: Built, replay: Replay, names: tuple[str, str]) -> None:
         super().__init__()
         self.input_shape, self.output_shape = shown(replay.shape), shown(built.shape)

@@ -106,6 +106,11 @@ class Writer(TorchDispatchMode):
         self.grad = True
         self.source: Source | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
+        return False
+
     def at(self, call: Call) -> None:
         """Take over where in the model the next steps come from."""
         self.grad, self.source = call.grad, call.source

@@ -11,19 +11,18 @@ import inspect
 import linecache
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dispatch.python import enable_python_dispatcher
+from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
-    FakeTensorMode,
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
@@ -37,6 +36,7 @@ from autodual.front.capture.decompositions import PARTS
 from autodual.front.capture.diagnose import GRADIENTS, depends_on_values, is_foreign
 from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Literal, Parameter, Source
+from autodual.front.stand_ins import Reals, is_straight, stand_ins
 from autodual.inputs import Inputs
 
 aten = torch.ops.aten
@@ -64,7 +64,7 @@ def record(model: nn.Module, inputs: Inputs, names: Names, kept: frozenset[OpOve
     Raises:
         CaptureError: the model does what no graph can say.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = stand_ins(is_straight(model))
     tape = Tape(fake, [])
 
     def faked(leaf: Any) -> Any:
@@ -109,6 +109,11 @@ class Recorder(ProxyTorchDispatchMode):
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
         self.grad, self.busy = True, False
         self.refused: Exception | None = None
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
+        return False
 
     def __enter__(self) -> Recorder:
         TorchDispatchMode.__enter__(self)
@@ -164,8 +169,11 @@ class Recorder(ProxyTorchDispatchMode):
     def _unseen(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function without writing down what it calls."""
         self.busy = True
+        # real tensors need no shapes worked out in Python, which loads sympy
+        alone = no_python_dispatcher if isinstance(self.tape.fake, Reals) else nullcontext
         try:
-            return function(*args, **kwargs)
+            with alone():
+                return function(*args, **kwargs)
         finally:
             self.busy = False
 
@@ -266,6 +274,11 @@ class Below(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
+        return False
 
     def __torch_dispatch__(
         self,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autodual.front.ir import Constant, Source
+from autodual.front.stand_ins import Reals
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def on_tensors(f: Callable[[Tensor], Any], arg: Any) -> Any:
@@ -56,7 +59,7 @@ class Tape:
     the calls use; ``constants`` say what stands behind those that are no inputs.
     """
 
-    fake: FakeTensorMode
+    fake: FakeTensorMode | Reals
     inputs: list[Any]
     starts: dict[int, Tensor] = field(default_factory=dict)
     constants: dict[int, Constant] = field(default_factory=dict)

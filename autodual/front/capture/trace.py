@@ -33,6 +33,7 @@ from autodual.front.capture.record import Names, record
 from autodual.front.capture.rehearse import rehearse
 from autodual.front.capture.untouched import call_untouched, untouched
 from autodual.front.capture.whole import Kind, Site, fold, marked, same_sites
+from autodual.front.stand_ins import is_straight
 from autodual.inputs import Inputs, Keys, is_batched
 
 ONE_AT_A_TIME = threading.RLock()
@@ -85,7 +86,8 @@ def capture(
         raise explain_failure(error, failures[0], failures[1] or failures[2], name) from error
     same_sites(sites, others)
     captured = join(a, b, names, positions[0], perturbed.device, output)
-    captured = replace(captured, graph=fold(captured.graph, sites), shared=shared)
+    graph = replace(fold(captured.graph, sites), straight=is_straight(model))
+    captured = replace(captured, graph=graph, shared=shared)
     return merge(captured, positions) if isinstance(perturb, tuple) else captured
 
 
