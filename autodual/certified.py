@@ -35,6 +35,7 @@ from autodual.front.arguments import check_classes, check_spec, check_tolerance
 from autodual.front.capture import check_seen
 from autodual.front.door import Admitted, Question, admit
 from autodual.front.ir import Graph, Value
+from autodual.front.passes.pairwise import pairwise
 from autodual.inputs import Inputs
 from autodual.interrupts import finish
 from autodual.interval import Interval
@@ -698,7 +699,7 @@ class Certified(Wrapper):
         question = Question(options.perturb, options.output, options.rules.kinds)
 
         def make(graph: Graph) -> BoundModule:
-            registry = options.rules.registry
+            registry, graph = options.rules.registry, pairwise(graph) if options.pairs else graph
             plan = make_plan(graph, registry, options.method, options.intervals)
             return BoundModule(plan, options, graph.device)
 

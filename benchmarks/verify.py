@@ -5,7 +5,8 @@
 A folder has instances.csv (network, property, seconds) and the files that it names, plain or
 gzipped. Verdicts are written down as they come, and a rerun goes on after the last. With
 ``--no-attack`` no point is tried, so that nothing that is violated may come out verified: what a
-run with attacks falsified is compared.
+run with attacks falsified is compared. ``--published NAME`` is a file in each folder with verdicts
+of others (onnx, vnnlib, verdict: sat or unsat), which ours are compared with.
 """
 
 from __future__ import annotations
@@ -74,6 +75,26 @@ def run(folder: Path, args: argparse.Namespace) -> None:
         flush=True,
     )
     compare(folder, args)
+    if args.published is not None:
+        compare_with_others(folder, {key: str(row["status"]) for key, row in done.items()}, args)
+
+
+def compare_with_others(
+    folder: Path, ours: dict[tuple[str, str], str], args: argparse.Namespace
+) -> None:
+    """Where verdicts of others contradict ours, and what they decide that we do not."""
+    said = {"sat": "falsified", "unsat": "verified"}
+    with (folder / args.published).open() as file:
+        theirs = {(r["onnx"], r["vnnlib"]): said.get(r["verdict"]) for r in csv.DictReader(file)}
+    both = {key: (status, theirs.get(key)) for key, status in ours.items()}
+    agree = sum(a == b for a, b in both.values())
+    wrong = [key for key, pair in both.items() if set(pair) == {"verified", "falsified"}]
+    ahead = Counter(b for a, b in both.values() if b is not None and a not in said.values())
+    more = Counter(a for a, b in both.values() if b is None and a in said.values())
+    print(
+        f"{folder.name}: {agree} verdicts agree with {args.published}, {len(wrong)} contradict it "
+        f"{wrong}; it alone decides {dict(ahead)}, we alone {dict(more)}"
+    )
 
 
 def compare(folder: Path, args: argparse.Namespace) -> None:
@@ -100,6 +121,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float64")
     parser.add_argument("--branch", default="auto")
     parser.add_argument("--no-attack", dest="attack", action="store_false")
+    parser.add_argument("--published", default=None, help="a file of verdicts in each folder")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     for folder in args.folders:

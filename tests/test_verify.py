@@ -136,6 +136,31 @@ def test_other_ops_are_cut_too(act: type, branch: str) -> None:
     assert ad.verify(model, ad.Region(*ends), ad.Y[1] + ad.Y[2] > at_least + 0.01).falsified
 
 
+class Extremes(nn.Module):
+    """Maxima and minima between layers, and no other op that bends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(2, 8), nn.Linear(4, 6), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        z = self.b(torch.maximum(z[:, :4], z[:, 4:]))
+        return self.c(torch.stack([z[:, :3].amax(1), torch.minimum(z[:, 3], z[:, 4])], 1))
+
+
+@pytest.mark.parametrize("branch", BRANCH)
+def test_maxima_are_cut(branch: str) -> None:
+    model, ends = Extremes().double(), (-torch.ones(2), torch.ones(2))
+    row = torch.tensor([1.0, -1.0, 0.0]).double()
+    at_least = least(model, row, *ends)
+    prop = ad.Y[0] - ad.Y[1] > at_least - 0.02
+    assert ad.verify(model, ad.Region(*ends), prop, branch=branch, timeout=60).verified
+    false = ad.Y[0] - ad.Y[1] > at_least + 0.01
+    assert ad.verify(model, ad.Region(*ends), false, branch=branch).falsified
+
+
 def test_images_are_cut_inside_the_network() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(

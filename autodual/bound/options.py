@@ -46,7 +46,8 @@ class Options:
     """How a model is bounded; see ``certify`` for what each says.
 
     With ``forms`` every value has an affine form of the input beside its interval: what a verifier
-    wants that cuts boxes of few sides into ever smaller ones.
+    wants that cuts boxes of few sides into ever smaller ones. With ``pairs`` maxima are ReLUs of
+    differences, which can be cut.
     """
 
     method: Method = METHODS["ibp&dual"]
@@ -63,10 +64,12 @@ class Options:
     free: bool = True
     optimize: Steps | None = None
     forms: bool = False
+    pairs: bool = False
 
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
         shared = self.method, self.rules, self.intervals, self.estimator
         limits = self.memory, self.budget, tuple(self.choose.items())
-        return (*shared, *limits, self.select, self.compile, self.free, self.optimize, self.forms)
+        how = self.select, self.compile, self.free, self.optimize, self.forms, self.pairs
+        return (*shared, *limits, *how)

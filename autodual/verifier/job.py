@@ -115,7 +115,7 @@ class Job:
     ) -> str:
         """Search; return why it ended."""
         cuts_inputs = self.branch == "inputs"
-        branching: Branching = InputSplits(system) if cuts_inputs else UnitSplits(system)
+        branching: Branching = InputSplits(system) if cuts_inputs else UnitSplits(system.cuttable)
         search = Search(
             system, branching, self._confirmed, room, self.threads, self.attack, self.told
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from autodual.bound.layer import example_layout
 from autodual.bound.plan import METHODS
 from autodual.bound.reading import Bound
+from autodual.duals.maximum import Extreme
 from autodual.front.evaluate import run
 from autodual.front.ir import Value
 from autodual.interval import Interval
@@ -75,6 +76,14 @@ class System:
         if self.around is not None:
             return self.around.threat.center(self.around.x).flatten()
         return (self.cases[i].lower + self.cases[i].upper) * 0.5
+
+    @cached_property
+    def cuttable(self) -> System:
+        """The same with maxima as ReLUs of differences, if there are any."""
+        if not any(isinstance(step.rule, Extreme) for step in self.found.program.plan.steps):
+            return self
+        net = self.net.with_options(pairs=True)
+        return replace(self, net=net, found=net.admitted(self.found.inputs))
 
     @cached_property
     def mixed(self) -> bool:
