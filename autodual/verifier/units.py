@@ -39,8 +39,9 @@ MOST = 256
 ROOM, HELD = 2**27, 16
 """How many bytes the rows of a batch may take, and how many tensors of each autograd keeps."""
 
-SMALL = 500
-"""How many units may be open for mixed-integer programs to be worth while."""
+SMALL, SHALLOW = 500, 2000
+"""How many units may be open for mixed-integer programs to be worth while: in all layers, and where
+there is one alone, whose intervals are exact."""
 
 ROUNDING = 2**14
 """How many units in the last place of a value's largest entry an interval may be crossed by."""
@@ -99,7 +100,8 @@ class UnitSplits:
         """Whether mixed-integer programs can say all of it, and it is small enough for them."""
         steps, around = self.network.plan.steps, self.system.around
         known = all(s.rule.exact or isinstance(s.rule, Piecewise | Extreme) for s in steps)
-        return known and self.count <= SMALL and (around is None or around.programmable)
+        small = self.count <= (SMALL if len(self.units) > 1 else SHALLOW)
+        return known and small and (around is None or around.programmable)
 
     @property
     def count(self) -> int:
