@@ -136,6 +136,22 @@ def test_other_ops_are_cut_too(act: type, branch: str) -> None:
     assert ad.verify(model, ad.Region(*ends), ad.Y[1] + ad.Y[2] > at_least + 0.01).falsified
 
 
+def test_programs_find_what_is_violated_in_a_corner_alone() -> None:
+    """Σ min(x, 1 − x) is 0 where all x are 0 or 1, and solvers come near that, not there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1)).double()
+    with torch.no_grad():
+        eye = torch.eye(6).double()
+        model[0].weight.copy_(torch.cat([eye, 2 * eye]))
+        model[0].bias.copy_(torch.cat([torch.zeros(6), -torch.ones(6)]))
+        model[2].weight.copy_(torch.cat([torch.ones(6), -torch.ones(6)])[None])
+        model[2].bias.zero_()
+    region = ad.Region(torch.zeros(6), torch.ones(6), where=ad.X[0] + ad.X[1] - ad.X[2] > 0.7)
+    verdict = ad.verify(model, region, ad.Y[0] > 0, 20, branch="programs", attack=False)
+    assert verdict.falsified
+    assert set(verdict.witness.tolist()) <= {0.0, 1.0}
+
+
 class Extremes(nn.Module):
     """Maxima and minima between layers, and no other op that bends."""
 

@@ -36,6 +36,9 @@ TRIED = 0.01
 FEW = 20
 """How many inputs may vary where they are cut, and not units of the network."""
 
+SNAP = 1e-3
+"""Within which part of an input's width of an end a solver's point is taken for the end."""
+
 AT_ONCE = 1024
 """How many points are tried together."""
 
@@ -159,8 +162,9 @@ class Job:
         for i, why, point in decide_by_programs(search.system, search.cases, self.end):
             search.bounded += 1
             if point is not None:
-                case = torch.tensor([i], device=point.device)
-                search.attempt(point.reshape(1, -1), case)
+                case = search.system.cases[i]
+                points = torch.stack([point, _snapped(point, case.lower, case.upper)])
+                search.attempt(points, torch.full((2,), i, device=point.device))
             if search.witness is not None:
                 return "done"
             if why is None:
@@ -266,6 +270,13 @@ class Job:
             how=how,
             curve=() if search is None else tuple(search.curve),
         )
+
+
+def _snapped(point: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Return a point with entries that lie within a solver's tolerance of an end moved to it."""
+    near = SNAP * (upper - lower)
+    point = torch.where((point - lower).abs() <= near, lower, point)
+    return torch.where((point - upper).abs() <= near, upper, point)
 
 
 def _varying(cases: Sequence[Case]) -> int:
