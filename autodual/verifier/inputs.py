@@ -63,15 +63,20 @@ class InputSplits:
         index = torch.arange(len(lower), device=lower.device)
         return Nodes(nothing, index, {"lower": lower, "upper": upper, "cheap": nothing})
 
+    def glance(self, nodes: Nodes) -> Step:
+        """Bound boxes."""
+        nodes, lines = self._bounded(nodes, {})
+        nodes = nodes.without("blame")
+        return Step(nodes, *_points(nodes, lines), nodes.none)
+
     def step(self, nodes: Nodes) -> Step:
         """Bound boxes and cut those that stay open."""
         learned = dict[str, float]()
         nodes, lines = self._bounded(nodes, learned)
         nodes, blame = nodes.without("blame"), nodes["blame"]
         lower, upper = nodes["lower"], nodes["upper"]
-        row, middle = lines.least(lower, upper).argmax(1), (lower + upper) * 0.5
-        points = torch.cat([middle, lines.corner(lower, upper, row)])
-        case = nodes.case.repeat(2)
+        points, case = _points(nodes, lines)
+        middle = (lower + upper) * 0.5
         wide = ((middle > lower) & (middle < upper)).any(1)
         halves = _cut(nodes.select(wide), lines.select(wide), blame[wide])
         twice = lines.select(wide.nonzero().squeeze(1).repeat(2))
@@ -145,6 +150,14 @@ def _kept(nodes: Nodes, lines: Lines) -> tuple[Nodes, Lines, Tensor]:
     kept = (inside & ~(bound > 0)).nonzero().squeeze(1)
     found = Nodes(bound, nodes.case, {**nodes.data, "lower": lower, "upper": upper})
     return found.select(kept), lines.select(kept), kept
+
+
+def _points(nodes: Nodes, lines: Lines) -> tuple[Tensor, Tensor]:
+    """Return points of boxes that are worth trying, the middle and a corner, and their cases."""
+    lower, upper = nodes["lower"], nodes["upper"]
+    row = lines.least(lower, upper).argmax(1)
+    points = torch.cat([(lower + upper) * 0.5, lines.corner(lower, upper, row)])
+    return points, nodes.case.repeat(2)
 
 
 def _cut(nodes: Nodes, lines: Lines, blame: Tensor) -> Nodes:

@@ -36,6 +36,9 @@ TRIED = 0.01
 FEW = 20
 """How many inputs may vary where they are cut, and not units of the network."""
 
+FIRST, QUICK = 4, 0.3
+"""How many points of a case are tried first, and after how many seconds no more before bounds."""
+
 SNAP = 1e-3
 """Within which part of an input's width of an end a solver's point is taken for the end."""
 
@@ -126,7 +129,9 @@ class Job:
         going_on = kept is not None and kept.exists()
         if kept is not None and going_on:
             search.load(self._read(kept))
-        if self.attack and not going_on:
+        if not going_on:
+            search.glance()
+        if self.attack and not going_on and not search.done:
             self._descend(search)
         if branch == "programs":
             return self._programs(search)
@@ -196,15 +201,18 @@ class Job:
         return state
 
     def _descend(self, search: Search) -> None:
-        """Try random points of each case, and where gradients lead."""
+        """Try random points of open cases, and where gradients lead; more where that is quick."""
         system, generator = search.system, torch.Generator().manual_seed(0)
-        cases = torch.arange(len(system.cases), device=system.like.device)
-        for some in cases.split(AT_ONCE // STARTS):
-            x = random_starts(system, some, STARTS, generator)
-            index = some.repeat_interleave(STARTS)
-            found, _ = descend(system, x, index, STEPS)
-            search.attempt(found, index)
-            if search.witness is not None:
+        cases, begun = torch.tensor(search.cases, device=system.like.device), time.perf_counter()
+        for count in (FIRST, STARTS - FIRST):
+            for some in cases.split(AT_ONCE // count):
+                x = random_starts(system, some, count, generator)
+                index = some.repeat_interleave(count)
+                found, _ = descend(system, x, index, STEPS)
+                search.attempt(found, index)
+                if search.witness is not None:
+                    return
+            if time.perf_counter() - begun > QUICK:
                 return
 
     @torch.no_grad()

@@ -34,6 +34,11 @@ class Nodes:
         data = {name: tensor[index] for name, tensor in self.data.items()}
         return Nodes(self.bound[index], self.case[index], data)
 
+    @property
+    def none(self) -> Nodes:
+        """None of them."""
+        return self.select(torch.zeros_like(self.case, dtype=torch.bool))
+
     def without(self, name: str) -> Nodes:
         """Return them without some of what is known."""
         return Nodes(self.bound, self.case, {k: t for k, t in self.data.items() if k != name})

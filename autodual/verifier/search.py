@@ -23,8 +23,8 @@ FIRST = 32
 SLOW = 1.0
 """How many seconds a batch may take before the next ones are made smaller: time is kept so."""
 
-TRIED, STEPS = 128, 30
-"""How many points of a batch go on by gradient descent, and how far."""
+FEWEST, TRIED, STEPS = 8, 128, 30
+"""How many points of a batch go on by gradient descent, at least and at most, and how far."""
 
 SHARE = 0.15
 """Which part of the time that may take."""
@@ -52,6 +52,9 @@ class Branching(Protocol):
 
     def roots(self) -> Nodes:
         """Return the sub-problems at the start."""
+
+    def glance(self, nodes: Nodes) -> Step:
+        """Bound roots in little time, without a cut."""
 
     def step(self, nodes: Nodes) -> Step:
         """Bound some and cut those that stay open; several threads may ask at once."""
@@ -107,6 +110,7 @@ class Search:
         self.trace: list[tuple[Tensor, Tensor]] | None = None
         self.seconds, self._start = 0.0, time.perf_counter()
         self._descending, self._generator = 0.0, torch.Generator().manual_seed(0)
+        self._each: float | None = None  # how many seconds a point took to go on
 
     @property
     def done(self) -> bool:
@@ -134,6 +138,25 @@ class Search:
     def bound(self) -> float:
         """How far below 0 the rows may lie; ∞ where nothing is open."""
         return min([self.pool.bound, *(float(s.bound.amin()) for s in self.stuck)])
+
+    @torch.no_grad()
+    def glance(self) -> None:
+        """Bound the roots in little time: many a question needs neither more nor any point."""
+        nodes = self.pool.take(len(self.pool))
+        index = torch.arange(len(nodes), device=nodes.bound.device)
+        try:
+            steps = [
+                self.branching.glance(nodes.select(i)) for i in index.split(self.branching.most)
+            ]
+            for step in steps:
+                self.pool.add(step.children)
+            self.bounded += len(nodes) - len(self.pool)
+            self.pool.settle()
+        finally:
+            self.pool.give_back()
+        if self.attack:
+            for step in steps:
+                self._try(step.points, step.case)
 
     @torch.no_grad()
     def run(self, end: float) -> str:
@@ -188,23 +211,26 @@ class Search:
 
     def attempt(self, points: Tensor, case: Tensor) -> None:
         """Try points [P, n], and now and then where gradients lead from some."""
-        if len(points) == 0 or self.witness is not None:
-            return
         self._try(points, case)
-        if self.done or self._descending > SHARE * (time.perf_counter() - self._start):
-            return
         start = time.perf_counter()
-        chosen = torch.randperm(len(points), generator=self._generator)[:TRIED].to(case.device)
+        left = SHARE * (start - self._start) - self._descending
+        count = FEWEST if self._each is None else min(TRIED, int(left / self._each))
+        if len(points) == 0 or self.done or left <= 0 or count < FEWEST:
+            return
+        chosen = torch.randperm(len(points), generator=self._generator)[:count].to(case.device)
         which = case[chosen]
         found, _ = descend(self.system, points[chosen], which, STEPS)
         self._try(found, which)
-        self._descending += time.perf_counter() - start
+        took = time.perf_counter() - start
+        self._descending, self._each = self._descending + took, took / len(which)
 
     def _try(self, points: Tensor, case: Tensor) -> None:
         """Ask the graph about points, and the model about those that the graph calls unsafe.
 
         Where the two disagree, points farther on are tried.
         """
+        if len(points) == 0 or self.witness is not None:
+            return
         worst = self.system.excess(points, case).amax(1)
         for i in (worst <= 0).nonzero().squeeze(1)[:CHECKED].tolist():
             at, which, index = points[i : i + 1], case[i : i + 1], int(case[i])

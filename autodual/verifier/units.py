@@ -175,14 +175,16 @@ class UnitSplits:
         if state["tight"]:
             self.tighten()
 
+    def glance(self, nodes: Nodes) -> Step:
+        """Bound whole regions by the intervals at hand."""
+        nodes, _ = self._bounded(nodes, TRIAL)
+        nodes = nodes.select(~(nodes.bound > 0))
+        points, nodes = nodes["corner"], nodes.without("corner")
+        return Step(nodes, points, nodes.case, nodes.none)
+
     def step(self, nodes: Nodes) -> Step:
         """Bound sub-problems, and cut one unit of each that stays open."""
-        if not self.tight:
-            nodes, _ = self._bounded(nodes, TRIAL)
-            nodes = nodes.select(~(nodes.bound > 0))
-            if len(nodes) == 0:
-                return Step(nodes, nodes["corner"], nodes.case, nodes)
-            self.tighten()
+        self.tighten()
         root = bool((nodes["depth"] == 0).any())
         nodes, losses = self._bounded(nodes, ROOT if root else BELOW)
         kept = (~(nodes.bound > 0)).nonzero().squeeze(1)
