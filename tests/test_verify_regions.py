@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import autodual as ad
-from autodual.errors import DomainError, InputError
+from autodual.errors import ControlFlowError, DomainError, InputError
 from autodual.threat import ThreatModel
 from autodual.verifier import inputs, job, search, units
 from autodual.verifier.around import Around
@@ -206,3 +206,75 @@ def test_time_limits_hold_in_the_midst_of_a_batch() -> None:
         verdict = ad.verify(model, region, prop, 0.3, branch=branch, attack=False)
         assert verdict.reason == "time"
         assert time.perf_counter() - start < 60  # without the limit it takes minutes
+
+
+def test_a_maximum_is_not_cut_where_a_difference_would_swallow_an_argument() -> None:
+    """The padding of a pool is a number so far below that b + max(a − b, 0) forgets a."""
+    model = nn.Sequential(nn.Tanh(), nn.MaxPool2d(3, 2, 1), nn.Flatten())
+    region = ad.Region.around(torch.full((1, 6, 6), -0.5), 0.1)
+    for k in (0, 3, 8):
+        for attack in (True, False):
+            verdict = ad.verify(model, region, Y[k] > -0.3, 1, branch="units", attack=attack)
+            assert not verdict.verified
+
+    class Far(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.maximum(x.tanh(), x - 1e8)
+
+    region = ad.Region.around(torch.full((2,), -0.5), 0.1)
+    assert not ad.verify(Far(), region, Y[0] > -0.3, 1, branch="units", attack=False).verified
+
+
+def test_only_our_own_classes_are_recorded_on_real_numbers() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.straight, self._autodual_straight = nn.Linear(2, 1), True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.straight(x) * 0 - 100 if x.sum() > 10 else self.straight(x)
+
+    with pytest.raises(ControlFlowError):
+        ad.verify(Branches(), ad.Region.around(torch.zeros(2), 20.0), Y[0] > -1, 5)
+
+
+def test_tiny_coefficients_are_not_dropped() -> None:
+    wide = ad.Region(torch.zeros(1), torch.full((1,), 1e10), where=1e-10 * X[0] > 0.5)
+    assert ad.verify(nn.Identity().double(), wide, Y[0] < 1e9, 5).falsified
+    never = ad.Region(torch.zeros(1), torch.full((1,), 1e10), where=1e-10 * X[0] > 1.5)
+    assert "empty" in ad.verify(nn.Identity().double(), never, Y[0] < 1e9, 5).reason
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1e-10)
+        model[0].bias.fill_(-0.5)
+    for ball in (ad.L2Ball(1e10), ad.L1Ball(1e10)):
+        region = ad.Region.around(torch.zeros(1).double(), ball)
+        assert not ad.verify(model, region, Y[0] < 0.3, 2, branch="units", attack=False).verified
+
+
+def test_a_search_goes_on_with_its_own_problem_alone(tmp_path) -> None:
+    def stopped(slope: float, ball: ThreatModel) -> ad.Verdict:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 20), nn.LeakyReLU(slope), nn.Linear(20, 1)).double()
+        region = ad.Region.around(torch.zeros(4).double(), ball)
+        raised = list[object]()
+
+        def once(moment: object) -> None:
+            raised.append(moment)
+            if len(raised) == 1:
+                raise search.TimeOver
+
+        options = {"branch": "units", "resume": tmp_path / "s.pt", "attack": False, "told": once}
+        return ad.verify(model, region, Y[0] > 10, 60, **options)
+
+    assert stopped(0.1, ad.L2Ball(3.0)).status == "unknown"
+    for slope, ball in ((0.9, ad.L2Ball(3.0)), (0.1, ad.L2Ball(2.9)), (0.1, ad.L1Ball(3.0))):
+        with pytest.raises(InputError, match="of another model"):
+            stopped(slope, ball)
+    assert stopped(0.1, ad.L2Ball(3.0)).status == "unknown"
+
+
+def test_regions_that_are_none_are_refused() -> None:
+    for x, eps in ((torch.zeros(2), -0.1), ([0.0, 0.0], 0.1), (torch.zeros(2).long(), 0.1)):
+        with pytest.raises(InputError):
+            ad.Region.around(x, eps)

@@ -268,8 +268,9 @@ class BoundModule:
         new = not sided and batch > self._decided_for.get(kind, 0)
         deciding = self._plans and record is None and new
         if deciding:
-            record, self._orders[kind] = Record(), {}
-        orders = {} if sided else self._orders.get(kind, {})  # columns need parallel planes
+            record = Record()
+        none = sided or deciding  # columns need parallel planes
+        orders = {} if none else self._orders.get(kind, {})
         job = self._job(self._servings(orders), seed)
         building = Building(job, env, threat, record, shared, slopes, given, before)
         for step in self.plan.steps:

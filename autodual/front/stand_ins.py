@@ -1,8 +1,8 @@
 """Tensors that stand for a model's own while it is recorded and its graph is looked over.
 
 Fakes hold no numbers: they take no memory, and notice a model that looks at one. torch loads its
-whole compiler for them, in more time than many a small question takes. A model whose class says
-that it is ``straight``, that no number ever decides what it does, runs on real tensors instead.
+whole compiler for them, in more time than many a small question takes. A model of ours whose class
+says that no number ever decides what it does runs on real tensors instead.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Reals:
 
 
 def is_straight(model: nn.Module) -> bool:
-    """Return whether a model says that no number decides what it does."""
-    return bool(getattr(model, "straight", False))
+    """Return whether a model's class says that no number decides what it does."""
+    return getattr(type(model), "_autodual_straight", None) is True
 
 
 def stand_ins(straight: bool) -> FakeTensorMode | Reals:

@@ -40,7 +40,7 @@ class Around:
         """Whether the set answers what points are sought by; bounds do without."""
         try:
             self.nearest(self.x.flatten(1))
-        except UnansweredError:
+        except (UnansweredError, NotImplementedError):
             return False
         return True
 

@@ -17,6 +17,7 @@ from autodual.errors import InputError, Interrupted
 from autodual.files import load, save
 from autodual.formats.onnx import OnnxModel
 from autodual.query import Case, Query
+from autodual.verifier.digest import written
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
 from autodual.verifier.inputs import InputSplits
 from autodual.verifier.problem import Problem, admitted, has_points
@@ -67,6 +68,7 @@ class Job:
         self.exact = problem.query.cases
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
+        self.print = ""
 
     def run(
         self,
@@ -127,6 +129,7 @@ class Job:
         )
         self.search, search.trace = search, trace if cuts_inputs else None
         going_on = kept is not None and kept.exists()
+        self.print = "" if kept is None else self._print()
         if kept is not None and going_on:
             search.load(self._read(kept))
         if not going_on:
@@ -182,18 +185,18 @@ class Job:
         """Return what tells this problem from others: the model's numbers, and the query's."""
         digest = hashlib.sha256()
         numbers = [t for c in self.exact for t in (c.lower, c.upper, c.A, c.C, c.d)]
-        if self.problem.around is not None:
-            digest.update(repr(self.problem.around.threat).encode())
-            numbers += [self.problem.around.x, *self.problem.around.threat.tensors()]
-        for tensor in (*self.problem.model.state_dict().values(), *numbers):
-            digest.update(str(tensor.shape).encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        assert self.search is not None
+        found, around = self.search.system.found, self.problem.around
+        told: list[object] = [str(found.graph), numbers, list(found.env.values())]
+        told += [] if around is None else [around.x, around.threat]
+        for part in written(told):
+            digest.update(part)
         return f"{self.branch}, {digest.hexdigest()}"
 
     def _read(self, kept: Path) -> dict[str, Any]:
         """Return a search that was stopped."""
         state = load(kept)
-        if not isinstance(state, dict) or state.get("print") != self._print():
+        if not isinstance(state, dict) or state.get("print") != self.print:
             raise InputError(
                 f"{kept} is of another model, region, property or branch: remove it, or name "
                 "another file"
@@ -239,9 +242,10 @@ class Job:
         if search is None:  # time was over before anything was bounded
             return self._said(UNKNOWN, why, self.how)
         if kept is not None and search.witness is None and search.left > 0:
-            save({**search.state(), "print": self._print()}, kept)
+            save({**search.state(), "print": self.print}, kept)
         elif kept is not None:
             kept.unlink(missing_ok=True)
+        why = "done" if search.left == 0 else why
         if search.witness is not None:
             point, index = search.witness
             said = "the model violates the property at the witness"

@@ -58,7 +58,12 @@ def stated(model: nn.Module, region: object, property: object) -> Problem:
         if isinstance(model, OnnxModel):
             shape = tuple(model.input_shape)
         elif region is not None:
-            shape = tuple(torch.as_tensor(region).shape)
+            if not isinstance(region, Tensor):
+                raise InputError(
+                    "a Query brings its own boxes: region is an example's input, for its shape, "
+                    f"or None, not {type(region).__name__}"
+                )
+            shape = tuple(region.shape)
         if math.prod(shape) != property.inputs:
             raise InputError(
                 f"the query is about {property.inputs} inputs, an example's input of shape "
@@ -172,7 +177,11 @@ def _place(name: str, index: Index, shape: Shape) -> int:
 
 
 def has_points(case: Case) -> bool:
-    """Return whether any point of the box satisfies the rows that are about inputs alone."""
+    """Return False if it is proved that no point of the box satisfies the rows about inputs alone.
+
+    HiGHS finds the least s with A x − d ≤ s, in units of the box and of each row; weights y ≥ 0 of
+    rows, its dual point, prove it if y (A x − d) > 0 all over the box.
+    """
     if case.empty:
         return False
     own = ((case.C == 0).all(1) & (case.A != 0).any(1)).cpu()
@@ -180,9 +189,20 @@ def has_points(case: Case) -> bool:
         return True
     from scipy.optimize import linprog  # it takes a while to import
 
-    from autodual.solve.branching import INFEASIBLE
-
     A, d = case.A.cpu()[own].double().numpy(), case.d.cpu()[own].double().numpy()
-    ends = torch.stack([case.lower, case.upper], 1).cpu().double().numpy()
-    found = linprog(np.zeros(A.shape[1]), A_ub=A, b_ub=d, bounds=ends, method="highs")
-    return found.status != INFEASIBLE
+    low, high = case.lower.cpu().double().numpy(), case.upper.cpu().double().numpy()
+    A, d = A * (high - low), d - A @ low
+    size = abs(A).sum(1) + abs(d) + np.finfo(float).tiny
+    A, d = A / size[:, None], d / size
+    rows, n = np.hstack([A, -np.ones((len(A), 1))]), A.shape[1]
+    cost = np.append(np.zeros(n), 1.0)
+    found = linprog(cost, A_ub=rows, b_ub=d, bounds=[(0, 1)] * n + [(None, None)], method="highs")
+    if found.x is None:
+        return True
+    y = np.maximum(-found.ineqlin.marginals, 0)
+    least = np.minimum(y @ A, 0).sum() - y @ d
+    return not least > PROVED * y.sum()
+
+
+PROVED = 1e-12
+"""How far above 0 a sum of products about 1 must lie to be positive in spite of rounding."""

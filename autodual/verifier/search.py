@@ -265,4 +265,5 @@ class Search:
         """Go on from what ``state`` returned."""
         self.pool.parts = [] if state["nodes"] is None else [Nodes(*state["nodes"])]
         self.bounded, self.seconds = state["bounded"], state["seconds"]
+        self.size = 1  # so that it comes forward in however little time
         self.branching.load(state["branching"])

@@ -22,6 +22,9 @@ Index = tuple[int, ...]
 Entry = tuple[str, Index]
 """``"X"`` or ``"Y"``, and which entry of it."""
 
+ROUNDING = 8
+"""By how many units in the last place the box around a set may be too small."""
+
 MOST_CASES = 100_000
 """How many cases a statement may fall into."""
 
@@ -232,11 +235,20 @@ class Region:
             eps: a threat model, or a number for all points within ± eps of x in every entry.
             where: as for all regions.
         """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise InputError(
+                f"a region is around a tensor of floating-point numbers, not {x!r:.60}"
+            )
         if not isinstance(eps, ThreatModel):
+            if not _number(eps) >= 0:
+                raise InputError(f"eps={eps!r}: give a number of 0 or more, or a threat model")
             return cls(x - eps, x + eps, where)
         eps.check(x[None])
-        box, boxlike = eps.interval(x[None].double()), eps.weights(x[None]) is not None
-        return cls(box.lower[0], box.upper[0], where, None if boxlike else (eps, x[None]))
+        box, boxlike = eps.interval(x[None]), eps.weights(x[None]) is not None
+        if boxlike:
+            return cls(box.lower[0], box.upper[0], where)
+        room = ROUNDING * torch.finfo(x.dtype).eps * torch.maximum(box.lower.abs(), box.upper.abs())
+        return cls((box.lower - room)[0], (box.upper + room)[0], where, (eps, x[None]))
 
     @property
     def members(self) -> tuple[Region, ...]:

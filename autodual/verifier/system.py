@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from autodual.solve.polytope import Array, Polytope
 
 
+SWALLOWED = 100.0
+"""How many times as large as a maximum its arguments may be for differences to stand for it."""
+
+
 @dataclass(frozen=True, eq=False)
 class System:
     """A model over boxes, and rows of its inputs and outputs; flat, n and K numbers.
@@ -79,9 +83,25 @@ class System:
 
     @cached_property
     def cuttable(self) -> System:
-        """The same with maxima as ReLUs of differences, if there are any."""
-        if not any(isinstance(step.rule, Extreme) for step in self.found.program.plan.steps):
+        """The same with maxima as ReLUs of differences, if there are any.
+
+        Not where some argument is so large that a difference would swallow others, as the padding
+        of a pool is: no number of cuts would then say what the maximum does.
+        """
+        steps = [s for s in self.found.program.plan.steps if isinstance(s.rule, Extreme)]
+        if not steps:
             return self
+        bound = self.bound(self.found, *self.ends)
+        for layer in (bound.travelled.layers[step.out] for step in steps):
+            ends = layer.step.rule.interval(
+                layer.step.call(layer.constants, layer.batch), *layer.boxes
+            )
+            most, large = (
+                max(float(end.abs().max()) for box in boxes for end in (box.lower, box.upper))
+                for boxes in ((ends,), layer.boxes)
+            )
+            if not large <= SWALLOWED * most:
+                return self
         net = self.net.with_options(pairs=True)
         return replace(self, net=net, found=net.admitted(self.found.inputs))
 

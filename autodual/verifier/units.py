@@ -18,6 +18,7 @@ from autodual.bound.travel import row_cost
 from autodual.duals.elementwise import Elementwise
 from autodual.duals.maximum import Extreme
 from autodual.duals.piecewise import Piecewise
+from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.verifier.ascent import Ascent, Point
@@ -167,11 +168,17 @@ class UnitSplits:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return whether intervals were tightened."""
-        return {"tight": self.tight}
+        """Return whether intervals were tightened, and which units are cut."""
+        return {"tight": self.tight, "units": [unit.index.tolist() for unit in self.units]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Find the intervals again."""
+        """Find the intervals again.
+
+        Raises:
+            InputError: other units are open here, as on another machine.
+        """
+        if state["units"] != [unit.index.tolist() for unit in self.units]:
+            raise InputError("the search that was stopped cuts other units: begin it anew")
         if state["tight"]:
             self.tighten()
 

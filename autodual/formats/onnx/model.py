@@ -48,7 +48,7 @@ class OnnxModel(nn.Module):
             where other dimensions follow it.
     """
 
-    straight = True
+    _autodual_straight = True
     """No number decides what it does: what a file leaves open the reader refuses."""
 
     def __init__(self, built: Built, replay: Replay, names: tuple[str, str]) -> None:
