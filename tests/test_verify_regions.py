@@ -186,6 +186,7 @@ def test_no_part_is_lost_whenever_a_search_is_stopped(branch: str, monkeypatch) 
         with monkeypatch.context() as patch:
             patch.setattr(owner, where, stopped)
             patch.setattr(job.Job, "_descend", lambda *_: None)
+            patch.setattr(search.Search, "glance", lambda *_: None)
             attack = where == "attempt"
             verdict = ad.verify(model, region, prop, 5, branch=branch, attack=attack)
         assert raised
