@@ -82,6 +82,7 @@ class System:
         return (self.cases[i].lower + self.cases[i].upper) * 0.5
 
     @cached_property
+    @torch.no_grad()
     def cuttable(self) -> System:
         """The same with maxima as ReLUs of differences, if there are any.
 
