@@ -23,6 +23,7 @@ from autodual.bound.estimators import (
 )
 from autodual.bound.layer import Entry, Layer, nothing_known
 from autodual.bound.options import Options, Serving
+from autodual.bound.outward import Charge, Reached, charge, image
 from autodual.bound.plan import Plan, Step
 from autodual.bound.reading import Bound, tighten, widen
 from autodual.bound.relaxation import Relaxation
@@ -32,6 +33,7 @@ from autodual.duals import Call, Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
+from autodual.rounding import widened
 from autodual.threat import ThreatModel
 
 LEAN = 0.1
@@ -74,6 +76,7 @@ class Building:
 
     Attributes:
         boxes: the interval of each value that a nonlinear op has read so far.
+        reach: an interval of each value, that rounding is charged by; none where it is not.
         book: what finds sums over rows of a dual network, by how a value is served.
         groups: what finds sums, by the network that it reads: "free", where each line has a slope
             of its own; "parallel"; "flat", of intervals alone, whose rows stop at nonlinear ops.
@@ -97,7 +100,11 @@ class Building:
         x = env[entry]
         self.batch = len(x)
         self.purse = Purse(job.budget)
-        network = Relaxation(self.plan, Entry(entry, x, threat), {}, self.batch)
+        around = threat.interval(x)
+        if self.plan.rounding is not None:
+            around = widened(around)
+        box = around if self.plan.rounding is not None else None
+        network = Relaxation(self.plan, Entry(entry, x, threat, box=box), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
         self.groups: dict[str, list[Sums]] = {}
@@ -116,7 +123,8 @@ class Building:
             self.groups.setdefault("parallel", []).append(self.forms)
         if "ibp" in self.method.last:
             self.groups["flat"] = [ExactSums(network, setting)]
-        self.ibp = {entry: threat.interval(x)}
+        self.ibp = {entry: around}
+        self.reach = self.ibp if self.method.intervals else dict(self.ibp)
         self.boxes: dict[Value, Interval] = {}
         self.origins: dict[Value, str] = {}
 
@@ -151,7 +159,9 @@ class Building:
         """Add a step."""
         call = step.call(self.env, self.batch)
         if step.rule.exact:
-            if self.method.intervals and step.out in self.plan.inner:
+            if self.plan.rounding is not None:
+                self._reached(step, call)
+            elif self.method.intervals and step.out in self.plan.inner:
                 boxes = [self.ibp[v] for v in step.variables]
                 self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
             relaxed: Mapping[str, Relaxed] = dict.fromkeys(self.groups, step.rule.relax(call))
@@ -160,7 +170,7 @@ class Building:
                 if value not in self.boxes:
                     self._read(value)
             relaxed = self._relax(step, call)
-        self._extend(step, relaxed)
+        self._extend(step, call, relaxed)
         if self.record is not None:
             columns = sum(sums.columns(step.out) for sums in self.book.values())
             self.record.push(step.out, columns)
@@ -170,11 +180,15 @@ class Building:
         """Return what a nonlinear op is relaxed to in each network."""
         boxes = [self.boxes[v] for v in step.variables]
         found: dict[str, Relaxed] = {}
+        if self.plan.rounding is not None:
+            self._reached(step, call)
+        elif self.method.intervals:
+            self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
         if self.method.intervals:
-            image = step.rule.interval(call, *boxes)
-            self.ibp[step.out] = self.plan.within(step.out, image)
             # (−∞, ∞) says that a partial op is not defined: a range must not hide that
-            found["flat"] = Planes.flat(image if step.rule.partial else self.ibp[step.out])
+            whole = step.rule.partial and self.plan.rounding is None
+            flat = step.rule.interval(call, *boxes) if whole else self.ibp[step.out]
+            found["flat"] = Planes.flat(flat)
         slopes = self.slopes.get(step.out)
         if "parallel" in self.groups:
             found["parallel"] = step.rule.relax(call, *boxes, slopes=slopes)
@@ -187,7 +201,25 @@ class Building:
             )
         return found
 
-    def _extend(self, step: Step, relaxed: Mapping[str, Relaxed]) -> None:
+    def _reached(self, step: Step, call: Call) -> None:
+        """Find an interval of a value that holds whatever is rounded."""
+        boxes, twice = [self.reach[v] for v in step.variables], self.plan.rounding == "deployed"
+        self.reach[step.out] = self.plan.within(
+            step.out, image(step, call, boxes, self.batch, twice)
+        )
+
+    @torch.no_grad()
+    def _charge(self, made: Layer, call: Call) -> Charge | None:
+        """Return what rounding may add at a layer."""
+        values, reads = made.step.variables, self.plan.reads
+        read = [
+            Reached(self.reach[v], layer.reference, reads[v])
+            for v, layer in zip(values, made.inputs, strict=True)
+        ]
+        found, twice = self.reach[made.value], self.plan.rounding == "deployed"
+        return charge(made.step, call, made.relaxed, read, found, self.batch, twice)
+
+    def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""
         moving = set(step.variables)
         constants = {v: self.env[v] for v in step.node.inputs if v not in moving}
@@ -198,6 +230,8 @@ class Building:
             network = group[0].network
             inputs = network.inputs(step.variables)
             made = Layer(step, self.batch, constants, inputs, boxes, origins, relaxed[kind])
+            if self.plan.rounding is not None:
+                made = replace(made, charge=self._charge(made, call))
             network = network.extended(made)
             for sums in group:
                 sums.extend(network, made)
@@ -221,7 +255,7 @@ class Building:
         elif self.job.serving[value] != "ibp" and not (origin == "ibp" and self.complete(value)):
             tight = self._tightened(value, box)
             box, origin = self.plan.within(value, tight), self.method.origin
-        self.ibp[value] = self.boxes[value] = box
+        self.ibp[value] = self.boxes[value] = self.reach[value] = box
         self.origins[value] = f"{origin}&given" if known else origin
 
     def complete(self, value: Value) -> bool:

@@ -63,10 +63,12 @@ class Options:
     free: bool = True
     optimize: Steps | None = None
     forms: bool = False
+    rounding: str | None = None
 
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
         shared = self.method, self.rules, self.intervals, self.estimator
         limits = self.memory, self.budget, tuple(self.choose.items())
-        return (*shared, *limits, self.select, self.compile, self.free, self.optimize, self.forms)
+        how = self.select, self.compile, self.free, self.optimize, self.forms, self.rounding
+        return (*shared, *limits, *how)

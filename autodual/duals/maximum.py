@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.elementwise import Elementwise
+from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
+from autodual.rounding import gamma, least
 
 
 def shares(box: Interval) -> Tensor:
@@ -129,6 +130,36 @@ def _mirrored(planes: Planes) -> Planes:
     )
 
 
+def largest_leaves(call: Call, *boxes: Interval, planes: Planes, errors: float) -> Tensor:
+    """Return how far max(z₁, …, zₙ) may leave two planes on a box.
+
+    Above, it does so most where some zⱼ is the largest and all others are where their own terms
+    are, as in ``largest_planes``. Below, for slopes s ≥ 0 with Σ s = 1 − δ, max z − Σ sᵢzᵢ is at
+    least δ·max z, and max z lies between the largest ℓ and the largest u.
+    """
+    box, count = _stacked(boxes), len(boxes)
+    dtype = box.lower.dtype
+    lost = gamma(2 * count + 4, dtype)
+    s, b = torch.stack(list(planes.upper_slopes)), planes.upper_intercept
+    rest = torch.maximum(-s * box.lower, -s * box.upper)
+    alone = torch.maximum((1 - s) * box.lower, (1 - s) * box.upper)
+    size = alone.abs() + rest.abs().sum(0) + b.abs()
+    above = (alone + (rest.sum(0) - rest) - b + lost * size).amax(0)
+    s, b = torch.stack(list(planes.lower_slopes)), planes.lower_intercept
+    least_top, most_top = box.lower.amax(0), box.upper.amax(0)
+    delta, top = 1 - s.sum(0), torch.maximum(least_top.abs(), most_top.abs())
+    at_least = torch.where(delta >= 0, delta * least_top, delta * most_top)
+    size = (1 + s.sum(0) + delta.abs()) * top + b.abs()
+    below = (b - at_least + lost * size).masked_fill((s < 0).any(0), torch.inf)
+    return worst([above + least(dtype), below + least(dtype)])
+
+
+def smallest_leaves(call: Call, *boxes: Interval, planes: Planes, errors: float) -> Tensor:
+    """Return how far min(z₁, …, zₙ) may leave two planes on a box, as max(−z) those around it."""
+    turned = map(_negated, boxes)
+    return largest_leaves(call, *turned, planes=_mirrored(planes), errors=errors)
+
+
 def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None) -> Planes:
     """Enclose log(eᵃ + eᵇ) = b + p(d) with p(d) = log(1 + eᵈ) and d = a − b on [ℓ, u].
 
@@ -184,16 +215,42 @@ ANY = ("values",)
 
 TABLE = {
     "aten.maximum.default": Extreme(
-        largest_planes, sign=1, arguments=BOTH, slopes=one_alone, beside=beside
+        largest_planes,
+        slopes=one_alone,
+        beside=beside,
+        sign=1,
+        arguments=BOTH,
+        errors=0,
+        leaves=largest_leaves,
     ),
     "aten.minimum.default": Extreme(
-        smallest_planes, sign=-1, arguments=BOTH, slopes=smallest_alone, beside=beside_below
+        smallest_planes,
+        slopes=smallest_alone,
+        beside=beside_below,
+        sign=-1,
+        arguments=BOTH,
+        errors=0,
+        leaves=smallest_leaves,
     ),
     "autodual.largest": Extreme(
-        largest_planes, sign=1, arguments=ANY, listed=True, free=free_planes, beside=beside
+        largest_planes,
+        free=free_planes,
+        beside=beside,
+        sign=1,
+        arguments=ANY,
+        listed=True,
+        errors=0,
+        leaves=largest_leaves,
     ),
     "autodual.smallest": Extreme(
-        smallest_planes, sign=-1, arguments=ANY, listed=True, free=free_below, beside=beside_below
+        smallest_planes,
+        free=free_below,
+        beside=beside_below,
+        sign=-1,
+        arguments=ANY,
+        listed=True,
+        errors=0,
+        leaves=smallest_leaves,
     ),
     "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
 }

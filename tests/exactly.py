@@ -1,0 +1,94 @@
+"""Networks in rational arithmetic, module by module. Imports nothing from autodual."""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Twice(nn.Module):
+    """z ↦ z + f(z)."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, z):
+        return z + self.inner(z)
+
+
+def rational(tensor):
+    """A tensor's numbers as they are, as an array of fractions."""
+    tensor = tensor.detach()
+    numbers = [Fraction(v) for v in tensor.double().flatten().tolist()]
+    found = np.empty(len(numbers), dtype=object)
+    found[:] = numbers
+    return found.reshape(tuple(tensor.shape))
+
+
+def relu(z):
+    return np.where(z > 0, z, Fraction(0))
+
+
+def windows(z, kernel, stride):
+    """The windows [C, h·w, rows, columns] of an image [C, H, W]."""
+    (h, w), (down, right) = kernel, stride
+    rows, columns = (z.shape[1] - h) // down + 1, (z.shape[2] - w) // right + 1
+    taps = [
+        z[:, i : i + down * (rows - 1) + 1 : down, j : j + right * (columns - 1) + 1 : right]
+        for i in range(h)
+        for j in range(w)
+    ]
+    return np.stack(taps, 1)
+
+
+def padded(z, padding, value):
+    wide = np.full((z.shape[0], *(n + 2 * p for n, p in zip(z.shape[1:], padding))), value, object)
+    wide[:, padding[0] : padding[0] + z.shape[1], padding[1] : padding[1] + z.shape[2]] = z
+    return wide
+
+
+def pair(number):
+    return number if isinstance(number, tuple) else (number, number)
+
+
+def bias(module, count):
+    return rational(torch.zeros(count) if module.bias is None else module.bias)
+
+
+def conv(module, z):
+    wide = padded(z, module.padding, Fraction(0))
+    taps = windows(wide, module.kernel_size, module.stride)
+    flat = rational(module.weight).reshape(module.out_channels, -1)
+    out = flat @ taps.reshape(flat.shape[1], -1) + bias(module, module.out_channels)[:, None]
+    return out.reshape(-1, *taps.shape[2:])
+
+
+def evaluate(module, z):
+    """The module's value at one example, in real arithmetic with the floats it stores."""
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            z = evaluate(part, z)
+        return z
+    if isinstance(module, Twice):
+        return z + evaluate(module.inner, z)
+    if isinstance(module, nn.Linear):
+        return rational(module.weight) @ z + bias(module, module.out_features)
+    if isinstance(module, nn.Conv2d):
+        return conv(module, z)
+    if isinstance(module, nn.ReLU):
+        return relu(z)
+    if isinstance(module, nn.LeakyReLU):
+        return np.where(z > 0, z, Fraction(module.negative_slope) * z)
+    if isinstance(module, nn.Hardtanh):
+        low, high = Fraction(module.min_val), Fraction(module.max_val)
+        return np.minimum(np.maximum(z, low), high)
+    if isinstance(module, nn.Flatten):
+        return z.reshape(-1)
+    if isinstance(module, nn.MaxPool2d):
+        return windows(z, pair(module.kernel_size), pair(module.stride)).max(1)
+    if isinstance(module, nn.AvgPool2d):
+        taps = windows(z, pair(module.kernel_size), pair(module.stride))
+        return taps.sum(1) / Fraction(taps.shape[1])
+    raise NotImplementedError(module)
