@@ -44,7 +44,8 @@ def windows(z, kernel, stride):
 
 
 def padded(z, padding, value):
-    wide = np.full((z.shape[0], *(n + 2 * p for n, p in zip(z.shape[1:], padding))), value, object)
+    size = (n + 2 * p for n, p in zip(z.shape[1:], padding, strict=True))
+    wide = np.full((z.shape[0], *size), value, object)
     wide[:, padding[0] : padding[0] + z.shape[1], padding[1] : padding[1] + z.shape[2]] = z
     return wide
 

@@ -53,7 +53,7 @@ class Ball(ThreatModel):
         """Return the ball of radius ``factor`` · ε."""
         return self.with_eps(self.eps * factor)
 
-    def outward(self, x: Tensor) -> Ball:
+    def rounded_up(self, x: Tensor) -> Ball:
         """Return the ball with ε rounded up, and with a domain rounded outward."""
         twin = copy.copy(self)
         eps = at_least(self.eps, x)

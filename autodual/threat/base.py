@@ -28,6 +28,7 @@ FORMS = {
     "weights": ("deviation",),
     "local": ("deviation",),
     "polyhedron": ("center", "deviation", "interval"),
+    "outward": ("center", "deviation", "interval"),
 }
 """Other forms of a set, and the answers that each of them stands for."""
 

@@ -81,6 +81,10 @@ class LinfBall(_Boxlike, Ball):
         """Return ε, also where the domain cuts the ball: the projection sees to that."""
         return self.radius(x)
 
+    def outward(self, x: Tensor) -> Ball:
+        """Return the ball with its numbers rounded outward."""
+        return self.rounded_up(x)
+
     def weights_around(self, x: Tensor, box: Interval) -> Tensor:
         """Return ε itself, or the radius where the domain cuts the ball."""
         return self.weights(x) if self.domain is None else reach(box, self.center(x))
