@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import mpmath as mp
 import numpy as np
 import torch
 from torch import nn
@@ -66,6 +67,43 @@ def conv(module, z):
     return out.reshape(-1, *taps.shape[2:])
 
 
+def smooth(f, z):
+    """f of each number, to 200 bits."""
+    with mp.workprec(200):
+        values = [f(mp.mpf(v.numerator) / v.denominator) for v in z.reshape(-1)]
+    found = np.empty(len(values), dtype=object)
+    found[:] = [
+        (-1) ** s * int(m) * Fraction(2) ** int(e) for s, m, e, _ in (v._mpf_ for v in values)
+    ]
+    return found.reshape(z.shape)
+
+
+class Exp(nn.Module):
+    def forward(self, z):
+        return z.exp()
+
+
+class Root(nn.Module):
+    """√(1 + z²): a square, a sum and a root."""
+
+    def forward(self, z):
+        return (1 + z**2).sqrt()
+
+
+SMOOTH = {
+    nn.Tanh: mp.tanh,
+    nn.Sigmoid: lambda z: 1 / (1 + mp.exp(-z)),
+    nn.SiLU: lambda z: z / (1 + mp.exp(-z)),
+    nn.GELU: lambda z: z * mp.erfc(-z / mp.sqrt(2)) / 2,
+    nn.ELU: lambda z: z if z > 0 else mp.expm1(z),
+    nn.Mish: lambda z: z * mp.tanh(mp.log1p(mp.exp(z))),
+    nn.LogSigmoid: lambda z: -mp.log1p(mp.exp(-z)),
+    nn.Softsign: lambda z: z / (1 + abs(z)),
+    Exp: mp.exp,
+    Root: lambda z: mp.sqrt(1 + z * z),
+}
+
+
 def evaluate(module, z):
     """The module's value at one example, in real arithmetic with the floats it stores."""
     if isinstance(module, nn.Sequential):
@@ -85,6 +123,8 @@ def evaluate(module, z):
     if isinstance(module, nn.Hardtanh):
         low, high = Fraction(module.min_val), Fraction(module.max_val)
         return np.minimum(np.maximum(z, low), high)
+    if type(module) in SMOOTH:
+        return smooth(SMOOTH[type(module)], z)
     if isinstance(module, nn.Flatten):
         return z.reshape(-1)
     if isinstance(module, nn.MaxPool2d):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from autodual.bound import outward
 from autodual.bound.budget import Purse
 from autodual.bound.cost import Record
 from autodual.bound.estimators import (
@@ -23,7 +24,6 @@ from autodual.bound.estimators import (
 )
 from autodual.bound.layer import Entry, Layer, nothing_known
 from autodual.bound.options import Options, Serving
-from autodual.bound.outward import Charge, Reached, charge, image
 from autodual.bound.plan import Plan, Step
 from autodual.bound.reading import Bound, tighten, widen
 from autodual.bound.relaxation import Relaxation
@@ -76,7 +76,8 @@ class Building:
 
     Attributes:
         boxes: the interval of each value that a nonlinear op has read so far.
-        reach: an interval of each value, that rounding is charged by; none where it is not.
+        reach: intervals of values by interval arithmetic, beside ``boxes`` where these are by rows
+            alone; of all values if rounding is charged, by them.
         book: what finds sums over rows of a dual network, by how a value is served.
         groups: what finds sums, by the network that it reads: "free", where each line has a slope
             of its own; "parallel"; "flat", of intervals alone, whose rows stop at nonlinear ops.
@@ -159,11 +160,10 @@ class Building:
         """Add a step."""
         call = step.call(self.env, self.batch)
         if step.rule.exact:
-            if self.plan.rounding is not None:
-                self._reached(step, call)
-            elif self.method.intervals and step.out in self.plan.inner:
-                boxes = [self.ibp[v] for v in step.variables]
-                self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
+            wanted = self.method.intervals and step.out in self.plan.inner
+            if wanted or self.plan.rounding is not None:
+                image = self._image(step, call, [self.reach[v] for v in step.variables])
+                self.reach[step.out] = self.plan.within(step.out, image)
             relaxed: Mapping[str, Relaxed] = dict.fromkeys(self.groups, step.rule.relax(call))
         else:
             for value in dict.fromkeys(step.variables):
@@ -180,15 +180,12 @@ class Building:
         """Return what a nonlinear op is relaxed to in each network."""
         boxes = [self.boxes[v] for v in step.variables]
         found: dict[str, Relaxed] = {}
-        if self.plan.rounding is not None:
-            self._reached(step, call)
-        elif self.method.intervals:
-            self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
+        if self.plan.rounding is not None or self.method.intervals:
+            image = self._image(step, call, boxes)
+            self.reach[step.out] = self.plan.within(step.out, image)
         if self.method.intervals:
             # (−∞, ∞) says that a partial op is not defined: a range must not hide that
-            whole = step.rule.partial and self.plan.rounding is None
-            flat = step.rule.interval(call, *boxes) if whole else self.ibp[step.out]
-            found["flat"] = Planes.flat(flat)
+            found["flat"] = Planes.flat(image if step.rule.partial else self.ibp[step.out])
         slopes = self.slopes.get(step.out)
         if "parallel" in self.groups:
             found["parallel"] = step.rule.relax(call, *boxes, slopes=slopes)
@@ -201,23 +198,22 @@ class Building:
             )
         return found
 
-    def _reached(self, step: Step, call: Call) -> None:
-        """Find an interval of a value that holds whatever is rounded."""
-        boxes, twice = [self.reach[v] for v in step.variables], self.plan.rounding == "deployed"
-        self.reach[step.out] = self.plan.within(
-            step.out, image(step, call, boxes, self.batch, twice)
-        )
+    def _image(self, step: Step, call: Call, boxes: Sequence[Interval]) -> Interval:
+        """Return an interval of what an op computes, rounded outward if that is wanted."""
+        if self.plan.rounding is None:
+            return step.rule.interval(call, *boxes)
+        return outward.image(step, call, boxes, self.batch, self.plan.rounding == "deployed")
 
     @torch.no_grad()
-    def _charge(self, made: Layer, call: Call) -> Charge | None:
+    def _charge(self, made: Layer, call: Call) -> outward.Charge | None:
         """Return what rounding may add at a layer."""
         values, reads = made.step.variables, self.plan.reads
         read = [
-            Reached(self.reach[v], layer.reference, reads[v])
+            outward.Reached(self.reach[v], layer.reference, reads[v])
             for v, layer in zip(values, made.inputs, strict=True)
         ]
         found, twice = self.reach[made.value], self.plan.rounding == "deployed"
-        return charge(made.step, call, made.relaxed, read, found, self.batch, twice)
+        return outward.charge(made.step, call, made.relaxed, read, found, self.batch, twice)
 
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""

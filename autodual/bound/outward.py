@@ -14,6 +14,7 @@ f(z) + e in place of f(z), |e| ≤ γ(|A||z| + |b|): the same radius once more.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,17 @@ import torch
 from torch import Tensor
 
 from autodual.bound.plan import Plan, Step
-from autodual.duals import REGISTRY, Affine, Call, DualLayer, Elementwise, Planes, Relaxed
+from autodual.duals import (
+    REGISTRY,
+    Affine,
+    Call,
+    DualLayer,
+    Elementwise,
+    MatrixProduct,
+    Planes,
+    Product,
+    Relaxed,
+)
 from autodual.duals.affine import copies, no_sums, picks
 from autodual.duals.intervals import IntervalRule
 from autodual.errors import UnsupportedOpError
@@ -52,6 +63,11 @@ def check_rounded(plan: Plan) -> None:
         for node in graph.prelude
         if not _is_exact(node)
     ]
+    if plan.rounding == "deployed":
+        missing += [
+            f"the pass {name} writes ops in others, which are rounded otherwise than the model's"
+            for name in graph.rewritten
+        ]
     if missing:
         raise UnsupportedOpError(
             f"rounding={plan.rounding!r} ({ROUNDINGS[plan.rounding or 'outward']}): "
@@ -67,6 +83,8 @@ def _untold(rule: DualLayer) -> str:
     if isinstance(rule, Elementwise):
         told = rule.errors is not None and rule.leaves is not None
         return "" if told else "its rule has no errors= and leaves="
+    if isinstance(rule, MatrixProduct):
+        return "" if rule.factor.terms else "give the Affine rule of its factors terms="
     if isinstance(rule, IntervalRule):
         return "" if rule.errors == 0 else "its rule has no errors=0"
     return f"its dual layer ({rule.kind}) does not say how it is rounded"
@@ -136,15 +154,29 @@ def image(step: Step, call: Call, boxes: Sequence[Interval], batch: int, twice: 
     if isinstance(rule, Affine):
         return _affine_image(step, rule, call, boxes, batch, twice)
     found = rule.interval(call, *boxes)
+    if isinstance(rule, MatrixProduct):
+        return _product_image(step, call, found, boxes, batch, twice)
     if rule.errors == 0:
         return found
     assert rule.errors is not None
     share = (rule.errors + 4) * (1 + twice) * roundoff(found.lower.dtype)
 
     def lost(end: Tensor) -> Tensor:
-        return share * end.abs() + least(end.dtype)
+        return share * end.abs().clamp(min=rule.floor) + least(end.dtype)
 
     return Interval(found.lower - lost(found.lower), found.upper + lost(found.upper))
+
+
+def _product_image(
+    step: Step, call: Call, found: Interval, boxes: Sequence[Interval], batch: int, twice: bool
+) -> Interval:
+    """Widen what was found for a product of matrices by γ f(|x|, |y|)."""
+    x, y = (torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes)
+    ahead, dtype = x.shape[-1] + 2, x.dtype
+    share = _share(ahead, ahead, dtype, twice)
+    lost = share * call(x + least(dtype) / share, y + least(dtype) / share)
+    lost = lost + _underflow(step, ahead, (x, y), batch)
+    return Interval(down(found.lower - lost), up(found.upper + lost))
 
 
 def _affine_image(
@@ -183,6 +215,8 @@ def charge(
     """
     if isinstance(step.rule, Affine):
         return _affine(step, step.rule, call, read, batch, twice)
+    if isinstance(relaxed, Product):
+        return _product(step, call, relaxed, read, batch, twice)
     assert isinstance(relaxed, Planes)
     return _planes(step, call, relaxed, read, found, batch, twice)
 
@@ -231,9 +265,32 @@ def _planes(
         for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
             radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
         if twice and step.rule.errors:
-            most = torch.maximum(found.lower.abs(), found.upper.abs())
+            most = torch.maximum(found.lower.abs(), found.upper.abs()).clamp(min=step.rule.floor)
             radius = radius + (step.rule.errors + 1) * roundoff(dtype) * most + least(dtype)
     return Charge(radius * (1 + gamma(count, dtype)), _floor(step, 1, far, batch))
+
+
+def _product(
+    step: Step, call: Call, product: Product, read: Sequence[Reached], batch: int, twice: bool
+) -> Charge:
+    """Return what the rest is larger by than was computed, and γ of all other products."""
+    centers, dtype = product.centers, product.rest.dtype
+    far = [value.far for value in read]
+    rows, columns = product.rest.shape[-2:]
+    alike = read[0].box.lower.shape[:-2] == read[1].box.lower.shape[:-2]
+    back = max(rows, columns) if alike else step.out.numel
+    back += max(value.reads for value in read)
+    ahead = centers[0].shape[-1] + 4
+    share = _share(max(ahead, back), ahead, dtype, False)
+    c_x, c_y = (c.abs() + least(dtype) / share for c in centers)
+    x, y = (value.size + least(dtype) / share for value in read)
+    lost = call(x, c_y) + call(c_x, y) + call(c_x, c_y)
+    lost = lost + call(x, y) if twice else lost
+    rest = call(*(reach(value.box, c) for value, c in zip(read, centers, strict=True)))
+    beyond = (rest * (1 + 2 * gamma(ahead, dtype)) - product.rest).clamp(min=0)
+    sizes = (x, y, c_x, c_y)
+    lost = share * lost + _underflow(step, ahead, sizes, batch)
+    return Charge(up(beyond + lost), _floor(step, back, far, batch))
 
 
 def _terms(step: Step, rule: Affine, call: Call) -> tuple[int, int]:
@@ -249,7 +306,8 @@ def _share(count: int, ahead: int, dtype: torch.dtype, twice: bool) -> float:
 
 def _total(values: Sequence[Value], sizes: Sequence[Tensor], batch: int) -> Tensor:
     """Return the sum of all sizes of each example, [N]."""
-    each = (v.per_example(s, batch).flatten(1).sum(1) for v, s in zip(values, sizes, strict=True))
+    pairs = zip(itertools.cycle(values), sizes, strict=False)
+    each = (v.per_example(s, batch).flatten(1).sum(1) for v, s in pairs)
     return sum(each, torch.zeros(batch, dtype=sizes[0].dtype, device=sizes[0].device))
 
 

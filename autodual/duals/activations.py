@@ -137,28 +137,38 @@ def softsign_derivative(z: Tensor) -> Tensor:
 
 
 TABLE = {
-    "aten.sigmoid.default": smooth(sigmoid_derivative, (0.0,), range=(0.0, 1.0)),
-    "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0)),
-    "aten.gelu.default": by_curve(_gelu),
+    "aten.sigmoid.default": smooth(
+        sigmoid_derivative, (0.0,), range=(0.0, 1.0), errors=4, floor=1.0
+    ),
+    "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0), errors=4, floor=1.0),
+    "aten.gelu.default": by_curve(_gelu, errors=8, floor=1.0),
     "aten.silu.default": smooth(
         silu_derivative,
         (-2.3993572805154677, 2.3993572805154677),
         (-1.2784645427610738,),
         range=(-0.28, INF),
+        errors=6,
+        floor=1.0,
     ),
     "aten.mish.default": smooth(
         mish_derivative,
         (-2.256376396360793, 1.4905711794854285),
         (-1.192431214515495,),
         range=(-0.31, INF),
+        errors=8,
+        floor=1.0,
     ),
-    "autodual.softsign": smooth(softsign_derivative, (0.0,), range=(-1.0, 1.0), argument="input"),
-    "aten.elu.default": by_curve(_elu),
-    "aten.celu.default": by_curve(_celu),
+    "autodual.softsign": smooth(
+        softsign_derivative, (0.0,), range=(-1.0, 1.0), argument="input", errors=4, floor=1.0
+    ),
+    "aten.elu.default": by_curve(_elu, errors=6, floor=1.0),
+    "aten.celu.default": by_curve(_celu, errors=6, floor=1.0),
     "aten.hardswish.default": smooth(
         hardswish_derivative, (-3.0, 3.0), (-1.5,), range=(-0.375, INF)
     ),
-    "aten.log_sigmoid_forward.default": smooth(lambda z: torch.sigmoid(-z), range=(-INF, 0.0)),
+    "aten.log_sigmoid_forward.default": smooth(
+        lambda z: torch.sigmoid(-z), range=(-INF, 0.0), errors=6, floor=1.0
+    ),
     "aten.softplus.default": Elementwise(
         softplus_lines, softplus_interval, accepts=lambda args: args["beta"] > 0
     ),

@@ -109,6 +109,7 @@ class DualLayer(ABC):
         kind: how ``explain`` names the dual layer.
         errors: how far f as it is computed may lie from f, in units of roundoff of the result; None
             where nobody has said, so that ``rounding=`` refuses the op.
+        floor: a result that is smaller counts as this large there.
     """
 
     interval: Callable[..., Interval]
@@ -118,6 +119,7 @@ class DualLayer(ABC):
     slopes_free: bool = False
     partial: bool = False
     errors: float | None = None
+    floor: float = 0.0
     kind: ClassVar[str]
 
     @abstractmethod

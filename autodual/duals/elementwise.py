@@ -51,7 +51,7 @@ class Elementwise(DualLayer):
             means are made, where these are others than those of ``slopes``.
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
-        errors: as for any dual layer; 0 where f chooses among numbers that are there.
+        errors, floor: as for any dual layer; 0 where f chooses among numbers that are there.
         leaves: (call, *intervals, planes=, errors=) → how far f may leave two planes, see
             ``DualLayer.slack``.
     """
@@ -66,6 +66,7 @@ class Elementwise(DualLayer):
     beside: Callable[..., Sequence[Planes]] | None = None
     partial: bool = False
     errors: float | None = None
+    floor: float = 0.0
     leaves: Callable[..., Tensor] | None = None
     takes_slopes: ClassVar[bool] = True
 

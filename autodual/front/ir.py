@@ -186,7 +186,8 @@ class Graph:
 
     ``nominal``, where a pass needs it, is that input without its perturbation.
     ``caveats`` say why a bound on this graph would not be a certificate for the model. ``ranges``
-    are intervals in which values lie for every input, by the way they are made.
+    are intervals in which values lie for every input, by the way they are made. ``rewritten`` are
+    the passes after which numbers are rounded otherwise than by the model.
     """
 
     inputs: tuple[Value, ...]
@@ -198,6 +199,7 @@ class Graph:
     nominal: Value | None = None
     caveats: tuple[str, ...] = ()
     ranges: Mapping[Value, tuple[float, float]] = field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
 
     @property
     def entries(self) -> tuple[Value, ...]:
