@@ -14,6 +14,7 @@ from autodual.bound import module
 from autodual.bound.estimators import exact
 from autodual.duals import REGISTRY, Elementwise
 from autodual.errors import InputError, UnsupportedOpError
+from tests.coarse import coarse
 from tests.exactly import SMOOTH, Twice, evaluate, rational
 
 METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
@@ -504,3 +505,38 @@ def test_how_far_library_functions_lie_from_the_truth(name):
     size = exact.abs().clamp(min=max(rule.floor, torch.finfo(torch.double).tiny))
     errors = torch.tensor([abs(float(e)) for e in error], dtype=torch.double)
     assert float((errors / size).max() * 2**53) <= rule.errors
+
+
+def coarsely(monkeypatch, net, x, C, eps, bounds, way, rounding="outward"):
+    """By how much a bound in coarse arithmetic exceeds the least value found, at most."""
+    with coarse(monkeypatch, way) as rules, torch.no_grad():
+        certified = ad.certify(net, eps, bounds=bounds, rounding=rounding, rules=rules)
+        found = certified.lower_bound(x, C)
+    most = -torch.inf
+    for c, s in itertools.product(C, range(4)):
+        z = (x + eps * torch.randn_like(x).sign() * (s > 1)).requires_grad_()
+        (g,) = torch.autograd.grad((net(z) @ c).sum(), z)
+        point = x - eps * g.sign() if s else x
+        most = max(most, float((found - net(point).detach() @ C.mT).max()))
+    return most
+
+
+WAYS = "up", "down", "random"
+DEEP = {
+    "an affine map": lambda: mlp(6, 3),
+    "two affine maps": lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)),
+    "a layer": lambda: mlp(6, 8, 3),
+    "two layers": lambda: mlp(6, 8, 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", list(DEEP))
+@pytest.mark.parametrize("way", WAYS)
+def test_arithmetic_as_bad_as_it_may_be(name, way, monkeypatch):
+    torch.manual_seed(11)
+    net = DEEP[name]().double()
+    x, C = torch.randn(4, 6).double(), torch.randn(6, 3).double()
+    for bounds, eps in (("ibp", 0.01), ("dual", 0.3), ("ibp&dual", 0.0), ("ibp&dual", 0.1)):
+        assert coarsely(monkeypatch, net, x, C, eps, bounds, way) <= 1e-12
+    if way == "up":
+        assert coarsely(monkeypatch, net, x, C, 0.0, "ibp&dual", way, None) > 1e-9
