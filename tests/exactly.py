@@ -90,7 +90,37 @@ class Root(nn.Module):
         return (1 + z**2).sqrt()
 
 
+class Attend(nn.Module):
+    """softmax(z zᵀ/2) z, flattened: products of two perturbed matrices."""
+
+    def forward(self, z):
+        return (torch.softmax(z @ z.mT * 0.5, -1) @ z).flatten(1)
+
+
+def normal(values):
+    """The softmax along the last dimension."""
+    powers = smooth(mp.exp, values)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def layer_norm(module, z):
+    count = Fraction(z.shape[-1])
+    centered = z - z.sum(-1, keepdims=True) / count
+    spread = (centered * centered).sum(-1, keepdims=True) / count + Fraction(module.eps)
+    scale = smooth(lambda v: 1 / mp.sqrt(v), spread)
+    return centered * scale * rational(module.weight) + rational(module.bias)
+
+
+def batch_norm(module, z):
+    scale = smooth(lambda v: 1 / mp.sqrt(v), rational(module.running_var) + Fraction(module.eps))
+    shifted = z - rational(module.running_mean)
+    return shifted * scale * rational(module.weight) + rational(module.bias)
+
+
 SMOOTH = {
+    nn.Softplus: lambda z: mp.log1p(mp.exp(z)) if z <= 20 else z,
+    nn.Hardswish: lambda z: z * min(max(z + 3, 0), 6) / 6,
+    nn.Hardsigmoid: lambda z: min(max(z + 3, 0), mp.mpf(6)) / 6,
     nn.Tanh: mp.tanh,
     nn.Sigmoid: lambda z: 1 / (1 + mp.exp(-z)),
     nn.SiLU: lambda z: z / (1 + mp.exp(-z)),
@@ -125,6 +155,16 @@ def evaluate(module, z):
         return np.minimum(np.maximum(z, low), high)
     if type(module) in SMOOTH:
         return smooth(SMOOTH[type(module)], z)
+    if isinstance(module, nn.LayerNorm):
+        return layer_norm(module, z)
+    if isinstance(module, nn.BatchNorm1d):
+        return batch_norm(module, z)
+    if isinstance(module, nn.Softmax):
+        return normal(z)
+    if isinstance(module, Attend):
+        return (normal(z @ z.T / 2) @ z).reshape(-1)
+    if isinstance(module, nn.Unflatten):
+        return z.reshape(module.unflattened_size)
     if isinstance(module, nn.Flatten):
         return z.reshape(-1)
     if isinstance(module, nn.MaxPool2d):

@@ -15,7 +15,7 @@ from autodual.bound.estimators import exact
 from autodual.duals import REGISTRY, Elementwise
 from autodual.errors import InputError, UnsupportedOpError
 from tests.coarse import coarse
-from tests.exactly import SMOOTH, Twice, evaluate, rational
+from tests.exactly import SMOOTH, Attend, Twice, evaluate, rational
 
 METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
 DTYPES = torch.float32, torch.float64
@@ -440,6 +440,39 @@ def test_parts_and_chunks_are_charged_alike(monkeypatch):
         few.setattr(module, "PART", 1e6)
         parts = ad.certify(net, 0.05, rounding="outward")(x).margins
     assert torch.allclose(whole, parts, atol=1e-5)
+
+
+COMPOSED = {
+    "softmax": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1), nn.Linear(3, 3)),
+    "layer norm": lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    ),
+    "attention": lambda: nn.Sequential(
+        nn.Linear(4, 6), nn.Unflatten(1, (3, 2)), Attend(), nn.Linear(6, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(COMPOSED))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ops_made_of_others(name, dtype):
+    torch.manual_seed(12)
+    net = COMPOSED[name]()
+    for layer in net:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean.normal_().mul_(2.0**10)
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias, std=2.0**10)
+    net = net.to(dtype).eval()
+    for eps in (0.0, 1e-6, 0.05):
+        x, C = torch.randn(2, 4, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+        values = values_at(net, C, worst_points(net, x, C, eps))
+        for bounds in ("ibp", "ibp&dual"):
+            found = lower(net, x, C, eps, bounds, rounding="outward")
+            assert found.isfinite().all()
+            assert excess(found, values) <= 0, (bounds, eps)
 
 
 @pytest.mark.parametrize("kind", list(SMOOTH))

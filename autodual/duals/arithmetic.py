@@ -116,7 +116,7 @@ def _without_one(x: Interval, y: Interval, intercept: Tensor) -> Tensor:
 
 
 def product_leaves(
-    call: Call, x: Interval, y: Interval, *, planes: Planes, errors: float
+    call: Call, x: Interval, y: Interval, *, planes: Planes, errors: float, floor: float
 ) -> Tensor:
     """Return how far x·y may leave two planes on a box: it does so most at a corner."""
     missed = []

@@ -118,7 +118,7 @@ def by_curve(
         partial=partial,
         errors=errors,
         floor=floor,
-        leaves=functools.partial(read, functools.partial(curve_leaves, floor)),
+        leaves=functools.partial(read, curve_leaves),
     )
 
 
@@ -315,7 +315,7 @@ SLOPES = 16
 
 @torch.no_grad()
 def curve_leaves(
-    floor: float, f: Function, curve: Curve, box: Interval, *, planes: Planes, errors: float
+    f: Function, curve: Curve, box: Interval, *, planes: Planes, errors: float, floor: float
 ) -> Tensor:
     """Return how far f may leave two lines on the box, in real arithmetic.
 

@@ -52,7 +52,7 @@ class Elementwise(DualLayer):
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
         errors, floor: as for any dual layer; 0 where f chooses among numbers that are there.
-        leaves: (call, *intervals, planes=, errors=) → how far f may leave two planes, see
+        leaves: (call, *intervals, planes=, errors=, floor=) → how far f may leave two planes, see
             ``DualLayer.slack``.
     """
 
@@ -115,7 +115,7 @@ class Elementwise(DualLayer):
         """Return how far f may leave two computed planes on the boxes."""
         if self.errors is None or self.leaves is None:
             return None
-        return self.leaves(call, *boxes, planes=planes, errors=self.errors)
+        return self.leaves(call, *boxes, planes=planes, errors=self.errors, floor=self.floor)
 
     def _tried(self, call: Call, boxes: Sequence[Interval]) -> list[Planes]:
         """Return the parallel planes, and those of further slopes."""

@@ -163,7 +163,9 @@ class Pieces:
             if (i, j) not in both_sides
         ]
 
-    def leaves(self, f: Function, box: Interval, *, planes: Planes, errors: float) -> Tensor:
+    def leaves(
+        self, f: Function, box: Interval, *, planes: Planes, errors: float, floor: float
+    ) -> Tensor:
         """Return how far f may leave two lines on the box: it does so most at a vertex.
 
         A breakpoint that is no float is read as the next one, and there f is as large as its size
@@ -172,7 +174,8 @@ class Pieces:
         missed = []
         for z in self.vertices(box):
             value = f(z)
-            missed.append(planes.missed(value, (z,), value.abs() * (1 + errors)))
+            size = value.abs().clamp(min=floor) * (1 + errors)
+            missed.append(planes.missed(value, (z,), size))
         return worst(missed)
 
 
@@ -197,6 +200,7 @@ def pieces(
     free: Callable[..., Lines] | None = None,
     beside: Callable[..., Sequence[Planes]] | None = None,
     errors: float | None = None,
+    floor: float = 0.0,
 ) -> Piecewise:
     """Return the dual layer of an elementwise op that is linear between breakpoints.
 
@@ -210,9 +214,9 @@ def pieces(
         nondecreasing: whether f is, so that the ends of a box map to the ends.
         argument: the name of the op's input in its schema or forward.
         lines, free, beside: quicker ways to the same lines.
-        errors: how many roundings f as it is computed lies from f at most, relative to the result,
-            breakpoints rounded to floats included: 0 for ReLU, 2 for a product with a number.
-            ``rounding=`` needs it, of functions that do not jump.
+        errors, floor: how many roundings f as it is computed lies from f at most, relative to the
+            result, or to ``floor``, breakpoints rounded to floats included: 0 for ReLU, 2 for a
+            product with a number. ``rounding=`` needs it, of functions that do not jump.
     """
     shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
@@ -223,6 +227,7 @@ def pieces(
         free=free,
         beside=beside,
         errors=errors,
+        floor=floor,
         leaves=None if jumps else partial(_ask, shape, Pieces.leaves),
         shape=shape,
     )
