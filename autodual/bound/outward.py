@@ -41,9 +41,9 @@ from autodual.interval import Interval
 from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
 
 EXACT = frozenset(
-    f"aten.{op}"
-    for op in ("detach.default", "alias.default", "clone.default", "full.default", "zeros.default")
-) | {"aten.ones.default", "aten.empty.memory_format", "aten.scalar_tensor.default"}
+    f"aten.{op}.default"
+    for op in ("alias", "arange", "clone", "detach", "embedding", "eye", "full", "ones", "zeros")
+)
 """Further ops that compute constants without rounding."""
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from autodual.duals import REGISTRY, Lines
-from tests.canaries.canary import Canary, checks_of, must_be_noticed
+from autodual.testing import check_dual_layer
+from tests.canaries.canary import Canary, checks_of, must_be_noticed, must_fail
+from tests.cases.rules import CASES, name
 from tests.test_rounding import WAYS, coarsely, lower, mlp
 
 
@@ -115,11 +117,27 @@ CANARIES = {
 }
 
 
-@pytest.mark.parametrize("name", CANARIES)
-def test_what_is_left_out_is_noticed(name, monkeypatch):
-    must_be_noticed(CANARIES[name], monkeypatch)
+@pytest.mark.parametrize("canary", CANARIES)
+def test_what_is_left_out_is_noticed(canary, monkeypatch):
+    must_be_noticed(CANARIES[canary], monkeypatch)
 
 
-@pytest.mark.parametrize("name", checks_of(CANARIES))
-def test_the_checks_pass(name):
-    checks_of(CANARIES)[name]()
+@pytest.mark.parametrize("check", checks_of(CANARIES))
+def test_the_checks_pass(check):
+    checks_of(CANARIES)[check]()
+
+
+def untold(op, **changes):
+    """Check a rule that says less than is true of how its op is rounded."""
+    rule = REGISTRY[op]
+    case = next(c for c in CASES if name(c) == op)
+    check_dual_layer(replace(rule, **changes), case, dtypes=[torch.float32], examples=10)
+
+
+def test_the_kit_notices_what_is_not_charged():
+    says = "rounding is not charged"
+    free = {"leaves": lambda call, box, planes, errors, floor: torch.zeros_like(box.lower)}
+    must_fail(lambda: untold("aten.relu.default", **free), says)
+    must_fail(lambda: untold("aten.tanh.default", **free), says)
+    nothing = {"terms": lambda call, read, given: (-8, -8)}  # less than what is spare
+    must_fail(lambda: untold("aten.linear.default", **nothing), says)
