@@ -104,9 +104,10 @@ def certify(
             holds for the values that the network computes itself in floats rounded to nearest, op
             by op as ``net.graph`` prints them, sums in any order, with or without fused
             multiply-add, with partial sums in any wider format, with subnormal numbers or not; not
-            for convolutions by transforms or short formats. On the CPU, in float32 or float64, by
-            exact sums. Ops whose errors no rule tells are refused, and so are constants that are
-            computed. None: the bound's own rounding may make it wrong in its last digits.
+            for convolutions by transforms or short formats, with elementary functions as close to
+            the truth as their rules say (``errors``, 4 to 8 roundings). On the CPU, in float32 or
+            float64, by exact sums. Ops whose errors no rule tells are refused, and so are constants
+            that are computed. None: the bound's own rounding may make it wrong in its last digits.
 
     Raises:
         ModelError: the model is not a module, or is certified already.

@@ -42,7 +42,18 @@ from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
 
 EXACT = frozenset(
     f"aten.{op}.default"
-    for op in ("alias", "arange", "clone", "detach", "embedding", "eye", "full", "ones", "zeros")
+    for op in (
+        "alias",
+        "arange",
+        "clone",
+        "detach",
+        "embedding",
+        "eye",
+        "full",
+        "ones",
+        "scalar_tensor",
+        "zeros",
+    )
 )
 """Further ops that compute constants without rounding."""
 
