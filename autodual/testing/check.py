@@ -247,7 +247,7 @@ def _check_affine(
     ):
         precise = boxes[0].lower.dtype == torch.float64
         note(name, check(rule, call, shapes, generator) if precise else PRECISE)
-    note("rounding is charged", exact.check_affine(rule, call, boxes, generator))
+    _note_rounding(note, exact.check_affine(rule, call, boxes, generator))
 
 
 def _check_elementwise(
@@ -296,7 +296,7 @@ def _check_elementwise(
     if precise:
         elementwise.check_batch(rule, call, [box, part], [equal, rule.relax(call, part)])
     note("examples do not mix", None if precise else PRECISE)
-    note("rounding is charged", exact.check_planes(rule, call, boxes, generator))
+    _note_rounding(note, exact.check_planes(rule, call, boxes, generator))
 
 
 def _check_several(
@@ -312,4 +312,10 @@ def _check_several(
     if isinstance(rule, Elementwise):
         apart = several.check_planes(rule, call, boxes, generator)
     note("planes enclose f", apart)
-    note("rounding is charged", exact.check_planes(rule, call, boxes, generator))
+    _note_rounding(note, exact.check_planes(rule, call, boxes, generator))
+
+
+def _note_rounding(note: Note, apart: str | None) -> None:
+    """Note that what a rule says of rounding holds, if it says something."""
+    if apart != exact.UNASKED:
+        note("rounding is charged", apart)

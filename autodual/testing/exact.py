@@ -19,7 +19,10 @@ from autodual.interval import Interval
 from autodual.rounding import gamma, least
 from autodual.testing import several
 
-UNTOLD = "the rule does not say how the op is rounded; see errors= and terms="
+UNASKED = "unasked"
+"""Of a rule that does not say how its op is rounded, and where f is not known precisely enough."""
+
+NONE = "no finite numbers were drawn"
 
 NARROW = 2.0**-48
 """How far f in float64 may lie from f, relative to its size and for each error in float32."""
@@ -42,9 +45,9 @@ def check_planes(
 ) -> str | None:
     """a_l z + b_l − s ≤ f(z) ≤ a_u z + b_u + s, in fractions, s what the rule says f leaves by."""
     if not isinstance(rule, Elementwise) or rule.errors is None or rule.leaves is None:
-        return UNTOLD
+        return UNASKED
     if boxes[0].lower.dtype == torch.float64 and rule.errors:
-        return "f is not known precisely enough"
+        return UNASKED
     planes = rule.relax(call, *boxes, at=[box.center for box in boxes])
     found = rule.slack(call, *boxes, planes=planes)
     assert found is not None
@@ -74,7 +77,7 @@ def check_planes(
                     f"rounding is not charged: f = {f!r} leaves the plane {float(height)!r} by "
                     f"{float(beyond)!r} more than {s!r} at z = {more[count:]!r}"
                 )
-    return None if known else "no finite numbers were drawn"
+    return None if known else NONE
 
 
 def _flat(part: Tensor, like: Tensor) -> list[float]:
@@ -95,12 +98,12 @@ def check_affine(
 ) -> str | None:
     """|f⁰ − f(z)| ≤ γ(|A||z| + |b|) and |ν_in − Aᵀν| ≤ γ|A|ᵀ|ν|, for numbers in float32."""
     if rule.terms is None:
-        return UNTOLD
+        return UNASKED
     if boxes[0].lower.dtype == torch.float64:
-        return "f is not known precisely enough"
+        return UNASKED
     z, sharp = [box.center for box in boxes], precise(call)
     if not all(bool(v.isfinite().all()) for v in z):
-        return "no finite numbers were drawn"
+        return NONE
     computed = call(*z)
     ahead, back = rule.terms(call, min(v.numel() for v in z), computed.numel())
     _compare(
