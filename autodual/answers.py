@@ -65,7 +65,8 @@ def _answer(
     if caveats:
         return Estimate(*said, caveats, **beside)
     chances = looks * len(net.threat.members)
-    return Certificate(*said, net.options.estimator.delta * chances, **beside)
+    delta, rounding = net.options.estimator.delta * chances, net.options.rounding
+    return Certificate(*said, delta, rounding, **beside)
 
 
 def _vacuous(margins: Tensor, found: Compiled, threat: ThreatModel) -> tuple[str, ...]:

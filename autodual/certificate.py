@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodual.brief import brief
-from autodual.errors import NoGuaranteeError, UnsoundError
+from autodual.errors import InputError, NoGuaranteeError, UnsoundError
 from autodual.labels import NONE
 from autodual.margins import Margins
 
@@ -32,12 +32,15 @@ class Certificate(Margins):
         remarks: what should be known beside the margins, in words.
         delta: the chance, for each example, that its margins do not hold, at most; 0 for a bound
             that always does.
+        rounding: as ``certify`` was told.
 
-    Sound: in exact arithmetic; the bound is computed in the model's dtype, without outward
-    rounding.
+    Sound: in exact arithmetic; the bound is computed in the model's dtype. With ``rounding``
+    whatever that rounds: ``"outward"`` for the network in real arithmetic, ``"deployed"`` for the
+    values that it computes itself in floats.
     """
 
     delta: float = 0.0
+    rounding: str | None = None
 
     @property
     def verified(self) -> Tensor:
@@ -62,13 +65,20 @@ class Certificate(Margins):
         if self.verified.dim() > 1:
             count += f" in {len(self)} examples"
         chance = f", each with probability {1 - self.delta:g}" if self.delta else ""
-        how = f"(bounds={self.bounds!r}){chance}"
+        rounding = "" if self.rounding is None else f", rounding={self.rounding!r}"
+        how = f"(bounds={self.bounds!r}{rounding}){chance}"
         each = "" if self.eps is None else f" with ε {brief(self.eps)}"
         said = f"{verified} of {count} verified within {self.threat}{each} {how}"
         return "\n".join([said, *self.remarks])
 
     @classmethod
     def _joined(cls, parts: Sequence[Certificate]) -> dict[str, Any]:
+        kinds = list(dict.fromkeys(part.rounding for part in parts))
+        if len(kinds) > 1:
+            raise InputError(
+                f"results for rounding={kinds[0]!r} and {kinds[1]!r} do not say the same: join "
+                "them apart"
+            )
         return {"delta": max(part.delta for part in parts)}
 
     @property

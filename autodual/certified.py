@@ -20,6 +20,7 @@ from autodual.bound.fused import log_likelihood
 from autodual.bound.module import BoundModule
 from autodual.bound.once import once
 from autodual.bound.options import Options
+from autodual.bound.outward import check_rounded
 from autodual.bound.plan import FUSED, METHODS, Plan, Program, make_plan
 from autodual.bound.reading import Bound
 from autodual.calls import check_count
@@ -42,7 +43,8 @@ from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.ladder import IBP, LP, Dual, Optimised, Solver
 from autodual.ladder.radius import Radii, attacked, radius
-from autodual.properties import Property
+from autodual.properties import HalfSpaces, Property
+from autodual.rounding import ROUNDINGS, at_most, check_device, down, up
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
@@ -90,6 +92,8 @@ class Certified(Wrapper):
         how = "" if type(estimator) is Exact else f", estimator={estimator}"
         steps = "" if self.options.optimize is None else f", optimize={self.options.optimize}"
         last = "" if self.last_by is None else f", last rows by {self.last_by}"
+        rounding = self.options.rounding
+        how += "" if rounding is None else f", rounding={rounding!r}"
         return f"{self.threat!r}, bounds={self.options.method.name!r}{how}{steps}{last}"
 
     def at(self, eps: Eps) -> Certified:
@@ -162,11 +166,16 @@ class Certified(Wrapper):
         found = self.admitted(x)
         output, nominal = found.graph.output, found.output()
         y = nominal if y is None else y
-        tolerance = check_tolerance(tolerance, y, nominal)
+        allowed = check_tolerance(tolerance, y, nominal)
+        if self.options.rounding is not None:
+            allowed = torch.minimum(allowed, at_most(tolerance, nominal))
 
         def left(box: Interval) -> Tensor:
             farthest = torch.maximum(box.upper - y, y - box.lower)
-            return output.per_example(tolerance - farthest, len(found.x)).flatten(1)
+            margins = allowed - farthest
+            if self.options.rounding is not None:
+                margins = down(allowed - up(farthest))
+            return output.per_example(margins, len(found.x)).flatten(1)
 
         around = self.around(found)
         return answered(self, found, lambda: self._interval(found, around), left, None)
@@ -200,6 +209,8 @@ class Certified(Wrapper):
         for clause in property.clauses:
             C = check_spec(clause.C.to(found.x), found.x, found.graph.output)[0]
             clauses.append(torch.cat([C, clause.d.to(found.x).unsqueeze(1)], 1))
+            if self.options.rounding is not None:
+                _check_held(clause, found.x.dtype)
 
         def bound() -> Tensor:
             around = self.around(found)
@@ -248,6 +259,7 @@ class Certified(Wrapper):
             InputError: intervals are not found by interval arithmetic, or there is no dual network;
                 an example has several labels.
         """
+        self._check_plain("a fused loss")
         method = {"ibp+dual": FUSED, "ibp&dual": METHODS["ibp&dual"]}.get(self.method)
         if method is None or type(self.options.estimator) is not Exact or self.options.optimize:
             raise InputError(
@@ -349,6 +361,8 @@ class Certified(Wrapper):
         if not isinstance(solver, Solver):
             raise InputError(f"{solver!r} is no solver: give IBP(), Dual(), Optimised(), LP(), …")
         self._check_sums()
+        if not isinstance(solver, IBP | Dual):
+            self._check_plain(str(solver))
         return solver.of(self)
 
     @eager
@@ -369,6 +383,14 @@ class Certified(Wrapper):
         env = {v: t.detach().clone() for v, t in found.env.items()}
         found = replace(found, env=env, x=env[found.graph.perturbed])
         return self.solver.prepare(self, found, self.around(found))
+
+    def _check_plain(self, what: str) -> None:
+        """Raise if bounds are to hold whatever is rounded."""
+        if self.options.rounding is not None:
+            raise InputError(
+                f"{what} knows nothing of rounding={self.options.rounding!r}, which is for bounds "
+                "in one pass: certify the model without it"
+            )
 
     def _check_sums(self) -> None:
         """Raise unless sums are exact, as all solvers take them."""
@@ -418,6 +440,7 @@ class Certified(Wrapper):
                 domain), one that answers ``polyhedron``, nor a union of such; the method has no
                 dual network.
         """
+        self._check_plain("a linear program")
         if "dual" not in self.options.method.last:
             raise InputError(f"bounds={self.options.method.name!r} has no network to program")
         return self.by(LP(inside=None)).solve(x, C).lower
@@ -448,6 +471,7 @@ class Certified(Wrapper):
                 named. The set is none that ``lp`` takes.
             Interrupted: Ctrl-C; ``partial`` is the verdict so far.
         """
+        self._check_plain("a mixed-integer program")
         from autodual.ladder.exact import exact  # scipy.optimize takes a while to import
 
         return exact(self, x, y, time_limit, told)
@@ -517,6 +541,7 @@ class Certified(Wrapper):
             InputError: the set is neither an ℓ∞ nor an ℓ2 ball; optimize= was asked for.
             UnsoundError: the bound guarantees nothing.
         """
+        self._check_plain("an emitted bound")
         if self.options.optimize is not None or self.last_by is not None:
             raise InputError("emit writes bounds without steps: certify without optimize=")
         whole = self.with_options(select=False)
@@ -598,11 +623,15 @@ class Certified(Wrapper):
         """
         found = self.admitted(x)
         threat, program = self._convex(found), found.program
+        rounding = self.options.rounding
         record = program.run(found.env, threat) if measure else program.forecast(found.env, threat)
         if measure:
             record = program.run(found.env, threat)
         speed = pace(found.x.device)
         told = explain(program.plan, record, threat, len(found.x), speed, measure)
+        if rounding is not None:
+            said = f"rounding={rounding!r}: {ROUNDINGS[rounding]}"
+            return replace(told, title=f"{told.title}\n{said}")
         steps = self.options.optimize
         if steps is None or measure:
             return told
@@ -700,12 +729,16 @@ class Certified(Wrapper):
 
         def make(graph: Graph) -> BoundModule:
             registry, graph = options.rules.registry, pairwise(graph) if options.pairs else graph
-            plan = make_plan(graph, registry, options.method, options.intervals)
+            plan = make_plan(graph, registry, options.method, options.intervals, options.rounding)
+            if options.rounding is not None:
+                check_rounded(plan)
             return BoundModule(plan, options, graph.device)
 
         found = admit(
             self.model, x, question, make, options.key, confirm=confirm, looks=self._looks
         )
+        if options.rounding is not None:
+            check_device(found.x)
         threat = self.around(found)
         threat.check_shape(found.x)
         if self._looks(found.x):
@@ -714,3 +747,12 @@ class Certified(Wrapper):
         if sound and found.program.caveats:
             raise unsound(found.program.caveats)
         return found
+
+
+def _check_held(clause: HalfSpaces, dtype: torch.dtype) -> None:
+    """Raise unless a dtype holds all numbers of a clause exactly."""
+    if any(bool((t.to(dtype).double() != t.double()).any()) for t in (clause.C, clause.d)):
+        raise InputError(
+            f"rounding= is for a property whose numbers {dtype} holds exactly: give C and d in the "
+            "dtype of x"
+        )

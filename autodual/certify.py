@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 
 from torch import nn
 
@@ -16,7 +17,8 @@ from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError, ModelError
 from autodual.front.capture import Output, unwrap
 from autodual.inputs import Key, Keys
-from autodual.ladder import Solver
+from autodual.ladder import IBP, Dual, Solver
+from autodual.rounding import ROUNDINGS
 from autodual.threat import Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
@@ -41,6 +43,7 @@ def certify(
     slopes: str = "free",
     budget: float | None = BUDGET,
     optimize: int | Steps | None = None,
+    rounding: str | None = None,
 ) -> Certified:
     """Wrap a model so that it answers with guaranteed bounds.
 
@@ -96,6 +99,15 @@ def certify(
             ``Steps(last, inside)`` says it for the rows of the answer and, inside the network, for
             entries that are still open after one pass. Gradients reach the model at the planes
             that were found, held fixed.
+        rounding: ``"outward"``: every number holds in real arithmetic, for the network with the
+            floats that it stores, whatever the bound's own arithmetic rounds. ``"deployed"``: it
+            holds for the values that the network computes itself in floats rounded to nearest, op
+            by op as ``net.graph`` prints them, sums in any order, with or without fused
+            multiply-add, with partial sums in any wider format, with subnormal numbers or not; not
+            for convolutions by transforms or short formats, with elementary functions as close to
+            the truth as their rules say (``errors``, 4 to 8 roundings). On the CPU, in float32 or
+            float64, by exact sums. Ops whose errors no rule tells are refused, and so are constants
+            that are computed. None: the bound's own rounding may make it wrong in its last digits.
 
     Raises:
         ModelError: the model is not a module, or is certified already.
@@ -134,6 +146,8 @@ def certify(
         )
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
+    if rounding is not None:
+        _check_rounding(rounding, estimator, compile, optimize, rung, choose or {})
     threat = as_threat(eps)
     options = Options(
         method=METHODS[bounds],
@@ -149,9 +163,33 @@ def certify(
         free=slopes == "free",
         budget=parse_budget(budget),
         optimize=_steps(optimize),
+        rounding=rounding,
     )
     net = Certified(model, threat, options)
     return net if rung is None else net.by(rung)
+
+
+def _check_rounding(
+    rounding: str,
+    estimator: Estimator,
+    compile: bool,
+    optimize: int | Steps | None,
+    rung: Solver | None,
+    choose: Mapping[str, Serving],
+) -> None:
+    """Raise unless ``rounding`` is known, and the other options are such that it can be charged."""
+    if rounding not in ROUNDINGS:
+        kinds = "; ".join(f'"{name}": {text}' for name, text in ROUNDINGS.items())
+        raise InputError(f"rounding={rounding!r} is none. There are {kinds}.")
+    if type(estimator) is not Exact or compile or optimize is not None:
+        raise InputError(
+            "rounding= is for exact sums in one pass: leave estimator=, compile= and optimize= out"
+        )
+    if not isinstance(rung, NoneType | IBP | Dual):
+        raise InputError(f"rounding= is for bounds in one pass, not for {rung}")
+    other = {name: how for name, how in choose.items() if how not in ("ibp", "backward")}
+    if other:
+        raise InputError(f'rounding= is for choose= "ibp" and "backward", not {other}')
 
 
 def _steps(optimize: int | Steps | None) -> Steps | None:

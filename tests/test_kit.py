@@ -104,7 +104,7 @@ def test_what_passed_is_told():
     found = check_dual_layer(RELU, "aten.relu.default", examples=5)
     assert isinstance(found, Checked)
     said = str(found).splitlines()
-    assert said[0] == "relu.default() as two lines: 11 properties hold"
+    assert said[0] == "relu.default() as two lines: 12 properties hold"
     assert said[1].split() == ["tried", "on", "float64", "float32"]
     assert "Fenchel's inequality                          10       2" in said
     assert "gradients of the lines                        1        –" in said
@@ -116,7 +116,7 @@ def test_what_was_not_tried_is_told_with_the_reason():
     linear = Case("aten.linear.default", {"input": Z((1, 4)), "weight": T((3, 4))})
     found = check_dual_layer(REGISTRY["aten.linear.default"], linear, examples=3)
     assert found.apart == {"the window": "the rule names none for such a call (window=)"}
-    assert "4 properties hold, 1 not tried" in str(found)
+    assert "5 properties hold, 1 not tried" in str(found)
     assert "not tried: the window: the rule names none" in str(found)
     product = Case("aten.matmul.default", {"self": Z((1, 2, 3)), "other": Z((1, 3, 2))})
     found = check_dual_layer(REGISTRY["aten.matmul.default"].rules[-1], product, examples=3)
@@ -128,7 +128,7 @@ def test_a_domain_that_no_box_meets_is_told():
     assert "Fenchel's inequality" in silent.apart
     assert "see reach=" in str(silent)
     assert set(silent.tried) == {"examples do not mix"}
-    assert "1 property holds, 10 not tried" in repr(silent)
+    assert "1 property holds, 11 not tried" in repr(silent)
     inside = check_dual_layer(LOG, "aten.log.default", reach=(0.1, 50.0), examples=5)
     assert not inside.apart
     assert inside.tried["Fenchel's inequality"] == {F64: 10, F32: 2}

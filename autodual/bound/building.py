@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from autodual.bound import outward
 from autodual.bound.budget import Purse
 from autodual.bound.cost import Record
 from autodual.bound.estimators import (
@@ -32,6 +33,7 @@ from autodual.duals import Call, Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
+from autodual.rounding import widened
 from autodual.threat import ThreatModel
 from autodual.working import check_time
 
@@ -75,6 +77,8 @@ class Building:
 
     Attributes:
         boxes: the interval of each value that a nonlinear op has read so far.
+        reach: intervals of values by interval arithmetic, beside ``boxes`` where these are by rows
+            alone; of all values if rounding is charged, by them.
         book: what finds sums over rows of a dual network, by how a value is served.
         groups: what finds sums, by the network that it reads: "free", where each line has a slope
             of its own; "parallel"; "flat", of intervals alone, whose rows stop at nonlinear ops.
@@ -98,7 +102,11 @@ class Building:
         x = env[entry]
         self.batch = len(x)
         self.purse = Purse(job.budget)
-        network = Relaxation(self.plan, Entry(entry, x, threat), {}, self.batch)
+        around = threat.interval(x)
+        if self.plan.rounding is not None:
+            around = widened(around)
+        box = around if self.plan.rounding is not None else None
+        network = Relaxation(self.plan, Entry(entry, x, threat, box=box), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
         self.groups: dict[str, list[Sums]] = {}
@@ -117,7 +125,8 @@ class Building:
             self.groups.setdefault("parallel", []).append(self.forms)
         if "ibp" in self.method.last:
             self.groups["flat"] = [ExactSums(network, setting)]
-        self.ibp = {entry: threat.interval(x)}
+        self.ibp = {entry: around}
+        self.reach = self.ibp if self.method.intervals else dict(self.ibp)
         self.boxes: dict[Value, Interval] = {}
         self.origins: dict[Value, str] = {}
 
@@ -153,16 +162,17 @@ class Building:
         check_time()
         call = step.call(self.env, self.batch)
         if step.rule.exact:
-            if self.method.intervals and step.out in self.plan.inner:
-                boxes = [self.ibp[v] for v in step.variables]
-                self.ibp[step.out] = self.plan.within(step.out, step.rule.interval(call, *boxes))
+            wanted = self.method.intervals and step.out in self.plan.inner
+            if wanted or self.plan.rounding is not None:
+                image = self._image(step, call, [self.reach[v] for v in step.variables])
+                self.reach[step.out] = self.plan.within(step.out, image)
             relaxed: Mapping[str, Relaxed] = dict.fromkeys(self.groups, step.rule.relax(call))
         else:
             for value in dict.fromkeys(step.variables):
                 if value not in self.boxes:
                     self._read(value)
             relaxed = self._relax(step, call)
-        self._extend(step, relaxed)
+        self._extend(step, call, relaxed)
         if self.record is not None:
             columns = sum(sums.columns(step.out) for sums in self.book.values())
             self.record.push(step.out, columns)
@@ -172,9 +182,10 @@ class Building:
         """Return what a nonlinear op is relaxed to in each network."""
         boxes = [self.boxes[v] for v in step.variables]
         found: dict[str, Relaxed] = {}
+        if self.plan.rounding is not None or self.method.intervals:
+            image = self._image(step, call, boxes)
+            self.reach[step.out] = self.plan.within(step.out, image)
         if self.method.intervals:
-            image = step.rule.interval(call, *boxes)
-            self.ibp[step.out] = self.plan.within(step.out, image)
             # (−∞, ∞) says that a partial op is not defined: a range must not hide that
             found["flat"] = Planes.flat(image if step.rule.partial else self.ibp[step.out])
         slopes = self.slopes.get(step.out)
@@ -189,7 +200,24 @@ class Building:
             )
         return found
 
-    def _extend(self, step: Step, relaxed: Mapping[str, Relaxed]) -> None:
+    def _image(self, step: Step, call: Call, boxes: Sequence[Interval]) -> Interval:
+        """Return an interval of what an op computes, rounded outward if that is wanted."""
+        if self.plan.rounding is None:
+            return step.rule.interval(call, *boxes)
+        return outward.image(step, call, boxes, self.batch, self.plan.rounding == "deployed")
+
+    @torch.no_grad()
+    def _charge(self, made: Layer, call: Call) -> outward.Charge | None:
+        """Return what rounding may add at a layer."""
+        values, reads = made.step.variables, self.plan.reads
+        read = [
+            outward.Reached(self.reach[v], layer.reference, reads[v])
+            for v, layer in zip(values, made.inputs, strict=True)
+        ]
+        found, twice = self.reach[made.value], self.plan.rounding == "deployed"
+        return outward.charge(made.step, call, made.relaxed, read, found, self.batch, twice)
+
+    def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""
         moving = set(step.variables)
         constants = {v: self.env[v] for v in step.node.inputs if v not in moving}
@@ -200,6 +228,8 @@ class Building:
             network = group[0].network
             inputs = network.inputs(step.variables)
             made = Layer(step, self.batch, constants, inputs, boxes, origins, relaxed[kind])
+            if self.plan.rounding is not None:
+                made = replace(made, charge=self._charge(made, call))
             network = network.extended(made)
             for sums in group:
                 sums.extend(network, made)
@@ -223,7 +253,7 @@ class Building:
         elif self.job.serving[value] != "ibp" and not (origin == "ibp" and self.complete(value)):
             tight = self._tightened(value, box)
             box, origin = self.plan.within(value, tight), self.method.origin
-        self.ibp[value] = self.boxes[value] = box
+        self.ibp[value] = self.boxes[value] = self.reach[value] = box
         self.origins[value] = f"{origin}&given" if known else origin
 
     def complete(self, value: Value) -> bool:

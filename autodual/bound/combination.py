@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autodual.bound.reading import Bound
 from autodual.front.ir import Value
+from autodual.rounding import down
 
 RATE = 2.0
 """How far the weights' logarithms move in the first step."""
@@ -32,6 +33,8 @@ def at_least_one(bound: Bound, output: Value, rows: Tensor, steps: int) -> Tenso
     the rows alone, of their mean and of ``steps`` steps of exponentiated gradient ascent in λ.
     Sound, since each weighting is.
     """
+    if bound.networks[0].plan.rounding is not None:  # weights that add up to 1 are no floats
+        return _lower(bound, output, rows).amax(1)
     mean = rows.mean(1, keepdim=True)
     bounds = _lower(bound, output, torch.cat([rows, mean], 1))
     best = bounds.amax(1)
@@ -53,4 +56,5 @@ def at_least_one(bound: Bound, output: Value, rows: Tensor, steps: int) -> Tenso
 
 def _lower(bound: Bound, output: Value, rows: Tensor) -> Tensor:
     """Return lower bounds [N, S] on c·z − d."""
-    return bound.lower({output: rows[..., :-1]}) - rows[..., -1]
+    found = bound.lower({output: rows[..., :-1]}) - rows[..., -1]
+    return found if bound.networks[0].plan.rounding is None else down(found)

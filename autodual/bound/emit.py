@@ -146,6 +146,7 @@ def quickest(bound: BoundModule, x: Tensor, threat: ThreatModel) -> BoundModule 
     """
     compile, exact = bound.options.compile, type(bound.options.estimator) is Exact
     few = len(x) <= FEW and not torch.is_grad_enabled() and not x.is_cuda
+    exact = exact and bound.plan.rounding is None
     alike = exact and not bound.plan.method.rows and bound.options.optimize is None
     if not (compile or (few and alike and all(map(serves, threat.members)))):
         return bound

@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from autodual.bound.outward import Charge
 from autodual.bound.plan import Step, centered
 from autodual.duals import Affine, Call, Choice, Exact, Planes, Product, Relaxed
 from autodual.duals.relaxed import Slopes
@@ -40,12 +41,16 @@ def with_grad(wanted: bool) -> AbstractContextManager[object]:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """The perturbed input: x [N, *] and the set around it; ``grad`` is as for ``Layer``."""
+    """The perturbed input: x [N, *] and the set around it; ``grad`` is as for ``Layer``.
+
+    ``box`` is the set's interval, rounded outward, if the bound is.
+    """
 
     value: Value
     x: Tensor
     threat: ThreatModel
     grad: bool = field(default_factory=torch.is_grad_enabled)
+    box: Interval | None = None
 
     @cached_property
     def reference(self) -> Tensor:
@@ -57,7 +62,9 @@ class Entry:
     def weights(self) -> Tensor | None:
         """The radius [N or 1, *] of a set that is a box."""
         with with_grad(self.grad):
-            return self.threat.weights(self.x)
+            if self.box is None:
+                return self.threat.weights(self.x)
+            return self.threat.weights_around(self.x, self.box)
 
     @cached_property
     def local(self) -> Local | None:
@@ -83,7 +90,8 @@ class Entry:
 
     def select(self, index: Tensor) -> Entry:
         """Return the entry of the examples at ``index``."""
-        return Entry(self.value, self.x[index], self.threat.select(self.x, index))
+        box = None if self.box is None else self.box.map(lambda end: end[index])
+        return Entry(self.value, self.x[index], self.threat.select(self.x, index), box=box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +187,7 @@ class Layer:
         relaxed: the op itself, two planes, or a product about its center, in the model's layout.
         grad: whether gradients were wanted where the layer was made; what is found later, wherever
             that is, has them then.
+        charge: what rounding may add, if anything is charged for it.
     """
 
     step: Step
@@ -189,6 +198,7 @@ class Layer:
     origins: tuple[str, ...]
     relaxed: Relaxed
     grad: bool = field(default_factory=torch.is_grad_enabled)
+    charge: Charge | None = None
 
     def __str__(self) -> str:
         boxes = zip(self.step.variables, self.origins, strict=bool(self.origins))
@@ -217,11 +227,11 @@ class Layer:
 
     @cached_property
     def radius(self) -> Tensor | None:
-        """R [N, *size(1)], or None for an affine op."""
-        if self.step.rule.exact:
-            return None
-        radius = self.about[1]
+        """R [N, *size(1)], with what rounding may add; None for an affine op without that."""
+        radius = None if self.step.rule.exact else self.about[1]
         with with_grad(self.grad):
+            if self.charge is not None:
+                radius = self.charge.radius if radius is None else radius + self.charge.radius
             return None if radius is None else self._own(radius)
 
     @property

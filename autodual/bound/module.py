@@ -95,6 +95,8 @@ class BoundModule:
         """
         sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
         check_slopes(self.plan, sloped)
+        if sloped and self.plan.rounding is not None:
+            raise InputError("rounding= is for the library's own slopes: leave slopes= out")
         if sloped and "dual" not in self.plan.method.last:
             raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)
@@ -264,6 +266,8 @@ class BoundModule:
     ) -> Bound:
         """Relax the network once; after a bound without steps, with them."""
         batch, kind = len(env[self.plan.graph.perturbed]), type(threat)
+        if self.plan.rounding is not None:
+            threat = threat.outward(env[self.plan.graph.perturbed])
         sided = any(isinstance(choice, Sides) for choice in slopes.values())
         new = not sided and batch > self._decided_for.get(kind, 0)
         deciding = self._plans and record is None and new
@@ -321,6 +325,8 @@ class BoundModule:
             return "ibp"
         if type(self.options.estimator) is not Exact:
             return self.options.estimator
+        if self.plan.rounding is not None:
+            return "backward"
         return orders.get(value, "backward")
 
     def complete(self, env: Env) -> Env:

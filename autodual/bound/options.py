@@ -65,11 +65,12 @@ class Options:
     optimize: Steps | None = None
     forms: bool = False
     pairs: bool = False
+    rounding: str | None = None
 
     @property
     def key(self) -> Hashable:
         """What tells plans of one graph apart."""
         shared = self.method, self.rules, self.intervals, self.estimator
         limits = self.memory, self.budget, tuple(self.choose.items())
-        how = self.select, self.compile, self.free, self.optimize, self.forms, self.pairs
-        return (*shared, *limits, *how)
+        how = self.select, self.compile, self.free, self.optimize, self.forms
+        return (*shared, *limits, *how, self.pairs, self.rounding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -219,11 +220,15 @@ class RowCost:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The steps of a graph in order, and the method for the intervals its nonlinear ops need."""
+    """The steps of a graph in order, and the method for the intervals its nonlinear ops need.
+
+    With ``rounding`` bounds hold whatever is rounded, see ``outward``.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     method: Method
+    rounding: str | None = None
     row_costs: dict[Hashable, RowCost] = field(default_factory=dict)
     paths: dict[frozenset[Value], tuple[Step, ...]] = field(default_factory=dict)
 
@@ -288,6 +293,11 @@ class Plan:
         return table
 
     @cached_property
+    def reads(self) -> Mapping[Value, int]:
+        """How often each value is read by steps."""
+        return Counter(value for step in self.steps for value in step.variables)
+
+    @cached_property
     def bounded(self) -> Mapping[Value, tuple[Step, ...]]:
         """The values whose intervals are needed, each with the nonlinear steps that read it."""
         table: dict[Value, tuple[Step, ...]] = {}
@@ -347,7 +357,13 @@ class Program:
     __repr__ = __str__
 
 
-def make_plan(graph: Graph, registry: Registry, method: Method, intervals: bool = False) -> Plan:
+def make_plan(
+    graph: Graph,
+    registry: Registry,
+    method: Method,
+    intervals: bool = False,
+    rounding: str | None = None,
+) -> Plan:
     """Choose a dual layer for every node that the perturbation reaches.
 
     Raises:
@@ -363,7 +379,8 @@ def make_plan(graph: Graph, registry: Registry, method: Method, intervals: bool 
         raise UnsupportedOpError(
             f"{len(missing)} operation(s) have no dual layer:\n  " + "\n  ".join(missing)
         )
-    return Plan(graph, tuple(_step(m.node, m.rule, graph) for m in matches if m.rule), method)
+    steps = tuple(_step(m.node, m.rule, graph) for m in matches if m.rule)
+    return Plan(graph, steps, method, rounding)
 
 
 def _step(node: Node, rule: DualLayer, graph: Graph) -> Step:

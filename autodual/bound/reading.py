@@ -15,9 +15,11 @@ from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Margins, Memo, Specs, Units, to_dense
 from autodual.bound.travel import Passage, journey, passage
+from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.labels import Classes
+from autodual.rounding import down, gamma, least, slack, up, widened
 from autodual.threat.base import inner
 
 
@@ -26,9 +28,18 @@ def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     network, rows = sums.network, _rows(specs)
     nominal = _at_nominal(network, rows)
     seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
-    fall = sums.deviations(seeds, both=False)
-    bound = nominal - fall[0].unflatten(0, (network.batch, -1))
+    fall = network.outward(seeds.values, sums.deviations(seeds, both=False)[0], seeds.owner)
+    bound = nominal - fall.unflatten(0, (network.batch, -1))
+    if network.plan.rounding is not None:
+        bound = down(bound) - _lost(network, rows).detach()
     return known(bound)
+
+
+def _lost(network: Relaxation, rows: Mapping[Value, Tensor]) -> Tensor:
+    """Return how far the computed Σ C·z⁰ may lie from it, [N, S]."""
+    ((value, c),) = rows.items()
+    size = inner(c.abs(), network.nominal(value).abs())
+    return up(gamma(2 * value.numel, size.dtype) * size + value.numel * least(size.dtype))
 
 
 def known(bound: Tensor) -> Tensor:
@@ -44,6 +55,8 @@ def lines(
     Σ C·z ≥ Σ C·z⁰ − Σⱼ rⱼ|νⱼ| − ν₁ᵀ(x − x⁰), for values z with rows C [N or 1, S, *] each. Offsets
     are [N, S].
     """
+    if network.plan.rounding is not None:
+        raise InputError("rounding= is for bounds, not for the linear functions below them")
     batch, rows = network.batch, _rows(specs)
     seeds = Specs.per_example({v: c.expand(batch, *c.shape[1:]) for v, c in rows.items()})
     down = {v: -r for v, r in seeds.rows(network.x).items()}
@@ -77,21 +90,34 @@ def margins(sums: Sums, value: Value, labels: Tensor) -> Tensor:
     z = classes.logits(network.nominal(value).reshape(network.batch, *classes.size)).flatten(2)
     z = z if z.dim() == 3 else z.unsqueeze(2)
     y, others = seeds.labels.unsqueeze(1), seeds.others().transpose(1, 2)
-    fall = sums.deviations(seeds, both=False)[0].reshape(others.mT.shape).mT
-    bound = z.gather(1, y) - z - torch.zeros_like(z).scatter(1, others, fall)
+    fall = network.outward(seeds.values, sums.deviations(seeds, both=False)[0], seeds.owner)
+    fall = fall.reshape(others.mT.shape).mT
+    at_y = z.gather(1, y)
+    bound = at_y - z - torch.zeros_like(z).scatter(1, others, fall)
+    if network.plan.rounding is not None:
+        bound = down(bound) - slack(at_y) - slack(z)
     bound = known(bound).scatter(1, y, 0)
     return bound.reshape(network.batch, classes.count, *classes.cells)
 
 
 def interval(sums: Sums, units: Units) -> Interval:
     """Return bounds [R] on the entries that ``units`` lists: one-sided where these are signed."""
-    z = sums.network.nominal(units.value).flatten(1)[units.owner, units.unit]
+    network = sums.network
+    z = network.nominal(units.value).flatten(1)[units.owner, units.unit]
     if units.negative is None:
-        ends = sums.deviations(units, both=True)
-        return Interval(z - ends[0], z + ends[-1])
+        ends = [
+            network.outward(units.values, end, units.owner)
+            for end in sums.deviations(units, both=True)
+        ]
+        box = Interval(z - ends[0], z + ends[-1])
+        return box if network.plan.rounding is None else widened(box)
     fall, upper = sums.deviations(units, both=False)[0], units.negative
-    low, high = (z - fall).masked_fill(upper, -torch.inf), (z + fall).masked_fill(~upper, torch.inf)
-    return Interval(low, high)
+    fall = network.outward(units.values, fall, units.owner)
+    box = Interval(z - fall, z + fall)
+    box = box if network.plan.rounding is None else widened(box)
+    return Interval(
+        box.lower.masked_fill(upper, -torch.inf), box.upper.masked_fill(~upper, torch.inf)
+    )
 
 
 def tighten(sums: Sums, box: Interval, units: Units) -> Interval:

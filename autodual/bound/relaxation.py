@@ -5,7 +5,7 @@ The engine adds layer by layer; rows, linear programs and certificates walk them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
+from autodual.rounding import gamma, least, up
 from autodual.threat.base import wide
 
 Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
@@ -112,11 +113,45 @@ class Relaxation:
         layers = {value: layer.replace(others) for value, layer in self.layers.items()}
         return Relaxation(self.plan, self.entry.replace(others), layers, self.batch)
 
+    @property
+    def sizes(self) -> int:
+        """How many numbers a row's sum is made of at most, one after the other."""
+        at_entry = self.entry.value.numel * (1 if self.entry.weights is not None else 2)
+        widest = max([at_entry, *(v.numel for v in self.layers)])
+        return widest + 4 * len(self.layers) + 32
+
+    def outward(self, values: Sequence[Value], fall: Tensor, owner: Tensor) -> Tensor:
+        """Return sums over rows at some values with all that rounding may add, if that is wanted.
+
+        Args:
+            values: where the rows start.
+            fall: the sums [R], computed.
+            owner: the example [R] of each row.
+
+        Raises:
+            InputError: rows start at several values.
+        """
+        if self.plan.rounding is None:
+            return fall
+        if len(values) > 1:
+            raise InputError("rounding= is for rows at one value at a time")
+        lost = torch.zeros_like(self.x.detach().flatten(1)[:, 0])
+        for layer in self.path(values):
+            if layer.charge is not None:
+                lost = lost + layer.charge.floor
+        dtype, width = fall.dtype, self.entry.value.numel
+        lost = lost * 2 + least(dtype) * width
+        return up(fall + (fall * gamma(self.sizes, dtype)).detach() + lost[owner])
+
     def select(self, index: Tensor) -> Relaxation:
         """Return the network of the examples at ``index`` [R], which may repeat some.
 
         An example that stands there several times can have slopes of its own for each of its rows.
+
+        Raises:
+            InputError: it is bounded with what rounding may add.
         """
+        self._refuse_rounding()
         pick, count = example_layout(self.batch, index), len(index)
         return self._made_anew(
             self.entry.select(index), count, lambda layer, inputs: layer.map(pick, count, inputs)
@@ -126,14 +161,23 @@ class Relaxation:
         """Return the network on the same boxes with other slopes, by the value an op computes.
 
         Raises:
-            InputError: no op that takes slopes computes one of these values.
+            InputError: no op that takes slopes computes one of these values; the network is bounded
+                with what rounding may add.
         """
+        self._refuse_rounding()
         check_slopes(self.plan, slopes)
         return self._made_anew(
             self.entry,
             self.batch,
             lambda layer, inputs: layer.with_slopes(slopes.get(layer.value), inputs),
         )
+
+    def _refuse_rounding(self) -> None:
+        if self.plan.rounding is not None:
+            raise InputError(
+                "rounding= is for the network as it was relaxed: leave slopes from outside and "
+                "steps out"
+            )
 
     def _made_anew(self, entry: Entry, batch: int, make: Make) -> Relaxation:
         """Return the network with each layer made anew, on those before it."""

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.curves import Curve, by_curve, curve_lines, smooth
-from autodual.duals.elementwise import Elementwise
+from autodual.duals.curves import Curve, by_curve, curve_leaves, curve_lines, smooth
+from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.piecewise import enclose
-from autodual.duals.relaxed import Lines
+from autodual.duals.relaxed import Lines, Planes
 from autodual.interval import Interval
 
 INF = math.inf
@@ -127,6 +127,23 @@ def softplus_interval(call: Call, box: Interval) -> Interval:
     )
 
 
+def softplus_leaves(
+    call: Call, box: Interval, *, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far softplus may leave two lines: the smooth function, less the jump, or z.
+
+    Where rounding decides whether the threshold is reached, it is.
+    """
+    f, curve, jump = _softplus(call)
+    scaled, edge = call["beta"] * box.upper, call["threshold"] * (1 - 1e-5)
+    linear = call["beta"] * box.lower > call["threshold"] * (1 + 1e-5)
+    moved = planes.lower_intercept + 1.001 * jump * (scaled > edge)
+    lowered = Planes(planes.lower_slopes, moved, planes.upper_slopes, planes.upper_intercept)
+    curved = curve_leaves(f, curve, box, planes=lowered, errors=errors, floor=floor)
+    straight = worst([planes.missed(z, (z,), z.abs()) for z in (box.lower, box.upper)])
+    return torch.where(linear, straight, curved)
+
+
 def _beyond(call: Call, z: Tensor) -> Tensor:
     return call["beta"] * z > call["threshold"]
 
@@ -137,29 +154,44 @@ def softsign_derivative(z: Tensor) -> Tensor:
 
 
 TABLE = {
-    "aten.sigmoid.default": smooth(sigmoid_derivative, (0.0,), range=(0.0, 1.0)),
-    "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0)),
-    "aten.gelu.default": by_curve(_gelu),
+    "aten.sigmoid.default": smooth(
+        sigmoid_derivative, (0.0,), range=(0.0, 1.0), errors=4, floor=1.0
+    ),
+    "aten.tanh.default": smooth(tanh_derivative, (0.0,), range=(-1.0, 1.0), errors=4, floor=1.0),
+    "aten.gelu.default": by_curve(_gelu, errors=8, floor=1.0),
     "aten.silu.default": smooth(
         silu_derivative,
         (-2.3993572805154677, 2.3993572805154677),
         (-1.2784645427610738,),
         range=(-0.28, INF),
+        errors=6,
+        floor=1.0,
     ),
     "aten.mish.default": smooth(
         mish_derivative,
         (-2.256376396360793, 1.4905711794854285),
         (-1.192431214515495,),
         range=(-0.31, INF),
+        errors=8,
+        floor=1.0,
     ),
-    "autodual.softsign": smooth(softsign_derivative, (0.0,), range=(-1.0, 1.0), argument="input"),
-    "aten.elu.default": by_curve(_elu),
-    "aten.celu.default": by_curve(_celu),
+    "autodual.softsign": smooth(
+        softsign_derivative, (0.0,), range=(-1.0, 1.0), argument="input", errors=4, floor=1.0
+    ),
+    "aten.elu.default": by_curve(_elu, errors=6, floor=1.0),
+    "aten.celu.default": by_curve(_celu, errors=6, floor=1.0),
     "aten.hardswish.default": smooth(
-        hardswish_derivative, (-3.0, 3.0), (-1.5,), range=(-0.375, INF)
+        hardswish_derivative, (-3.0, 3.0), (-1.5,), range=(-0.375, INF), errors=6, floor=1.0
     ),
-    "aten.log_sigmoid_forward.default": smooth(lambda z: torch.sigmoid(-z), range=(-INF, 0.0)),
+    "aten.log_sigmoid_forward.default": smooth(
+        lambda z: torch.sigmoid(-z), range=(-INF, 0.0), errors=6, floor=1.0
+    ),
     "aten.softplus.default": Elementwise(
-        softplus_lines, softplus_interval, accepts=lambda args: args["beta"] > 0
+        softplus_lines,
+        softplus_interval,
+        accepts=lambda args: args["beta"] > 0,
+        errors=8,
+        floor=1.0,
+        leaves=softplus_leaves,
     ),
 }

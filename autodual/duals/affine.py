@@ -62,6 +62,31 @@ class Window:
         return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
 
 
+Terms = Callable[[Call, int, int], tuple[int, int]]
+"""(call, entries of one example that it reads, that it gives) → how many numbers are rounded on the
+way to an entry of f(z), and to one of Aᵀν, at most."""
+
+
+def no_sums(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return that an op moves entries, each to one place at most: nothing is rounded."""
+    return 0, 0
+
+
+def copies(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return that an op copies every entry equally often."""
+    return 0, -(-given // max(1, read))
+
+
+def picks(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return that an op copies entries, any of them anywhere."""
+    return 0, given
+
+
+def sums(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return that any entry may be a sum of all, and a mean."""
+    return read + 3, given + 3
+
+
 def no_window(call: Call) -> Window | None:
     """Return that output pixels read no window each."""
     return None
@@ -100,6 +125,10 @@ class Affine(DualLayer):
             that are exact stay so.
         repeats: whether several entries of the result may read the same one, even where there are
             no more of them.
+        terms: how many numbers are rounded on the way to an entry of the result, and to one of a
+            row pulled back; None where nobody has counted, so that ``rounding=`` refuses the op.
+        absolute: (call, whether with |b|) → z ↦ |A| z + |b|, where it is quicker than by
+            ``interval``.
     """
 
     together: tuple[str, ...] = ()
@@ -112,6 +141,8 @@ class Affine(DualLayer):
     linear: bool = False
     reads_one: bool = False
     repeats: bool = False
+    terms: Terms | None = None
+    absolute: Callable[[Call, bool], Callable[..., Tensor]] | None = None
     exact: ClassVar[bool] = True
     kind: ClassVar[str] = "affine, exact"
 
@@ -131,6 +162,13 @@ class Affine(DualLayer):
         if self.bias is not None:
             return call.replace({self.bias: None}), False
         return call, not self.linear
+
+    def extent(self, call: Call, *sizes: Tensor, constant: bool = True) -> Tensor:
+        """Return |A| z + |b| for sizes z ≥ 0, or |A| z."""
+        if self.absolute is not None:
+            return self.absolute(call, constant)(*sizes)
+        box = self.interval(call, *(Interval(-size, size) for size in sizes))
+        return torch.maximum(-box.lower, box.upper) if constant else box.radius
 
     def relax(
         self,

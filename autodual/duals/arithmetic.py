@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from autodual.duals.affine import Affine, Transpose, pixel_by_pixel, summed
+from autodual.duals.affine import Affine, Transpose, no_sums, pixel_by_pixel, summed, sums
 from autodual.duals.base import Call, DualLayer, Either, Hole
-from autodual.duals.elementwise import Elementwise
+from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
 
@@ -114,6 +115,17 @@ def _without_one(x: Interval, y: Interval, intercept: Tensor) -> Tensor:
     return intercept.masked_fill((x.lower == x.upper) ^ (y.lower == y.upper), 0)
 
 
+def product_leaves(
+    call: Call, x: Interval, y: Interval, *, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far x·y may leave two planes on a box: it does so most at a corner."""
+    missed = []
+    for z in itertools.product((x.lower, x.upper), (y.lower, y.upper)):
+        value = call(*z)
+        missed.append(planes.missed(value, z, value.abs() * (1 + errors)))
+    return worst(missed)
+
+
 AWAY = 0.5
 """How far from the middle of a box, towards their worst corner, planes are compared."""
 
@@ -163,6 +175,11 @@ def mccormick_beside(call: Call, x: Interval, y: Interval, chosen: Planes) -> li
     return found
 
 
+def _terms(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return what a sum, or a product with a constant, rounds: the constant, α, the result."""
+    return 3, 3 + -(-given // max(1, read))
+
+
 def _sum(sign_of: Callable[[Call], dict[str, float]]) -> Affine:
     """Return the dual layer of a sum in which each argument has a sign, times α."""
     return Affine(
@@ -171,6 +188,7 @@ def _sum(sign_of: Callable[[Call], dict[str, float]]) -> Affine:
         transpose=_signed(sign_of),
         window=pixel_by_pixel,
         reads_one=True,
+        terms=_terms,
     )
 
 
@@ -184,6 +202,7 @@ NEGATION = Affine(
     window=pixel_by_pixel,
     linear=True,
     reads_one=True,
+    terms=no_sums,
 )
 SCALED = Affine(
     alone=("self", "other"),
@@ -192,6 +211,7 @@ SCALED = Affine(
     window=pixel_by_pixel,
     linear=True,
     reads_one=True,
+    terms=_terms,
 )
 PLANES = Elementwise(
     product_planes,
@@ -199,6 +219,8 @@ PLANES = Elementwise(
     arguments=("self", "other"),
     free=mccormick,
     beside=mccormick_beside,
+    errors=1,
+    leaves=product_leaves,
 )
 PRODUCT = Either((SCALED, PLANES))
 QUOTIENT = Affine(
@@ -208,10 +230,15 @@ QUOTIENT = Affine(
     window=pixel_by_pixel,
     linear=True,
     reads_one=True,
+    terms=_terms,
 )
-TOTAL = Affine(together=("self",), transpose=_transpose_total(lambda count: 1), linear=True)
-MEAN = Affine(together=("self",), transpose=_transpose_total(lambda count: 1 / count), linear=True)
-RUNNING_TOTAL = Affine(together=("self",), linear=True)
+TOTAL = Affine(
+    together=("self",), transpose=_transpose_total(lambda count: 1), linear=True, terms=sums
+)
+MEAN = Affine(
+    together=("self",), transpose=_transpose_total(lambda count: 1 / count), linear=True, terms=sums
+)
+RUNNING_TOTAL = Affine(together=("self",), linear=True, terms=sums)
 
 TABLE: dict[str, DualLayer | Either] = {
     "aten.add.Tensor": SUM,

@@ -107,6 +107,9 @@ class DualLayer(ABC):
         partial: whether the op has poles or points where it is not defined. On boxes that hold
             one, ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
         kind: how ``explain`` names the dual layer.
+        errors: how far f as it is computed may lie from f, in units of roundoff of the result; None
+            where nobody has said, so that ``rounding=`` refuses the op.
+        floor: a result that is smaller counts as this large there.
     """
 
     interval: Callable[..., Interval]
@@ -115,6 +118,8 @@ class DualLayer(ABC):
     takes_slopes: ClassVar[bool] = False
     slopes_free: bool = False
     partial: bool = False
+    errors: float | None = None
+    floor: float = 0.0
     kind: ClassVar[str]
 
     @abstractmethod
@@ -150,6 +155,14 @@ class DualLayer(ABC):
         row; to a linear program each plane is a constraint.
         """
         return ()
+
+    def slack(self, call: Call, *boxes: Interval, planes: Planes) -> Tensor | None:
+        """Return how far f may leave two computed planes on the boxes, in real arithmetic.
+
+        Found from f and the planes themselves, however these came about, with every rounding error
+        on the way there added; None if the rule cannot tell, so that ``rounding=`` refuses the op.
+        """
+        return None
 
     def serving(self, names: Sequence[str], args: Mapping[str, Any]) -> DualLayer | None:
         """Return the rule that serves a call with these arguments perturbed, if there is one."""

@@ -44,7 +44,9 @@ def clamp_slope(box: Interval, low: float, high: float) -> Tensor:
     return torch.where((upper <= low) | (lower >= high), torch.zeros_like(slope), slope)
 
 
-def clamp(*breakpoints: float | str, ends: Ends, scale: float = 1.0) -> Piecewise:
+def clamp(
+    *breakpoints: float | str, ends: Ends, scale: float = 1.0, errors: float = 1, floor: float = 0.0
+) -> Piecewise:
     """Return the rule of a clamp, given where it finds its ends; ``scale`` is its steep slope."""
 
     def lines(call: Call, box: Interval, slope: Tensor | None) -> Lines:
@@ -52,7 +54,7 @@ def clamp(*breakpoints: float | str, ends: Ends, scale: float = 1.0) -> Piecewis
         slope = scale * clamp_slope(box, low, high) if slope is None else slope
         return enclose(call, box, slope, [b for b in (low, high) if math.isfinite(b)])
 
-    return pieces(*breakpoints, nondecreasing=True, lines=lines)
+    return pieces(*breakpoints, nondecreasing=True, lines=lines, errors=errors, floor=floor)
 
 
 def named(low: str, high: str) -> Ends:
@@ -74,7 +76,9 @@ def minus_lambda(call: Call) -> float:
 TABLE = {
     "aten.hardtanh.default": clamp("min_val", "max_val", ends=named("min_val", "max_val")),
     "aten.relu6.default": clamp(0.0, 6.0, ends=lambda args: (0.0, 6.0)),
-    "aten.hardsigmoid.default": clamp(-3.0, 3.0, ends=lambda args: (-3.0, 3.0), scale=1 / 6),
+    "aten.hardsigmoid.default": clamp(
+        -3.0, 3.0, ends=lambda args: (-3.0, 3.0), scale=1 / 6, errors=4, floor=1.0
+    ),
     "aten.clamp.default": clamp("min", "max", ends=named("min", "max")),
     "aten.clamp_min.default": clamp("min", ends=named("min", "max")),
     "aten.clamp_max.default": clamp("max", ends=named("min", "max")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from autodual.duals.affine import Affine, Window, pair
 from autodual.duals.base import Call
-from autodual.duals.linear import by_magnitude
+from autodual.duals.linear import absolute, by_magnitude
 
 MANY = 32
 """From how many rows on phases are faster than columns."""
@@ -83,6 +84,14 @@ def _window(call: Call) -> Window | None:
     return Window(reach, stride, padding, {"padding": [0, 0]})
 
 
+def _terms(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return how many taps an output reads, with the bias, and how many an input is read by."""
+    weight, groups = call["weight"], call["groups"]
+    taps = math.prod(weight.shape[2:])
+    ahead, back = weight.shape[1] * taps, weight.shape[0] // groups * taps
+    return (back + 1, ahead) if call["transposed"] else (ahead + 1, back)
+
+
 def _unread(call: Call, outputs: torch.Size, inputs: torch.Size) -> list[int]:
     """Return how many entries at the far end of each dimension the stride leaves unread."""
     geometry = zip(
@@ -101,5 +110,7 @@ TABLE = {
         bias="bias",
         transpose=transpose_convolution,
         window=_window,
+        terms=_terms,
+        absolute=absolute("weight", bias="bias"),
     ),
 }

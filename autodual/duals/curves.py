@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.elementwise import Elementwise
-from autodual.duals.relaxed import Lines, may_overwrite
+from autodual.duals.elementwise import Elementwise, worst
+from autodual.duals.relaxed import Lines, Planes, may_overwrite
 from autodual.interval import Interval
+from autodual.rounding import gamma, least, roundoff
 
 STEPS = 24
 """Bisections of a bracket. The intercept's slack falls by four with each."""
@@ -70,6 +71,8 @@ def smooth(
     range: tuple[float, float] = (-math.inf, math.inf),
     argument: str = "self",
     inside: float = 1.0,
+    errors: float | None = None,
+    floor: float = 0.0,
 ) -> Elementwise:
     """Return the dual layer of an elementwise op; f is the op itself.
 
@@ -83,13 +86,21 @@ def smooth(
             reaches others has no bound.
         inside: a point of that domain, if 1 is none.
         argument: the name of the op's input in its schema or forward.
+        errors, floor: how far f lies from what is computed, in units of roundoff of the result, or
+            of ``floor`` where that is larger; f′ must not lie ``SLOPES`` times as far from f′. For
+            ``rounding=``, which refuses the op where nothing is said.
     """
     curve = Curve(derivative, inflections, stationary, holds, range, inside)
-    return by_curve(functools.partial(_alike, curve), argument, partial=holds is not everywhere)
+    partial = holds is not everywhere
+    return by_curve(functools.partial(_alike, curve), argument, partial, errors, floor)
 
 
 def by_curve(
-    curve: Callable[[Call], Curve], argument: str = "self", partial: bool = False
+    curve: Callable[[Call], Curve],
+    argument: str = "self",
+    partial: bool = False,
+    errors: float | None = None,
+    floor: float = 0.0,
 ) -> Elementwise:
     """Return the dual layer of an op whose curve depends on its other arguments.
 
@@ -105,6 +116,9 @@ def by_curve(
         slopes=functools.partial(read, curve_slopes),
         beside=functools.partial(_beside, functools.partial(read, curve_beside)),
         partial=partial,
+        errors=errors,
+        floor=floor,
+        leaves=functools.partial(read, curve_leaves),
     )
 
 
@@ -119,10 +133,11 @@ def _read(
     call: Call,
     box: Interval,
     *slope: Any,
+    **named: Any,
 ) -> Any:
     """Apply ``f`` to a call, its curve and a box."""
     shape = curve(call)
-    return f(call, shape, hold_steep(shape, box), *slope)
+    return f(call, shape, hold_steep(shape, box), *slope, **named)
 
 
 def hold_steep(curve: Curve, box: Interval) -> Interval:
@@ -253,12 +268,19 @@ def touching(f: Function, derivative: Function, near: Tensor, far: Tensor) -> Te
     return torch.where(s == near, far, t)
 
 
-def intercepts(f: Function, curve: Curve, box: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bounds on f(z) − a·z over a finite box."""
+def intercepts(
+    f: Function, curve: Curve, box: Interval, slope: Tensor, inside: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return bounds on f(z) − a·z over a finite box.
+
+    Tangents touch where their slopes are read, an ulp ``inside`` a bracket, if that is wanted.
+    """
     points = [box.lower, *_inside(curve.inflections, box), box.upper]
     gaps = [f(z) - slope * z for z in points]
     for p, q in itertools.pairwise(points):
         s, t, rise_s, rise_t, crosses = bracket(curve.derivative, slope, p, q)
+        if inside:
+            s, t = torch.nextafter(s, t), torch.nextafter(t, s)
         tangents = f(s) - slope * s + rise_s * (t - s), f(t) - slope * t - rise_t * (t - s)
         extreme = torch.where(rise_s < 0, torch.maximum(*tangents), torch.minimum(*tangents))
         gaps.append(torch.where(crosses, extreme, gaps[0]))
@@ -285,6 +307,41 @@ def bracket(
         same = (derivative(middle) < slope) == below
         s, t = torch.where(same, middle, s), torch.where(same, t, middle)
     return s, t, rise(s, t), rise(t, s), crosses
+
+
+SLOPES = 16
+"""How many times as large as those of f the errors of f′ may be."""
+
+
+@torch.no_grad()
+def curve_leaves(
+    f: Function, curve: Curve, box: Interval, *, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far f may leave two lines on the box, in real arithmetic.
+
+    f − a z is extreme at a vertex or inside a bracket, see ``intercepts``. A slope whose sign was
+    mistaken, by δ, moves an extreme by no more than δ times the width of the box; an inflection
+    point, a tangent or an end of a bracket that lies a few ulps off, by so much times |f′| + |a|.
+    """
+    known = _known(f, curve, box)
+    finite = box.map(lambda end: torch.where(known, end, curve.inside))
+    points = [finite.lower, *_inside(curve.inflections, finite), finite.upper]
+    width = (finite.upper - finite.lower).clamp(min=0)
+    far = torch.maximum(finite.lower.abs(), finite.upper.abs())
+    steep = torch.stack([curve.derivative(z).abs() for z in points]).amax(0)
+    most = torch.stack([f(z).abs() for z in points]).amax(0) + steep * width + floor
+    u, missed = roundoff(width.dtype), []
+    for slope, intercept, side in (
+        (planes.lower_slopes[0], planes.lower_intercept, 0),
+        (planes.upper_slopes[0], planes.upper_intercept, 1),
+    ):
+        gap = intercepts(f, curve, finite, slope, inside=True)[side]
+        turn = steep + slope.abs()
+        lost = gamma(8, width.dtype) * ((1 + errors) * most + slope.abs() * far + intercept.abs())
+        lost = lost + u * (SLOPES * (1 + errors) * (turn + floor) * width + 16 * turn * far)
+        missed.append((intercept - gap if side == 0 else gap - intercept) + lost)
+    found = worst(missed) + least(width.dtype)
+    return found.masked_fill(~known, math.inf)
 
 
 @torch.no_grad()

@@ -26,6 +26,11 @@ def no_others(call: Call, *boxes: Interval) -> Sequence[Tensor | Slopes]:
     return ()
 
 
+def worst(missed: Sequence[Tensor]) -> Tensor:
+    """Return the largest of what was missed, at least 0; what is no number is everything."""
+    return torch.stack(list(missed)).amax(0).clamp(min=0).nan_to_num(torch.inf, torch.inf)
+
+
 @dataclass(frozen=True)
 class Elementwise(DualLayer):
     """The dual layer of (z₁, …) ↦ f(z₁, …) applied to each entry of its perturbed arguments.
@@ -46,6 +51,9 @@ class Elementwise(DualLayer):
             means are made, where these are others than those of ``slopes``.
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
+        errors, floor: as for any dual layer; 0 where f chooses among numbers that are there.
+        leaves: (call, *intervals, planes=, errors=, floor=) → how far f may leave two planes, see
+            ``DualLayer.slack``.
     """
 
     lines: Callable[..., Planes]
@@ -57,6 +65,9 @@ class Elementwise(DualLayer):
     free: Callable[..., Planes] | None = None
     beside: Callable[..., Sequence[Planes]] | None = None
     partial: bool = False
+    errors: float | None = None
+    floor: float = 0.0
+    leaves: Callable[..., Tensor] | None = None
     takes_slopes: ClassVar[bool] = True
 
     @property
@@ -99,6 +110,12 @@ class Elementwise(DualLayer):
         if self.beside is not None:
             return self.beside(call, *boxes, chosen=chosen)
         return self._tried(call, boxes)
+
+    def slack(self, call: Call, *boxes: Interval, planes: Planes) -> Tensor | None:
+        """Return how far f may leave two computed planes on the boxes."""
+        if self.errors is None or self.leaves is None:
+            return None
+        return self.leaves(call, *boxes, planes=planes, errors=self.errors, floor=self.floor)
 
     def _tried(self, call: Call, boxes: Sequence[Interval]) -> list[Planes]:
         """Return the parallel planes, and those of further slopes."""

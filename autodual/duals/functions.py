@@ -160,18 +160,18 @@ ROOT = 2 / math.sqrt(math.pi)
 POWER_OF_CONSTANT = by_curve(_power_of_constant, argument="exponent", partial=True)
 
 TABLE: dict[str, DualLayer | Either] = {
-    "aten.exp.default": smooth(torch.exp, range=(0.0, INF)),
-    "aten.exp2.default": smooth(lambda z: math.log(2) * torch.exp2(z), range=(0.0, INF)),
-    "aten.expm1.default": smooth(torch.exp, range=(-1.0, INF)),
+    "aten.exp.default": smooth(torch.exp, range=(0.0, INF), errors=4),
+    "aten.exp2.default": smooth(lambda z: math.log(2) * torch.exp2(z), range=(0.0, INF), errors=4),
+    "aten.expm1.default": smooth(torch.exp, range=(-1.0, INF), errors=4),
     "aten.pow.Scalar": POWER_OF_CONSTANT,
-    "aten.log.default": smooth(torch.reciprocal, holds=above(0.0)),
-    "aten.log2.default": smooth(_log(2), holds=above(0.0)),
-    "aten.log10.default": smooth(_log(10), holds=above(0.0)),
-    "aten.log1p.default": smooth(lambda z: 1 / (1 + z), holds=above(-1.0)),
-    "aten.sqrt.default": smooth(lambda z: torch.rsqrt(z) / 2, holds=above(0.0)),
-    "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive),
-    "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero),
-    "aten.pow.Tensor_Scalar": by_curve(_power, partial=True),
+    "aten.log.default": smooth(torch.reciprocal, holds=above(0.0), errors=4),
+    "aten.log2.default": smooth(_log(2), holds=above(0.0), errors=4),
+    "aten.log10.default": smooth(_log(10), holds=above(0.0), errors=4),
+    "aten.log1p.default": smooth(lambda z: 1 / (1 + z), holds=above(-1.0), errors=4),
+    "aten.sqrt.default": smooth(lambda z: torch.rsqrt(z) / 2, holds=above(0.0), errors=4),
+    "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive, errors=4),
+    "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero, errors=4),
+    "aten.pow.Tensor_Scalar": by_curve(_power, partial=True, errors=8),
     "aten.pow.Tensor_Tensor": Either((by_curve(_powers, partial=True), POWER_OF_CONSTANT)),
     "aten.sin.default": by_curve(lambda call: SINE),
     "aten.cos.default": by_curve(lambda call: COSINE),
@@ -185,10 +185,10 @@ TABLE: dict[str, DualLayer | Either] = {
     "aten.acos.default": smooth(
         lambda z: -torch.rsqrt(1 - z * z), (0.0,), holds=within(1.0), inside=0.5
     ),
-    "aten.sinh.default": smooth(torch.cosh, (0.0,)),
-    "aten.cosh.default": smooth(torch.sinh, (), (0.0,), range=(1.0, INF)),
+    "aten.sinh.default": smooth(torch.cosh, (0.0,), errors=6),
+    "aten.cosh.default": smooth(torch.sinh, (), (0.0,), range=(1.0, INF), errors=4),
     "aten.atan.default": smooth(
-        lambda z: 1 / (1 + z * z), (0.0,), range=(-math.pi / 2, math.pi / 2)
+        lambda z: 1 / (1 + z * z), (0.0,), range=(-math.pi / 2, math.pi / 2), errors=4
     ),
     "aten.acosh.default": smooth(lambda z: torch.rsqrt(z * z - 1), holds=above(1.0), inside=2.0),
     "aten.atanh.default": smooth(lambda z: 1 / (1 - z * z), (0.0,), holds=within(1.0), inside=0.5),
@@ -201,6 +201,10 @@ TABLE: dict[str, DualLayer | Either] = {
         ),
         accepts=lambda args: args["eps"] is None,
     ),
-    "aten.erf.default": smooth(lambda z: ROOT * torch.exp(-z * z), (0.0,), range=(-1.0, 1.0)),
-    "aten.erfc.default": smooth(lambda z: -ROOT * torch.exp(-z * z), (0.0,), range=(0.0, 2.0)),
+    "aten.erf.default": smooth(
+        lambda z: ROOT * torch.exp(-z * z), (0.0,), range=(-1.0, 1.0), errors=4, floor=1.0
+    ),
+    "aten.erfc.default": smooth(
+        lambda z: -ROOT * torch.exp(-z * z), (0.0,), range=(0.0, 2.0), errors=4, floor=1.0
+    ),
 }

@@ -24,10 +24,12 @@ class IntervalRule(DualLayer):
     Args:
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
         arguments: the schema names of the arguments that may be perturbed.
+        errors: as for any dual layer.
     """
 
     interval: Callable[..., Interval] = by_endpoints
     arguments: tuple[str, ...] = ("self",)
+    errors: float | None = None
     rough: ClassVar[bool] = True
     kind: ClassVar[str] = "interval"
 
@@ -50,7 +52,7 @@ class IntervalRule(DualLayer):
         return f"{', '.join(variables)} += 0, h = u[{out}]₊ + ℓ[{out}]₋, ℓ and u by intervals"
 
 
-MONOTONE = IntervalRule()
+MONOTONE = IntervalRule(errors=0)
 """Each entry of these is nondecreasing in each entry of z: the ends of a box map to the ends."""
 
 
@@ -62,9 +64,9 @@ def heaviside_interval(call: Call, box: Interval) -> Interval:
 
 
 TABLE = {
-    "aten.heaviside.default": IntervalRule(heaviside_interval),
+    "aten.heaviside.default": IntervalRule(heaviside_interval, errors=0),
     "aten.round.default": MONOTONE,
-    "aten.round.decimals": MONOTONE,
+    "aten.round.decimals": IntervalRule(),
     "aten.floor.default": MONOTONE,
     "aten.ceil.default": MONOTONE,
     "aten.trunc.default": MONOTONE,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from autodual.duals.affine import Affine, transpose_by_vjp
+from autodual.duals.affine import Affine, Terms, transpose_by_vjp
 from autodual.duals.arithmetic import corners
 from autodual.duals.base import Call, DualLayer, Either
 from autodual.duals.products import MatrixProduct
@@ -31,6 +31,37 @@ def by_magnitude(*weights: str, bias: str | None = None) -> Callable[..., Interv
         return Interval(center - radius, center + radius)
 
     return interval
+
+
+def absolute(*weights: str, bias: str | None = None) -> Callable[..., Callable[..., Tensor]]:
+    """Return (call, constant) ↦ z ↦ |A| z + |b|: the op at absolute weights, and bias if wanted."""
+
+    def made(call: Call, constant: bool) -> Call:
+        changes = {w: call[w].abs() for w in weights if isinstance(call[w], Tensor)}
+        if bias is not None:
+            kept = call[bias] if constant else None
+            changes[bias] = None if kept is None else kept.abs()
+        return call.replace(changes)
+
+    return made
+
+
+def linear_terms(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return the sizes of a matrix: of a row, with the bias, and of a column."""
+    weight = call["weight"]
+    return weight.shape[-1] + 1, weight.numel() // weight.shape[-1]
+
+
+def _product_terms(other: str) -> Terms:
+    """Return how many products are summed where one factor is constant."""
+
+    def terms(call: Call, read: int, given: int) -> tuple[int, int]:
+        left, right = call["self"], call[other]
+        if isinstance(left, Tensor):
+            return left.shape[-1], given
+        return right.shape[-2 if right.dim() > 1 else -1], given
+
+    return terms
 
 
 def transpose_linear(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
@@ -61,7 +92,13 @@ def matrix_corners(call: Call, x: Interval, y: Interval) -> Interval:
 
 def _product(other: str) -> Either:
     """Return the rules of a matrix product of ``self`` and the argument of this name."""
-    alone = Affine(alone=("self", other), interval=by_magnitude("self", other), linear=True)
+    alone = Affine(
+        alone=("self", other),
+        interval=by_magnitude("self", other),
+        linear=True,
+        terms=_product_terms(other),
+        absolute=absolute("self", other),
+    )
     return Either((alone, MatrixProduct(alone, matrix_corners)))
 
 
@@ -71,12 +108,22 @@ TABLE: dict[str, DualLayer | Either] = {
         interval=by_magnitude("weight", bias="bias"),
         bias="bias",
         transpose=transpose_linear,
+        terms=linear_terms,
+        absolute=absolute("weight", bias="bias"),
     ),
     "aten.matmul.default": _product("other"),
     "aten.mm.default": _product("mat2"),
     "aten.bmm.default": _product("mat2"),
     "aten.mv.default": Affine(
-        alone=("self", "vec"), interval=by_magnitude("self", "vec"), linear=True
+        alone=("self", "vec"),
+        interval=by_magnitude("self", "vec"),
+        linear=True,
+        terms=_product_terms("vec"),
+        absolute=absolute("self", "vec"),
     ),
-    "aten.addmm.default": Affine(alone=("mat1",), interval=_addmm_interval),
+    "aten.addmm.default": Affine(
+        alone=("mat1",),
+        interval=_addmm_interval,
+        terms=lambda call, read, given: (call["mat2"].shape[0] + 4, call["mat2"].shape[1] + 2),
+    ),
 }

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call
-from autodual.duals.elementwise import Elementwise
+from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.relaxed import Planes, Slopes
 from autodual.interval import Interval
+from autodual.rounding import down, gamma, least, up
 
 
 def shares(box: Interval) -> Tensor:
@@ -129,6 +130,41 @@ def _mirrored(planes: Planes) -> Planes:
     )
 
 
+def largest_leaves(
+    call: Call, *boxes: Interval, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far max(z₁, …, zₙ) may leave two planes on a box.
+
+    Above, it does so most where some zⱼ is the largest and all others are where their own terms
+    are, as in ``largest_planes``. Below, for slopes s ≥ 0 with Σ s = 1 − δ, max z − Σ sᵢzᵢ is at
+    least δ·max z, and max z lies between the largest ℓ and the largest u.
+    """
+    box, count = _stacked(boxes), len(boxes)
+    dtype = box.lower.dtype
+    lost = gamma(2 * count + 4, dtype)
+    s, b = torch.stack(list(planes.upper_slopes)), planes.upper_intercept
+    rest = torch.maximum(-s * box.lower, -s * box.upper)
+    alone = torch.maximum((1 - s) * box.lower, (1 - s) * box.upper)
+    size = alone.abs() + rest.abs().sum(0) + b.abs()
+    above = (alone + (rest.sum(0) - rest) - b + lost * size).amax(0)
+    s, b = torch.stack(list(planes.lower_slopes)), planes.lower_intercept
+    least_top, most_top = box.lower.amax(0), box.upper.amax(0)
+    delta, top = 1 - s.sum(0), torch.maximum(least_top.abs(), most_top.abs())
+    at_least = torch.where(delta >= 0, delta * least_top, delta * most_top)
+    size = (1 + s.sum(0) + delta.abs()) * top + b.abs()
+    below = (b - at_least + lost * size).masked_fill((s < 0).any(0), torch.inf)
+    return worst([above + least(dtype), below + least(dtype)])
+
+
+def smallest_leaves(
+    call: Call, *boxes: Interval, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far min(z₁, …, zₙ) may leave two planes on a box, as max(−z) those around it."""
+    turned = map(_negated, boxes)
+    mirrored = _mirrored(planes)
+    return largest_leaves(call, *turned, planes=mirrored, errors=errors, floor=floor)
+
+
 def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None) -> Planes:
     """Enclose log(eᵃ + eᵇ) = b + p(d) with p(d) = log(1 + eᵈ) and d = a − b on [ℓ, u].
 
@@ -148,6 +184,36 @@ def logaddexp_planes(call: Call, a: Interval, b: Interval, slopes: Slopes | None
     gaps = torch.stack([call(d, zero) - slopes[0] * d for d in points])
     rest = torch.stack([(1 - slopes[0] - slopes[1]) * end for end in (b.lower, b.upper)])
     return Planes.with_slopes(slopes, gaps.amin(0) + rest.amin(0), gaps.amax(0) + rest.amax(0))
+
+
+def logaddexp_leaves(
+    call: Call, a: Interval, b: Interval, *, planes: Planes, errors: float, floor: float
+) -> Tensor:
+    """Return how far log(eᵃ + eᵇ) = b + p(a − b) may leave two planes on a box.
+
+    p(d) − s d is largest at an end; it lies above its tangent at any point. (1 − s_a − s_b) b is
+    extreme at an end.
+    """
+    low, high = down(a.lower - b.upper), up(a.upper - b.lower)
+    zero, far = torch.zeros_like(low), torch.maximum(low.abs(), high.abs())
+    most = torch.maximum(b.lower.abs(), b.upper.abs())
+    size = (1 + errors) * (call(high, zero) + floor)
+    missed = []
+    for slopes, intercept, sign in (
+        (planes.upper_slopes, planes.upper_intercept, 1),
+        (planes.lower_slopes, planes.lower_intercept, -1),
+    ):
+        s, rest = slopes[0], 1 - slopes[0] - slopes[1]
+        at = s.clamp(0, 1).logit().nan_to_num(0).clamp(low, high)
+        turn = at.sigmoid() - s
+        tangent = call(at, zero) - s * at + torch.minimum(turn * (low - at), turn * (high - at))
+        ends = torch.maximum(call(low, zero) - s * low, call(high, zero) - s * high)
+        shift = torch.maximum(sign * rest * b.lower, sign * rest * b.upper)
+        gap = (ends - intercept if sign > 0 else intercept - tangent) + shift
+        steep = 1 + slopes[0].abs() + slopes[1].abs()
+        lost = gamma(8, low.dtype) * (size + steep * (8 * far + most) + intercept.abs())
+        missed.append(gap + lost)
+    return worst(missed) + least(low.dtype)
 
 
 def one_alone(call: Call, *boxes: Interval) -> Sequence[Slopes]:
@@ -184,16 +250,49 @@ ANY = ("values",)
 
 TABLE = {
     "aten.maximum.default": Extreme(
-        largest_planes, sign=1, arguments=BOTH, slopes=one_alone, beside=beside
+        largest_planes,
+        slopes=one_alone,
+        beside=beside,
+        sign=1,
+        arguments=BOTH,
+        errors=0,
+        leaves=largest_leaves,
     ),
     "aten.minimum.default": Extreme(
-        smallest_planes, sign=-1, arguments=BOTH, slopes=smallest_alone, beside=beside_below
+        smallest_planes,
+        slopes=smallest_alone,
+        beside=beside_below,
+        sign=-1,
+        arguments=BOTH,
+        errors=0,
+        leaves=smallest_leaves,
     ),
     "autodual.largest": Extreme(
-        largest_planes, sign=1, arguments=ANY, listed=True, free=free_planes, beside=beside
+        largest_planes,
+        free=free_planes,
+        beside=beside,
+        sign=1,
+        arguments=ANY,
+        listed=True,
+        errors=0,
+        leaves=largest_leaves,
     ),
     "autodual.smallest": Extreme(
-        smallest_planes, sign=-1, arguments=ANY, listed=True, free=free_below, beside=beside_below
+        smallest_planes,
+        free=free_below,
+        beside=beside_below,
+        sign=-1,
+        arguments=ANY,
+        listed=True,
+        errors=0,
+        leaves=smallest_leaves,
     ),
-    "aten.logaddexp.default": Elementwise(logaddexp_planes, arguments=BOTH, slopes=tangent),
+    "aten.logaddexp.default": Elementwise(
+        logaddexp_planes,
+        arguments=BOTH,
+        slopes=tangent,
+        errors=6,
+        floor=1.0,
+        leaves=logaddexp_leaves,
+    ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,27 @@ from autodual.duals.base import Call
 
 def transpose_batch_norm(call: Call, nu: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
     """ν_in = γ/√(σ² + ε) ν_out, per channel."""
+    return (nu * _scale(call).reshape(-1, *[1] * (nu.dim() - 3)),)
+
+
+def _scale(call: Call) -> Tensor:
+    """Return γ/√(σ² + ε), per channel."""
     scale = torch.rsqrt(call["running_var"] + call["eps"])
-    if call["weight"] is not None:
-        scale = scale * call["weight"]
-    return (nu * scale.reshape(-1, *[1] * (nu.dim() - 3)),)
+    return scale if call["weight"] is None else scale * call["weight"]
+
+
+def _absolute(call: Call, constant: bool) -> Callable[[Tensor], Tensor]:
+    """Return z ↦ |γ|/√(σ² + ε)(z + |μ|) + |β|: its shift may be much less than its two parts."""
+    scale = _scale(call).abs()
+    shift = call["running_mean"].abs() * scale
+    shift = shift if call["bias"] is None else shift + call["bias"].abs()
+
+    def extent(z: Tensor) -> Tensor:
+        shape = [-1] + [1] * (z.dim() - 2)
+        wide = z * scale.reshape(shape)
+        return wide + shift.reshape(shape) if constant else wide
+
+    return extent
 
 
 BATCH_NORM = Affine(
@@ -25,6 +42,8 @@ BATCH_NORM = Affine(
     interval=scaled,
     transpose=transpose_batch_norm,
     window=lambda call: Window(),
+    terms=lambda call, read, given: (12, 8),
+    absolute=_absolute,
 )
 
 TABLE = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from autodual.duals.base import Call, by_endpoints
-from autodual.duals.elementwise import Elementwise
+from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.relaxed import Lines, Planes
 from autodual.interval import Interval
 
@@ -163,6 +163,21 @@ class Pieces:
             if (i, j) not in both_sides
         ]
 
+    def leaves(
+        self, f: Function, box: Interval, *, planes: Planes, errors: float, floor: float
+    ) -> Tensor:
+        """Return how far f may leave two lines on the box: it does so most at a vertex.
+
+        A breakpoint that is no float is read as the next one, and there f is as large as its size
+        times some slope, which ``errors`` counts.
+        """
+        missed = []
+        for z in self.vertices(box):
+            value = f(z)
+            size = value.abs().clamp(min=floor) * (1 + errors)
+            missed.append(planes.missed(value, (z,), size))
+        return worst(missed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Piecewise(Elementwise):
@@ -184,6 +199,8 @@ def pieces(
     lines: Callable[..., Lines] | None = None,
     free: Callable[..., Lines] | None = None,
     beside: Callable[..., Sequence[Planes]] | None = None,
+    errors: float | None = None,
+    floor: float = 0.0,
 ) -> Piecewise:
     """Return the dual layer of an elementwise op that is linear between breakpoints.
 
@@ -197,6 +214,9 @@ def pieces(
         nondecreasing: whether f is, so that the ends of a box map to the ends.
         argument: the name of the op's input in its schema or forward.
         lines, free, beside: quicker ways to the same lines.
+        errors, floor: how many roundings f as it is computed lies from f at most, relative to the
+            result, or to ``floor``, breakpoints rounded to floats included: 0 for ReLU, 2 for a
+            product with a number. ``rounding=`` needs it, of functions that do not jump.
     """
     shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
@@ -206,6 +226,9 @@ def pieces(
         slopes=partial(_ask, shape, Pieces.slopes),
         free=free,
         beside=beside,
+        errors=errors,
+        floor=floor,
+        leaves=None if jumps else partial(_ask, shape, Pieces.leaves),
         shape=shape,
     )
 
@@ -215,9 +238,11 @@ def _shape(breakpoints: Sequence[NamedBreakpoint], jumps: bool, call: Call) -> P
     return Pieces(_ascending(_read(call, b) for b in breakpoints), jumps)
 
 
-def _ask(shape: Callable[[Call], Pieces], what: Callable[..., Any], call: Call, *args: Any) -> Any:
+def _ask(
+    shape: Callable[[Call], Pieces], what: Callable[..., Any], call: Call, *args: Any, **named: Any
+) -> Any:
     """Ask the pieces of a call, of which ``what`` is a method."""
-    return what(shape(call), call, *args)
+    return what(shape(call), call, *args, **named)
 
 
 def enclose(call: Call, box: Interval, slope: Tensor, breakpoints: Sequence[Breakpoint]) -> Lines:

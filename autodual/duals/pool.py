@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from autodual.duals.affine import Affine, Window, pair
+from autodual.duals.affine import Affine, Window, pair, picks, sums
 from autodual.duals.base import Call, by_endpoints
 from autodual.interval import Interval
 
@@ -24,11 +24,21 @@ def _window(call: Call) -> Window | None:
     return Window(pair(kernel), pair(stride), pair(padding), {"padding": [0, 0]})
 
 
-MEAN = Affine(together=("self",), linear=True)
+def _terms(call: Call, read: int, given: int) -> tuple[int, int]:
+    """Return how many pixels a window has, and that no pixel lies in more windows than that."""
+    kernel = pair(call["kernel_size"])
+    return kernel[0] * kernel[1] + 3, kernel[0] * kernel[1] + 3
+
+
+MEAN = Affine(together=("self",), linear=True, terms=sums)
 DIVIDED = Affine(
-    together=("self",), linear=True, accepts=lambda args: (args["divisor_override"] or 1) > 0
+    together=("self",),
+    linear=True,
+    accepts=lambda args: (args["divisor_override"] or 1) > 0,
+    terms=sums,
 )
-DIVIDED_2D = replace(DIVIDED, window=_window)
+DIVIDED_2D = replace(DIVIDED, window=_window, terms=_terms)
+COPIED = Affine(together=("input",), linear=True, terms=picks)
 INTERPOLATE = Affine(together=("input",), linear=True)
 
 BICUBIC = 2
@@ -59,9 +69,9 @@ TABLE = {
     "aten.adaptive_avg_pool1d.default": MEAN,
     "aten._adaptive_avg_pool2d.default": MEAN,
     "aten._adaptive_avg_pool3d.default": MEAN,
-    "aten.upsample_nearest1d.vec": INTERPOLATE,
-    "aten.upsample_nearest2d.vec": INTERPOLATE,
-    "aten.upsample_nearest3d.vec": INTERPOLATE,
+    "aten.upsample_nearest1d.vec": COPIED,
+    "aten.upsample_nearest2d.vec": COPIED,
+    "aten.upsample_nearest3d.vec": COPIED,
     "aten.upsample_linear1d.vec": INTERPOLATE,
     "aten.upsample_bilinear2d.vec": INTERPOLATE,
     "aten.upsample_trilinear3d.vec": INTERPOLATE,

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autodual.interval import Interval
+from autodual.rounding import gamma, least
 
 Transpose = Callable[[Any, Tensor, Sequence[torch.Size]], Sequence[Tensor]]
 """(call, ν [R, *out], shapes) → Aᵀν [R, *in] per perturbed argument."""
@@ -151,6 +152,19 @@ class Planes:
     def rounding(self, *z: Tensor) -> Interval:
         """Return what rounding may do to the values of the two planes at z."""
         return self.map(torch.abs).ends(*map(torch.abs, z)).map(_rounding)
+
+    def missed(self, value: Tensor, z: Sequence[Tensor], size: Tensor) -> Tensor:
+        """Return how far a value of f at z lies outside the planes, or more.
+
+        Args:
+            value, z: f and its arguments.
+            size: how large an error of f would be, divided by that of one rounding.
+        """
+        ends, sizes = self.ends(*z), self.map(torch.abs).ends(*map(torch.abs, z))
+        lost = gamma(len(z) + 2, value.dtype)
+        below = ends.lower - value + lost * (size + sizes.lower)
+        above = value - ends.upper + lost * (size + sizes.upper)
+        return torch.maximum(below, above) + least(value.dtype)
 
     def about(self, *z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the middle between the planes at z, and half their distance."""

@@ -91,12 +91,12 @@ def hinge(negative: Callable[[Call], float | Tensor]) -> Piecewise:
             slope = torch.where(spanning, chord, outside)
         return enclose(call, box, slope, (0.0,))
 
-    return pieces(0.0, lines=lines)
+    return pieces(0.0, lines=lines, errors=2)
 
 
 TABLE = {
     "aten.relu.default": pieces(
-        0.0, nondecreasing=True, lines=relu_lines, free=relu_free, beside=relu_beside
+        0.0, nondecreasing=True, lines=relu_lines, free=relu_free, beside=relu_beside, errors=0
     ),
     "aten.leaky_relu.default": hinge(lambda call: call["negative_slope"]),
     "aten._prelu_kernel.default": hinge(lambda call: call["weight"]),

@@ -8,7 +8,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from autodual.duals.affine import Affine, Transpose, Window, behind, pair, summed, transpose_by_vjp
+from autodual.duals.affine import (
+    Affine,
+    Transpose,
+    Window,
+    behind,
+    copies,
+    no_sums,
+    pair,
+    picks,
+    summed,
+    sums,
+    transpose_by_vjp,
+)
 from autodual.duals.base import Call, Hole
 
 
@@ -124,21 +136,30 @@ def _padded(call: Call) -> Window | None:
     return Window((1, 1), (1, 1), shift, {"pad": [0, 0, 0, 0]})
 
 
-RESHAPE = Affine(together=("self",), transpose=transpose_reshape, linear=True, reads_one=True)
+RESHAPE = Affine(
+    together=("self",), transpose=transpose_reshape, linear=True, reads_one=True, terms=no_sums
+)
 
 
 def _move(transpose: Transpose = transpose_by_vjp) -> Affine:
     """Return the dual layer of an op that moves entries, each to one place at most."""
-    return Affine(together=("self",), transpose=transpose, linear=True, reads_one=True)
+    return Affine(
+        together=("self",), transpose=transpose, linear=True, reads_one=True, terms=no_sums
+    )
 
 
 MOVE = _move()
 SLICE = Affine(
-    together=("self",), transpose=transpose_slice, linear=True, window=_sliced, reads_one=True
+    together=("self",),
+    transpose=transpose_slice,
+    linear=True,
+    window=_sliced,
+    reads_one=True,
+    terms=no_sums,
 )
-PICK = Affine(together=("self",), linear=True, reads_one=True, repeats=True)
-PAD = Affine(together=("self",), reads_one=True, repeats=True)
-CONSTANT_PAD = Affine(together=("self",), window=_padded, reads_one=True)
+PICK = Affine(together=("self",), linear=True, reads_one=True, repeats=True, terms=picks)
+PAD = Affine(together=("self",), reads_one=True, repeats=True, terms=picks)
+CONSTANT_PAD = Affine(together=("self",), window=_padded, reads_one=True, terms=no_sums)
 
 TABLE = {
     "aten.reshape.default": RESHAPE,
@@ -150,8 +171,8 @@ TABLE = {
     "aten.permute.default": _move(transpose_permute),
     "aten.transpose.int": _move(transpose_transpose),
     "aten.t.default": MOVE,
-    "aten.expand.default": _move(transpose_expand),
-    "aten.repeat.default": MOVE,
+    "aten.expand.default": replace(_move(transpose_expand), terms=copies),
+    "aten.repeat.default": replace(MOVE, terms=copies),
     "aten.slice.Tensor": SLICE,
     "aten.select.int": _move(transpose_select),
     "aten.narrow.default": MOVE,
@@ -176,12 +197,12 @@ TABLE = {
     "aten.pixel_shuffle.default": MOVE,
     "aten.pixel_unshuffle.default": MOVE,
     "aten.cat.default": Affine(
-        together=("tensors",), transpose=transpose_cat, window=_stacked_channels
+        together=("tensors",), transpose=transpose_cat, window=_stacked_channels, terms=no_sums
     ),
-    "aten.stack.default": Affine(together=("tensors",), transpose=transpose_stack),
-    "aten.where.self": Affine(together=("self", "other"), transpose=transpose_where),
-    "aten.index_put.default": Affine(together=("self", "values")),
-    "aten.scatter_add.default": Affine(together=("self", "src")),
-    "aten.slice_scatter.default": Affine(together=("self", "src")),
-    "aten.select_scatter.default": Affine(together=("self", "src")),
+    "aten.stack.default": Affine(together=("tensors",), transpose=transpose_stack, terms=no_sums),
+    "aten.where.self": Affine(together=("self", "other"), transpose=transpose_where, terms=copies),
+    "aten.index_put.default": Affine(together=("self", "values"), terms=sums),
+    "aten.scatter_add.default": Affine(together=("self", "src"), terms=sums),
+    "aten.slice_scatter.default": Affine(together=("self", "src"), terms=no_sums),
+    "aten.select_scatter.default": Affine(together=("self", "src"), terms=no_sums),
 }

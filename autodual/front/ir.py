@@ -188,7 +188,8 @@ class Graph:
     ``nominal``, where a pass needs it, is that input without its perturbation.
     ``caveats`` say why a bound on this graph would not be a certificate for the model. ``ranges``
     are intervals in which values lie for every input, by the way they are made. The graph of a
-    ``straight`` model is looked over on real tensors; see ``stand_ins``.
+    ``straight`` model is looked over on real tensors; see ``stand_ins``. ``rewritten`` are the
+    passes after which numbers are rounded otherwise than by the model.
     """
 
     inputs: tuple[Value, ...]
@@ -201,6 +202,7 @@ class Graph:
     caveats: tuple[str, ...] = ()
     straight: bool = False
     ranges: Mapping[Value, tuple[float, float]] = field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
 
     @property
     def entries(self) -> tuple[Value, ...]:

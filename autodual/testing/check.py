@@ -19,7 +19,7 @@ from autodual.duals.base import for_another
 from autodual.errors import InputError
 from autodual.front.ir import map_leaves
 from autodual.interval import Interval
-from autodual.testing import affine, elementwise, gradients, several
+from autodual.testing import affine, elementwise, exact, gradients, several
 from autodual.testing.case import Case, Z
 from autodual.testing.report import Checked, Tally
 from autodual.testing.strategies import Reach, intervals, ordinary
@@ -247,6 +247,7 @@ def _check_affine(
     ):
         precise = boxes[0].lower.dtype == torch.float64
         note(name, check(rule, call, shapes, generator) if precise else PRECISE)
+    _note_rounding(note, exact.check_affine(rule, call, boxes, generator))
 
 
 def _check_elementwise(
@@ -295,6 +296,7 @@ def _check_elementwise(
     if precise:
         elementwise.check_batch(rule, call, [box, part], [equal, rule.relax(call, part)])
     note("examples do not mix", None if precise else PRECISE)
+    _note_rounding(note, exact.check_planes(rule, call, boxes, generator))
 
 
 def _check_several(
@@ -310,3 +312,10 @@ def _check_several(
     if isinstance(rule, Elementwise):
         apart = several.check_planes(rule, call, boxes, generator)
     note("planes enclose f", apart)
+    _note_rounding(note, exact.check_planes(rule, call, boxes, generator))
+
+
+def _note_rounding(note: Note, apart: str | None) -> None:
+    """Note that what a rule says of rounding holds, if it says something."""
+    if apart != exact.UNASKED:
+        note("rounding is charged", apart)

@@ -11,6 +11,7 @@ from torch import Tensor
 from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
+from autodual.rounding import at_least, at_most
 from autodual.threat.base import Domain, ThreatModel, checked_domain, wide
 from autodual.threat.cut import Cut, Far, Local, Whole
 
@@ -51,6 +52,15 @@ class Ball(ThreatModel):
     def scaled(self, factor: float) -> Ball:
         """Return the ball of radius ``factor`` · ε."""
         return self.with_eps(self.eps * factor)
+
+    def rounded_up(self, x: Tensor) -> Ball:
+        """Return the ball with ε rounded up, and with a domain rounded outward."""
+        twin = copy.copy(self)
+        eps = at_least(self.eps, x)
+        twin.eps = eps if isinstance(self.eps, Tensor) else float(eps)
+        if self.domain is not None:
+            twin.domain = at_most(self.domain[0], x), at_least(self.domain[1], x)
+        return twin
 
     def select(self, x: Tensor, index: Tensor) -> Ball:
         """Return the ball with the radii of the examples at ``index``."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from autodual.brief import brief
 from autodual.errors import DomainError, InputError, UnansweredError
 from autodual.interval import Interval
+from autodual.rounding import reach
 from autodual.threat.cut import Local
 from autodual.threat.polyhedron import Polyhedron
 
@@ -28,6 +29,7 @@ FORMS = {
     "weights": ("deviation",),
     "local": ("deviation",),
     "polyhedron": ("center", "deviation", "interval"),
+    "outward": ("center", "deviation", "interval"),
 }
 """Other forms of a set, and the answers that each of them stands for."""
 
@@ -120,6 +122,19 @@ class ThreatModel(ABC):
     def weights(self, x: Tensor) -> Tensor | None:
         """Return w [N or 1, *] if deviation(ν) = Σⱼ wⱼ|νⱼ| for all ν, else None."""
         return None
+
+    def outward(self, x: Tensor) -> ThreatModel:
+        """Return a set that holds this one, described by numbers that x's dtype holds exactly.
+
+        For ``certify(rounding=)``: its ``center`` is then free of rounding, the ends of its
+        ``interval`` are rounded once, and its ``deviation`` is off by no more than what sums of its
+        nonnegative terms are, twice as many as x has entries and 32 at most.
+        """
+        raise self._lacks("outward", "a set that holds it and is no less when it is rounded")
+
+    def weights_around(self, x: Tensor, box: Interval) -> Tensor | None:
+        """Return w as ``weights`` does, no smaller for being rounded; ``box`` holds the set."""
+        return None if self.weights(x) is None else reach(box, self.center(x))
 
     def local(self, x: Tensor) -> Local | None:
         """Return what ``deviation`` reads if a row needs it only where it is not 0, else None.

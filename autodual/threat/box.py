@@ -10,6 +10,7 @@ from torch import Tensor
 from autodual.brief import brief
 from autodual.errors import InputError, UnansweredError
 from autodual.interval import Interval
+from autodual.rounding import at_least, at_most, reach
 from autodual.threat.ball import Ball
 from autodual.threat.base import Domain, ThreatModel, check_broadcast, checked_domain, inner
 
@@ -80,6 +81,14 @@ class LinfBall(_Boxlike, Ball):
         """Return ε, also where the domain cuts the ball: the projection sees to that."""
         return self.radius(x)
 
+    def outward(self, x: Tensor) -> Ball:
+        """Return the ball with its numbers rounded outward."""
+        return self.rounded_up(x)
+
+    def weights_around(self, x: Tensor, box: Interval) -> Tensor:
+        """Return ε itself, or the radius where the domain cuts the ball."""
+        return self.weights(x) if self.domain is None else reach(box, self.center(x))
+
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
         """Return ε‖ν‖₁, or its weighted form where the domain cuts the ball."""
         if self.domain is None:
@@ -128,6 +137,13 @@ class Box(_Boxlike):
         """Return the boxes of the examples at ``index``."""
         lower, upper = (end.expand_as(x)[index] for end in (self.lower, self.upper))
         return Box(lower, upper, self.domain)
+
+    def outward(self, x: Tensor) -> Box:
+        """Return the box with its ends rounded outward."""
+        lower, upper = at_most(self.lower, x), at_least(self.upper, x)
+        if self.domain is None:
+            return Box(lower, upper)
+        return Box(lower, upper, (at_most(self.domain[0], x), at_least(self.domain[1], x)))
 
     def reversed(self) -> ThreatModel:
         """Refuse: a box does not depend on x, so that its points may come from anywhere."""

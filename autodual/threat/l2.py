@@ -26,6 +26,10 @@ class L2Ball(Ball):
         """Return ε‖ν‖₂, or the ball's support cut by the domain."""
         return self.steps(x, _norm, _far).deviation(nu)
 
+    def outward(self, x: Tensor) -> Ball:
+        """Return the ball with its numbers rounded outward."""
+        return self.rounded_up(x)
+
     def local(self, x: Tensor) -> Local:
         """Return the ball as rows see it."""
         return self.steps(x, _norm, _far)

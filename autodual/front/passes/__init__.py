@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autodual.front.ir import Graph, check
 from autodual.front.passes.attention import attend
 from autodual.front.passes.batch_norm import nominal_batch_norm
@@ -48,6 +50,22 @@ PIPELINE = (
 )
 
 
+SAME_NUMBERS = frozenset(
+    {
+        views_to_reshapes,
+        remove_dead_code,
+        fill_by_shape,
+        unflatten_linear,
+        set_apart,
+        stop_gradients,
+        remove_identities,
+        slice_max_pools,
+        note_ranges,
+    }
+)
+"""Those after which the same numbers are computed, but for the order in which sums are added up."""
+
+
 def simplify(graph: Graph) -> Graph:
     """Run the whole pipeline, checking the graph after every pass that changes it.
 
@@ -55,5 +73,9 @@ def simplify(graph: Graph) -> Graph:
     """
     for rewrite in PIPELINE:
         rewritten = rewrite(graph)
-        graph = graph if rewritten is graph else check(rewritten)
+        if rewritten is graph:
+            continue
+        if rewrite not in SAME_NUMBERS:
+            rewritten = replace(rewritten, rewritten=(*graph.rewritten, rewrite.__name__))
+        graph = check(rewritten)
     return graph

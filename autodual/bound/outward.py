@@ -1,0 +1,334 @@
+"""What rounding may do to a bound, charged where it arises.
+
+Rows act on z − z⁰ for the *computed* references z⁰, and the rows themselves are taken as computed.
+Let D be how far z can lie from z⁰ (from intervals that are rounded outward). At an op f(z) = Az + b
+with computed reference f⁰, and for a row ν whose ν_in was computed,
+
+    ν·(f(z) − f⁰) = ν_in·(z − z⁰) + (Aᵀν − ν_in)·(z − z⁰) + ν·(Az⁰ + b − f⁰),
+
+and the two errors are at most |ν|·(γ|A|D + γ(|A||z⁰| + |b|)) and what underflows: one more radius
+for the op's value. At an op between two planes their own values at z⁰ are rounded, their slopes
+times ν, and f may leave the computed planes by what its rule tells. A deployed network computes
+f(z) + e in place of f(z), |e| ≤ γ(|A||z| + |b|): the same radius once more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodual.bound.plan import Plan, Step
+from autodual.duals import (
+    REGISTRY,
+    Affine,
+    Call,
+    DualLayer,
+    Elementwise,
+    MatrixProduct,
+    Planes,
+    Product,
+    Relaxed,
+)
+from autodual.duals.affine import copies, no_sums, picks
+from autodual.duals.intervals import IntervalRule
+from autodual.errors import UnsupportedOpError
+from autodual.front.ir import Node, Value
+from autodual.interval import Interval
+from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
+
+EXACT = frozenset(
+    f"aten.{op}.default"
+    for op in (
+        "alias",
+        "arange",
+        "clone",
+        "detach",
+        "embedding",
+        "eye",
+        "full",
+        "ones",
+        "scalar_tensor",
+        "zeros",
+    )
+)
+"""Further ops that compute constants without rounding."""
+
+
+def check_rounded(plan: Plan) -> None:
+    """Raise unless every error of rounding in a plan's network is known.
+
+    Raises:
+        UnsupportedOpError: ops whose errors nobody has told, and constants that are computed.
+    """
+    graph = plan.graph
+    missing = [
+        f"{step.node.where}: {_untold(step.rule)}" for step in plan.steps if _untold(step.rule)
+    ]
+    missing += [
+        f"{node.where}: a constant that is computed in floating point, so that the network in real "
+        "arithmetic has another; store it in a parameter or buffer"
+        for node in graph.prelude
+        if not _is_exact(node)
+    ]
+    if plan.rounding == "deployed":
+        missing += [
+            f"the pass {name} writes ops in others, which are rounded otherwise than the model's"
+            for name in graph.rewritten
+        ]
+    if missing:
+        raise UnsupportedOpError(
+            f"rounding={plan.rounding!r} ({ROUNDINGS[plan.rounding or 'outward']}): "
+            f"{len(missing)} operation(s) may be rounded nobody knows how:\n  "
+            + "\n  ".join(missing)
+        )
+
+
+def _untold(rule: DualLayer) -> str:
+    """Return what a rule does not tell; nothing if it tells all."""
+    if isinstance(rule, Affine):
+        return "" if rule.terms else "give its Affine rule terms="
+    if isinstance(rule, Elementwise):
+        told = rule.errors is not None and rule.leaves is not None
+        return "" if told else "its rule has no errors= and leaves="
+    if isinstance(rule, MatrixProduct):
+        return "" if rule.factor.terms else "give the Affine rule of its factors terms="
+    if isinstance(rule, IntervalRule):
+        return "" if rule.errors == 0 else "its rule has no errors=0"
+    return f"its dual layer ({rule.kind}) does not say how it is rounded"
+
+
+def _is_exact(node: Node) -> bool:
+    """Return whether a constant is computed without rounding."""
+    if not node.out.dtype.is_floating_point or node.op in EXACT:
+        return True
+    rule = REGISTRY.get(node.op)
+    moves = isinstance(rule, Affine) and rule.terms in (no_sums, copies, picks)
+    return moves and all(v.dtype == node.out.dtype for v in node.inputs if _is_float(v))
+
+
+def _is_float(value: Value) -> bool:
+    return value.dtype.is_floating_point
+
+
+@dataclass(frozen=True, eq=False)
+class Charge:
+    """What rounding may add at an op: Σⱼ rⱼ|νⱼ| + floor for each row ν at its value.
+
+    Attributes:
+        radius: in the layout of the value.
+        floor: [N], what underflows.
+    """
+
+    radius: Tensor
+    floor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """A value that an op reads.
+
+    Attributes:
+        box: an interval of it that holds whatever is rounded.
+        reference: z⁰.
+        reads: how many ops read the value: so many rows are added up there.
+    """
+
+    box: Interval
+    reference: Tensor
+    reads: int
+
+    @property
+    def far(self) -> Tensor:
+        """D, how far the value can lie from z⁰."""
+        return reach(self.box, self.reference)
+
+    @property
+    def size(self) -> Tensor:
+        """|z⁰| + D, more than the value can be."""
+        return self.reference.abs() + self.far
+
+
+def image(step: Step, call: Call, boxes: Sequence[Interval], batch: int, twice: bool) -> Interval:
+    """Return an interval of an op's value that holds whatever is rounded.
+
+    Args:
+        step, call: the op.
+        boxes: intervals of its perturbed arguments that do.
+        batch: the number of examples.
+        twice: whether the op itself is rounded, too.
+    """
+    rule = step.rule
+    if isinstance(rule, Affine):
+        return _affine_image(step, rule, call, boxes, batch, twice)
+    found = rule.interval(call, *boxes)
+    if isinstance(rule, MatrixProduct):
+        return _product_image(step, call, found, boxes, batch, twice)
+    if rule.errors == 0:
+        return found
+    assert rule.errors is not None
+    share = (rule.errors + 4) * (1 + twice) * roundoff(found.lower.dtype)
+
+    def lost(end: Tensor) -> Tensor:
+        return share * end.abs().clamp(min=rule.floor) + least(end.dtype)
+
+    return Interval(found.lower - lost(found.lower), found.upper + lost(found.upper))
+
+
+def _product_image(
+    step: Step, call: Call, found: Interval, boxes: Sequence[Interval], batch: int, twice: bool
+) -> Interval:
+    """Widen what was found for a product of matrices by γ f(|x|, |y|)."""
+    x, y = (torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes)
+    ahead, dtype = x.shape[-1] + 2, x.dtype
+    share = _share(ahead, ahead, dtype, twice)
+    lost = share * call(x + least(dtype) / share, y + least(dtype) / share)
+    lost = lost + _underflow(step, ahead, (x, y), batch)
+    return Interval(down(found.lower - lost), up(found.upper + lost))
+
+
+def _affine_image(
+    step: Step, rule: Affine, call: Call, boxes: Sequence[Interval], batch: int, twice: bool
+) -> Interval:
+    """Return A c + b ± (|A| r + γ(|A||c| + |b|)) for centers c and radii r ≥ |z − c|."""
+    ahead, _ = _terms(step, rule, call)
+    if ahead == 0:
+        return rule.interval(call, *boxes)
+    centers = [box.center for box in boxes]
+    radii = [reach(box, c) for box, c in zip(boxes, centers, strict=True)]
+    middle, dtype = call(*centers), centers[0].dtype
+    share = _share(ahead, ahead, dtype, twice)
+    sizes = [c.abs() + r + least(dtype) / share for c, r in zip(centers, radii, strict=True)]
+    spread = rule.extent(call, *radii, constant=False) * (1 + gamma(ahead, dtype))
+    spread = spread + share * rule.extent(call, *sizes) + _underflow(step, ahead, sizes, batch)
+    return Interval(down(middle - spread), up(middle + spread))
+
+
+def charge(
+    step: Step,
+    call: Call,
+    relaxed: Relaxed,
+    read: Sequence[Reached],
+    found: Interval,
+    batch: int,
+    twice: bool,
+) -> Charge | None:
+    """Return what rounding may add at an op; None where nothing is rounded.
+
+    Args:
+        step, call, relaxed: the op.
+        read: its perturbed arguments.
+        found: the interval of its value.
+        batch, twice: as for ``image``.
+    """
+    if isinstance(step.rule, Affine):
+        return _affine(step, step.rule, call, read, batch, twice)
+    if isinstance(relaxed, Product):
+        return _product(step, call, relaxed, read, batch, twice)
+    assert isinstance(relaxed, Planes)
+    return _planes(step, call, relaxed, read, found, batch, twice)
+
+
+def _affine(
+    step: Step, rule: Affine, call: Call, read: Sequence[Reached], batch: int, twice: bool
+) -> Charge | None:
+    """Return γ(|A|(|z⁰| + D) + |b|)."""
+    ahead, back = _terms(step, rule, call)
+    back += max(value.reads for value in read) - 1
+    far = [value.far for value in read]
+    dtype = far[0].dtype
+    if ahead == back == 0:
+        return None
+    floor = _floor(step, back, far, batch)
+    if ahead == 0:
+        radius = gamma(back, dtype) * rule.extent(call, *far, constant=False)
+        return Charge(radius + least(dtype), floor)
+    share = _share(max(ahead, back), ahead, dtype, twice)
+    sizes = [value.size + least(dtype) / share for value in read]
+    radius = share * rule.extent(call, *sizes) + _underflow(step, ahead, sizes, batch)
+    return Charge(radius, floor)
+
+
+def _planes(
+    step: Step,
+    call: Call,
+    planes: Planes,
+    read: Sequence[Reached],
+    found: Interval,
+    batch: int,
+    twice: bool,
+) -> Charge:
+    """Return what f leaves the planes by, and the errors of their heights at z⁰ and of slopes."""
+    dtype = found.lower.dtype
+    z = () if planes.are_flat else tuple(value.reference.abs() for value in read)
+    heights = planes.map(torch.abs).ends(*z)
+    count = len(read) + 4
+    radius = gamma(count, dtype) * (heights.lower + heights.upper) + least(dtype)
+    far = [value.far for value in read]
+    if not planes.are_flat:
+        missed = step.rule.slack(call, *(value.box for value in read), planes=planes)
+        assert missed is not None
+        radius = radius + missed
+        back = gamma(2 + max(value.reads for value in read), dtype)
+        for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
+            radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
+        if twice and step.rule.errors:
+            most = torch.maximum(found.lower.abs(), found.upper.abs()).clamp(min=step.rule.floor)
+            radius = radius + (step.rule.errors + 1) * roundoff(dtype) * most + least(dtype)
+    return Charge(radius * (1 + gamma(count, dtype)), _floor(step, 1, far, batch))
+
+
+def _product(
+    step: Step, call: Call, product: Product, read: Sequence[Reached], batch: int, twice: bool
+) -> Charge:
+    """Return what the rest is larger by than was computed, and γ of all other products."""
+    centers, dtype = product.centers, product.rest.dtype
+    far = [value.far for value in read]
+    rows, columns = product.rest.shape[-2:]
+    alike = read[0].box.lower.shape[:-2] == read[1].box.lower.shape[:-2]
+    back = max(rows, columns) if alike else step.out.numel
+    back += max(value.reads for value in read)
+    ahead = centers[0].shape[-1] + 4
+    share = _share(max(ahead, back), ahead, dtype, False)
+    c_x, c_y = (c.abs() + least(dtype) / share for c in centers)
+    x, y = (value.size + least(dtype) / share for value in read)
+    lost = call(x, c_y) + call(c_x, y) + call(c_x, c_y)
+    lost = lost + call(x, y) if twice else lost
+    rest = call(*(reach(value.box, c) for value, c in zip(read, centers, strict=True)))
+    beyond = (rest * (1 + 2 * gamma(ahead, dtype)) - product.rest).clamp(min=0)
+    sizes = (x, y, c_x, c_y)
+    lost = share * lost + _underflow(step, ahead, sizes, batch)
+    return Charge(up(beyond + lost), _floor(step, back, far, batch))
+
+
+def _terms(step: Step, rule: Affine, call: Call) -> tuple[int, int]:
+    """Return how many numbers are rounded on the way ahead and back."""
+    assert rule.terms is not None
+    return rule.terms(call, min(v.numel for v in step.variables), step.out.numel)
+
+
+def _share(count: int, ahead: int, dtype: torch.dtype, twice: bool) -> float:
+    """Return γ of ``count``, for a sum of ``ahead`` sizes that is rounded too."""
+    return (1 + twice) * gamma(count, dtype) * (1 + gamma(ahead, dtype))
+
+
+def _total(values: Sequence[Value], sizes: Sequence[Tensor], batch: int) -> Tensor:
+    """Return the sum of all sizes of each example, [N]."""
+    pairs = zip(itertools.cycle(values), sizes, strict=False)
+    each = (v.per_example(s, batch).flatten(1).sum(1) for v, s in pairs)
+    return sum(each, torch.zeros(batch, dtype=sizes[0].dtype, device=sizes[0].device))
+
+
+def _underflow(step: Step, ahead: int, sizes: Sequence[Tensor], batch: int) -> Tensor:
+    """Return what may underflow on the way ahead, where subnormal numbers are kept or not."""
+    most = 1 + _total(step.variables, sizes, batch)
+    return step.out.spread(least(most.dtype) * (ahead + 1) * most)
+
+
+def _floor(step: Step, back: int, far: Sequence[Tensor], batch: int) -> Tensor:
+    """Return what may underflow on the way back, and in products of the radius and a row, [N]."""
+    most = _total(step.variables, far, batch)
+    return least(most.dtype) * ((back + 1) * most + step.out.numel)

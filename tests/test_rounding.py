@@ -1,0 +1,582 @@
+"""Bounds that hold whatever is rounded, against networks in rational arithmetic."""
+
+import itertools
+from fractions import Fraction
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autodual as ad
+from autodual.bound import module
+from autodual.bound.estimators import exact
+from autodual.duals import REGISTRY, Elementwise
+from autodual.errors import InputError, UnsupportedOpError
+from tests.coarse import coarse
+from tests.exactly import SMOOTH, Attend, Twice, evaluate, rational
+
+METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
+DTYPES = torch.float32, torch.float64
+
+
+def mlp(*sizes):
+    modules = [m for n, k in itertools.pairwise(sizes) for m in (nn.Linear(n, k), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *modules[:-1])
+
+
+def cancelling(dtype, scale, depth=1):
+    """Units in pairs that are alike but for their last digits, of which the next layer takes the
+    differences."""
+    net = mlp(36, *[8] * depth, 3).to(dtype)
+    with torch.no_grad():
+        for layer in net[1::2]:
+            layer.weight.mul_(scale)
+            half = layer.weight[1::2]
+            half.copy_(layer.weight[::2][: len(half)] + torch.randn_like(half))
+            layer.bias.mul_(scale)
+        last = net[-1].weight
+        last.copy_(torch.randn_like(last))
+        last[:, 1::2] = -last[:, ::2]
+    return net
+
+
+def nets():
+    """Networks of every kind of op that exact evaluation knows."""
+    return {
+        "dense": mlp(36, 8, 8, 3),
+        "affine": mlp(36, 3),
+        "strides": nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(36, 3),
+        ),
+        "pools": nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.LeakyReLU(0.1),
+            nn.MaxPool2d(2),
+            nn.AvgPool2d((2, 1)),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        "residual": nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1),
+            nn.ReLU(),
+            Twice(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())),
+            nn.Flatten(),
+            nn.Linear(36, 8),
+            nn.Hardtanh(-0.3, 0.7),
+            Twice(Twice(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))),
+            nn.Linear(8, 3),
+        ),
+    }
+
+
+def worst_points(net, x, C, eps):
+    """For each row and example the corner of the ball that the gradient points to, in fractions."""
+    z = x.clone().requires_grad_()
+    e, points = Fraction(eps), []
+    for c in C:
+        (g,) = torch.autograd.grad((net(z).flatten(1) @ c).sum(), z)
+        points.append([rational(v) - rational(s) * e for v, s in zip(x, g.sign(), strict=True)])
+    return points
+
+
+def values_at(net, C, points):
+    """Exact values of C z, [S, points, N]."""
+    rows = rational(C)
+    each = [[rows @ evaluate(net, p).reshape(-1) for p in of_row] for of_row in points]
+    return np.array(each, dtype=object).transpose(2, 0, 1)
+
+
+def excess(bound, values):
+    """By how much lower bounds [N, S] exceed exact values, at most."""
+    low = bound.T.tolist()
+    return max(
+        (
+            Fraction(b) - v
+            for of_row, of_points in zip(low, values, strict=True)
+            for each in of_points
+            for b, v in zip(of_row, each, strict=True)
+            if np.isfinite(b)
+        ),
+        default=-np.inf,
+    )
+
+
+def lower(net, x, C, eps, bounds="ibp&dual", **options):
+    with torch.no_grad():
+        return ad.certify(net, eps, bounds=bounds, **options).lower_bound(x, C)
+
+
+@pytest.mark.parametrize("name", list(nets()))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outward_bounds_hold_in_real_arithmetic(name, dtype):
+    torch.manual_seed(0)
+    net = nets()[name].to(dtype)
+    for eps, scale in ((0.0, 64.0), (0.1, 1.0)):
+        x = scale * torch.randn(1, 1, 6, 6, dtype=dtype)
+        C = torch.randn(3, 3, dtype=dtype)
+        values = values_at(net, C, worst_points(net, x, C, eps))
+        for bounds in METHODS:
+            for rounding in ("outward", "deployed"):
+                found = lower(net, x, C, eps, bounds, rounding=rounding)
+                assert found.isfinite().all()
+                assert excess(found, values) <= 0, (bounds, rounding, eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [2.0**12, 2.0**22])
+def test_differences_of_large_numbers(dtype, scale):
+    torch.manual_seed(1)
+    net = cancelling(dtype, scale, depth=2)
+    x, C = torch.randn(3, 1, 6, 6, dtype=dtype), torch.randn(12, 3, dtype=dtype)
+    values = values_at(net, C, worst_points(net, x, C[:4], 1e-6))
+    for bounds in METHODS:
+        assert excess(lower(net, x, C, 1e-6, bounds), values) > 0
+        assert excess(lower(net, x, C, 1e-6, bounds, rounding="outward"), values) <= 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", ["tiny", "subnormal", "huge"])
+def test_numbers_at_the_ends_of_the_range(dtype, size):
+    """Weights so small that products underflow, and so large that sums nearly overflow."""
+    torch.manual_seed(2)
+    info = torch.finfo(dtype)
+    factor = {"tiny": info.tiny * 64, "subnormal": info.tiny / 64, "huge": info.max / 2**14}[size]
+    net = mlp(36, 8, 3).to(dtype)
+    with torch.no_grad():
+        net[1].weight.mul_(factor)
+        net[1].bias.mul_(factor)
+    x, C = torch.randn(2, 1, 6, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+    values = values_at(net, C, worst_points(net, x, C, 0.01))
+    for bounds in METHODS:
+        found = lower(net, x, C, 0.01, bounds, rounding="outward")
+        assert excess(found, values) <= 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_units_that_are_stable_by_less_than_an_ulp(dtype):
+    """|b| is the unit's radius to the last digit, where its interval's end is rounded to 0."""
+    eps, net = 0.1, nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
+    torch.manual_seed(3)
+    net = net.to(dtype)
+    x, C = torch.zeros(1, 1, 6, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+    with torch.no_grad():
+        net[1].bias.copy_(-eps * net[1].weight.abs().sum(1))
+    exact = rational(net[1].bias) + Fraction(eps) * abs(rational(net[1].weight)).sum(1)
+    assert any(v > 0 for v in exact), "some unit must be unstable by less than an ulp"
+    corners = [[Fraction(eps) * rational(w.sign()).reshape(1, 6, 6)] for w in net[1].weight]
+    values = values_at(net, C, corners)
+    for bounds in METHODS:
+        found = lower(net, x, C, eps, bounds, rounding="outward")
+        assert excess(found, values) <= 0
+
+
+def forward(net, x, order, dtype):
+    """A dense network in floats, its sums in a given order: each product and sum rounded."""
+    z = x.flatten().tolist()
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    for layer in net:
+        if isinstance(layer, nn.ReLU):
+            z = [max(v, kind(0)) for v in z]
+        if isinstance(layer, nn.Linear):
+            weights, biases = layer.weight.tolist(), layer.bias.tolist()
+            z = [order(row, z, b, kind) for row, b in zip(weights, biases, strict=True)]
+    return z
+
+
+def in_turn(row, z, bias, kind):
+    total = kind(bias)
+    for w, v in zip(row, z, strict=True):
+        total = kind(total + kind(w) * kind(v))
+    return total
+
+
+def backwards(row, z, bias, kind):
+    total = kind(0)
+    for w, v in zip(row[::-1], z[::-1], strict=True):
+        total = kind(total + kind(w) * kind(v))
+    return kind(total + kind(bias))
+
+
+def pairwise(row, z, bias, kind):
+    terms = [kind(bias), *(kind(kind(w) * kind(v)) for w, v in zip(row, z, strict=True))]
+    while len(terms) > 1:
+        odd = terms[-1:] if len(terms) % 2 else []
+        terms = [kind(a + b) for a, b in zip(terms[::2], terms[1::2], strict=False)] + odd
+    return terms[0]
+
+
+def by_size(sign):
+    def sorted_sum(row, z, bias, kind):
+        products = [kind(kind(w) * kind(v)) for w, v in zip(row, z, strict=True)]
+        total = kind(0)
+        for term in sorted([kind(bias), *products], key=lambda t: sign * t):
+            total = kind(total + term)
+        return total
+
+    return sorted_sum
+
+
+def fused(row, z, bias, kind):
+    """Fused multiply-add: one rounding for each product and sum."""
+    total = kind(bias)
+    for w, v in zip(row, z, strict=True):
+        exact = Fraction(float(total)) + Fraction(float(w)) * Fraction(float(v))
+        total = kind(float(exact)) if kind is np.float64 else kind(np.float64(float(exact)))
+    return total
+
+
+ORDERS = {
+    "in turn": in_turn,
+    "backwards": backwards,
+    "pairwise": pairwise,
+    "ascending": by_size(1),
+    "descending": by_size(-1),
+    "fused": fused,
+}
+
+
+@pytest.mark.parametrize(("scale", "eps"), [(1.0, 2.0**-10), (2.0**12, 2.0**-40)])
+def test_the_deployed_network_in_any_order(scale, eps):
+    torch.manual_seed(4)
+    dtype = torch.float32
+    net = cancelling(dtype, scale, depth=2)
+    x, C = torch.randn(2, 1, 6, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+    bounds = {r: lower(net, x, C, eps, rounding=r) for r in (None, "deployed")}
+    broken, rows = 0, rational(C)
+    for i, example in enumerate(x):
+        lo, hi = (torch.nextafter(example + s * eps, example) for s in (-1, 1))
+        for order in ORDERS.values():
+            point = torch.where(torch.rand_like(lo) < 0.5, lo, hi)
+            z = [Fraction(float(v)) for v in forward(net, point, order, dtype)]
+            values = rows @ np.array(z, dtype=object)
+            for s, value in enumerate(values):
+                assert Fraction(float(bounds["deployed"][i, s])) <= value
+                broken += Fraction(float(bounds[None][i, s])) > value
+    assert broken or scale == 1.0, "the plain bound held in every order: this net shows nothing"
+
+
+SETS = {
+    "ℓ∞ in a domain": ad.LinfBall(0.125, domain=(-0.5, 0.5)),
+    "ℓ2": ad.L2Ball(0.3),
+    "ℓ2 in a domain": ad.L2Ball(0.7, domain=(-0.7, 0.7)),
+    "ℓ1": ad.L1Ball(0.3),
+    "ℓ1 in a domain": ad.L1Ball(1.1, domain=(-0.7, 0.7)),
+    "box": ad.Box(torch.full((1, 6, 6), -0.1).double(), torch.full((1, 6, 6), 0.3).double()),
+    "union": ad.Union(ad.LinfBall(0.01), ad.L2Ball(0.1)),
+}
+
+
+def inside(threat, point, x):
+    """Whether a point, in fractions, lies in the set around x, exactly."""
+    if isinstance(threat, ad.Union):
+        return any(inside(member, point, x) for member in threat.members)
+    p, step = point.reshape(-1), (point - rational(x)).reshape(-1)
+    if threat.domain is not None:
+        lo, hi = map(Fraction, threat.domain)
+        if any(v < lo or v > hi for v in p):
+            return False
+    if isinstance(threat, ad.Box):
+        ends = rational(threat.lower).reshape(-1), rational(threat.upper).reshape(-1)
+        return bool(all((ends[0] <= p) & (p <= ends[1])))
+    eps = Fraction(threat.eps)
+    if isinstance(threat, ad.LinfBall):
+        return max(abs(step)) <= eps
+    if isinstance(threat, ad.L1Ball):
+        return sum(abs(step)) <= eps
+    return sum(step * step) <= eps * eps
+
+
+@pytest.mark.parametrize("name", list(SETS))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_set(name, dtype):
+    """A linear model over points at the edge of the set, and a deeper one."""
+    torch.manual_seed(5)
+    threat, tried, broken = SETS[name], 0, 0
+    for net in (mlp(36, 3).to(dtype), cancelling(dtype, 2.0**14)):
+        x = torch.randint(-2048, 2048, (4, 1, 6, 6)).to(dtype) / 4096  # x ± ε is exact
+        C = torch.randn(6, 3, dtype=dtype)
+        bounds = {r: lower(net, x, C, threat, "ibp&dual", rounding=r) for r in (None, "outward")}
+        z = x.clone().requires_grad_()
+        for s, c in enumerate(C):
+            (g,) = torch.autograd.grad((net(z).flatten(1) @ c).sum(), z)
+            ends = [(m, m.maximizer(x, -g)) for m in threat.members]
+            for i, (member, point) in itertools.product(range(4), ends):
+                step = rational(point[i]) - rational(member.center(x)[i])
+                for back in (Fraction(0), Fraction(1, 2**22), Fraction(1, 2**10)):
+                    inner = rational(member.center(x)[i]) + step * (1 - back)
+                    if not inside(member, inner, x[i]):
+                        continue
+                    value = rational(c) @ evaluate(net, inner).reshape(-1)
+                    assert Fraction(float(bounds["outward"][i, s])) <= value
+                    broken += Fraction(float(bounds[None][i, s])) > value
+                    tried += 1
+    assert tried > 10
+    assert broken or name == "ℓ2 in a domain", "the plain bound held: these cases show nothing"
+
+
+def test_epsilon_is_no_less_than_was_said():
+    """0.3 as a float32 is more than 0.3, and 0.7 is less: a model that is the identity tells."""
+    net = nn.Sequential(nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
+    for eps in (0.3, 0.7, 0.1):
+        found = lower(net, torch.zeros(1, 1), torch.eye(2)[:1], eps, rounding="outward")
+        assert Fraction(float(found)) <= -Fraction(eps)
+
+
+class OwnReLU(nn.Module):
+    def forward(self, z):
+        return z.clamp(min=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rounding": "up"}, "is none"),
+        ({"rounding": "outward", "optimize": 3}, "one pass"),
+        ({"rounding": "outward", "estimator": ad.Cauchy(10)}, "exact sums"),
+        ({"rounding": "outward", "compile": True}, "exact sums"),
+        ({"rounding": "outward", "bounds": ad.LP()}, "one pass"),
+        ({"rounding": "outward", "choose": {"1": "forward"}}, "choose="),
+    ],
+)
+def test_options_that_exclude_each_other(options, said):
+    with pytest.raises(InputError, match=said):
+        ad.certify(mlp(4, 3, 2), 0.1, **options)
+
+
+def test_questions_that_know_nothing_of_rounding():
+    net = ad.certify(mlp(4, 3, 2), 0.1, rounding="outward")
+    x, C = torch.randn(2, 4), torch.eye(2)
+    for ask in (
+        lambda: net.lp(x, C),
+        lambda: net.exact(x),
+        lambda: net.emit(x),
+        lambda: net.by(ad.Optimised(3)),
+        lambda: net.relax(x, slopes={"relu": torch.zeros(2, 3)}),
+        lambda: ad.robust_loss(net, x, torch.tensor([0, 1]), fused=True),
+    ):
+        with pytest.raises(InputError, match="rounding="):
+            ask()
+
+
+def test_ops_whose_errors_nobody_told():
+    """A rule of the user's, and constants that are computed."""
+    rule = Elementwise(lambda call, box, slope: None, arguments=("input",))
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanhshrink(), OwnReLU())
+    certified = ad.certify(net, 0.1, rounding="outward", rules={nn.Tanhshrink: rule})
+    with pytest.raises(UnsupportedOpError, match="errors="):
+        certified(torch.randn(1, 4))
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU())
+    with pytest.raises(UnsupportedOpError, match="constant that is computed"):
+        ad.certify(net, 0.1, rounding="outward")(torch.randn(1, 4))
+
+
+def test_numbers_that_are_refused():
+    net = ad.certify(mlp(4, 3, 2), 0.1, rounding="outward")
+    torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(InputError, match="subnormal"):
+            net(torch.randn(1, 4))
+    finally:
+        torch.set_flush_denormal(False)
+    with pytest.raises(InputError, match="holds exactly"):
+        net.holds(torch.randn(1, 4), ad.All(torch.tensor([[0.1, 0.2]]).double() / 3, [0.0]))
+
+
+def test_certificates_say_it_and_every_question_is_answered():
+    torch.manual_seed(6)
+    model, x = mlp(4, 6, 3), torch.randn(3, 4)
+    net = ad.certify(model, 0.05, rounding="deployed")
+    cert, plain = net(x), ad.certify(model, 0.05)(x)
+    assert cert.rounding == "deployed"
+    assert "rounding='deployed'" in str(cert)
+    assert "rounding='deployed'" in repr(net)
+    assert "own floating-point numbers" in str(net.explain(x))
+    assert (cert.margins <= plain.margins).all()
+    assert torch.allclose(cert.margins, plain.margins, atol=1e-4)
+    box, wide = ad.certify(model, 0.05).bounds(x), net.bounds(x)
+    assert (wide.lower <= box.lower).all()
+    assert (wide.upper >= box.upper).all()
+    assert (net.radius(x) <= ad.certify(model, 0.05).radius(x) * 1.0001).all()
+    within, tight = net.within(x, 0.5).margins, ad.certify(model, 0.05).within(x, 0.5).margins
+    assert (within <= tight).all()
+    held = net.holds(x, ad.AtLeastOne(torch.eye(3), [0.0, 0.0, 0.0]))
+    assert held.rounding == "deployed"
+    assert net.prepare(x).solve(torch.eye(3)).lower.shape == (3, 3)
+    with pytest.raises(InputError, match="join"):
+        ad.Certificate.cat([cert, plain])
+
+
+def test_the_loss_has_the_gradient_of_the_plain_one():
+    torch.manual_seed(7)
+    model, x, y = mlp(4, 6, 3).double(), torch.randn(3, 4).double(), torch.tensor([0, 1, 2])
+    for bounds in METHODS:
+        grads = []
+        for rounding in (None, "outward"):
+            model.zero_grad()
+            ad.robust_loss(
+                ad.certify(model, 0.05, bounds=bounds, rounding=rounding), x, y
+            ).backward()
+            grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert torch.allclose(*grads, rtol=1e-6)
+
+
+def test_parts_and_chunks_are_charged_alike(monkeypatch):
+    torch.manual_seed(8)
+    net, x = nets()["strides"], torch.randn(6, 1, 6, 6)
+    whole = ad.certify(net, 0.05, rounding="outward")(x).margins
+    with monkeypatch.context() as few:
+        few.setattr(exact, "CACHE_BYTES", 2**12)
+        few.setattr(module, "PART", 1e6)
+        parts = ad.certify(net, 0.05, rounding="outward")(x).margins
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+COMPOSED = {
+    "softmax": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1), nn.Linear(3, 3)),
+    "layer norm": lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+    ),
+    "attention": lambda: nn.Sequential(
+        nn.Linear(4, 6), nn.Unflatten(1, (3, 2)), Attend(), nn.Linear(6, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(COMPOSED))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ops_made_of_others(name, dtype):
+    torch.manual_seed(12)
+    net = COMPOSED[name]()
+    for layer in net:
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean.normal_().mul_(2.0**10)
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias, std=2.0**10)
+    net = net.to(dtype).eval()
+    for eps, bounds in ((0.0, "ibp&dual"), (1e-6, "ibp"), (0.05, "ibp&dual")):
+        x, C = torch.randn(1, 4, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+        values = values_at(net, C, worst_points(net, x, C, eps))
+        found = lower(net, x, C, eps, bounds, rounding="outward")
+        assert found.isfinite().all()
+        assert excess(found, values) <= 0, (bounds, eps)
+
+
+@pytest.mark.parametrize("kind", list(SMOOTH))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smooth_functions(kind, dtype):
+    torch.manual_seed(9)
+    net = nn.Sequential(nn.Linear(4, 6), kind(), nn.Linear(6, 4), kind(), nn.Linear(4, 3)).to(dtype)
+    with torch.no_grad():
+        net[2].weight[1::2], net[2].bias[1::2] = net[2].weight[::2], net[2].bias[::2]
+        net[4].weight.mul_(2.0**12)
+        net[4].weight[:, 1::2] = -net[4].weight[:, ::2]
+    for eps, bounds in ((0.0, "ibp"), (1e-7, "dual"), (0.3, "ibp&dual")):
+        x, C = torch.randn(1, 4, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+        values = values_at(net, C, worst_points(net, x, C, eps))
+        found = lower(net, x, C, eps, bounds, rounding="outward")
+        assert excess(found, values) <= 0
+        assert found.isfinite().all()
+
+
+ELEMENTARY = {
+    "exp": (mp.exp, (-80, 80)),
+    "exp2": (lambda z: mp.mpf(2) ** z, (-100, 100)),
+    "expm1": (mp.expm1, (-80, 80)),
+    "log": (mp.log, (1e-6, 1e6)),
+    "log2": (lambda z: mp.log(z, 2), (1e-6, 1e6)),
+    "log10": (mp.log10, (1e-6, 1e6)),
+    "log1p": (mp.log1p, (-0.999, 1e6)),
+    "sqrt": (mp.sqrt, (1e-6, 1e6)),
+    "rsqrt": (lambda z: 1 / mp.sqrt(z), (1e-6, 1e6)),
+    "reciprocal": (lambda z: 1 / z, (1e-6, 1e6)),
+    "sinh": (mp.sinh, (-80, 80)),
+    "cosh": (mp.cosh, (-80, 80)),
+    "atan": (mp.atan, (-1e4, 1e4)),
+    "erf": (mp.erf, (-6, 6)),
+    "erfc": (mp.erfc, (-6, 6)),
+    "tanh": (mp.tanh, (-30, 30)),
+    "sigmoid": (SMOOTH[nn.Sigmoid], (-80, 80)),
+    "gelu": (SMOOTH[nn.GELU], (-15, 15)),
+    "silu": (SMOOTH[nn.SiLU], (-80, 80)),
+    "mish": (SMOOTH[nn.Mish], (-80, 80)),
+    "elu": (SMOOTH[nn.ELU], (-80, 80)),
+    "log_sigmoid_forward": (SMOOTH[nn.LogSigmoid], (-80, 80)),
+}
+
+
+@pytest.mark.parametrize("name", list(ELEMENTARY))
+def test_how_far_library_functions_lie_from_the_truth(name):
+    """float32 densely against float64, which a few points in 200 bits vouch for."""
+    op, rule = getattr(torch.ops.aten, name).default, REGISTRY[f"aten.{name}.default"]
+    truth, (low, high) = ELEMENTARY[name]
+
+    def f(z):
+        value = op(z)
+        return value if isinstance(value, torch.Tensor) else value[0]
+
+    generator = torch.Generator().manual_seed(10)
+    share = torch.rand(2**18, generator=generator, dtype=torch.double)
+    small = 10 ** (-6 * share) * (torch.rand(2**18, generator=generator) < 0.5).double().sub(0.5)
+    z = torch.cat([low + (high - low) * share, small.clamp(low, high)]).float()
+
+    def off(computed, exact, dtype):
+        size = exact.abs().clamp(min=max(rule.floor, torch.finfo(dtype).tiny))
+        return float(((computed.double() - exact).abs() / size).max() / torch.finfo(dtype).eps * 2)
+
+    assert off(f(z), f(z.double()), torch.float32) <= rule.errors
+    few = z[:: 2**12].double()
+    with mp.workprec(200):
+        error = [
+            (truth(mp.mpf(v)) - mp.mpf(w))
+            for v, w in zip(few.tolist(), f(few).tolist(), strict=True)
+        ]
+    exact = f(few) + torch.tensor([float(e) for e in error], dtype=torch.double)
+    size = exact.abs().clamp(min=max(rule.floor, torch.finfo(torch.double).tiny))
+    errors = torch.tensor([abs(float(e)) for e in error], dtype=torch.double)
+    assert float((errors / size).max() * 2**53) <= rule.errors
+
+
+def coarsely(monkeypatch, net, x, C, eps, bounds, way, rounding="outward"):
+    """By how much a bound in coarse arithmetic exceeds the least value found, at most."""
+    with coarse(monkeypatch, way) as rules, torch.no_grad():
+        certified = ad.certify(net, eps, bounds=bounds, rounding=rounding, rules=rules)
+        found = certified.lower_bound(x, C)
+    most = -torch.inf
+    for c, s in itertools.product(C, range(4)):
+        z = (x + eps * torch.randn_like(x).sign() * (s > 1)).requires_grad_()
+        (g,) = torch.autograd.grad((net(z) @ c).sum(), z)
+        point = x - eps * g.sign() if s else x
+        most = max(most, float((found - net(point).detach() @ C.mT).max()))
+    return most
+
+
+WAYS = "up", "down", "random"
+DEEP = {
+    "an affine map": lambda: mlp(6, 3),
+    "two affine maps": lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)),
+    "a layer": lambda: mlp(6, 8, 3),
+    "two layers": lambda: mlp(6, 8, 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", list(DEEP))
+@pytest.mark.parametrize("way", WAYS)
+def test_arithmetic_as_bad_as_it_may_be(name, way, monkeypatch):
+    torch.manual_seed(11)
+    net = DEEP[name]().double()
+    x, C = torch.randn(4, 6).double(), torch.randn(6, 3).double()
+    for bounds, eps in (("ibp", 0.01), ("dual", 0.3), ("ibp&dual", 0.0), ("ibp&dual", 0.1)):
+        assert coarsely(monkeypatch, net, x, C, eps, bounds, way) <= 1e-12
+    if way == "up":
+        assert coarsely(monkeypatch, net, x, C, 0.0, "ibp&dual", way, None) > 1e-9
