@@ -1,0 +1,169 @@
+"""A certificate as a file: network, sets, labels and margins, as far as the checker derives them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autodual.errors import GraphError, InputError
+from autodual.files import replacing
+from autodual.front.ir import Graph, Value
+from autodual.labels import NONE, Classes
+from autodual.proof.translate import Entries, Translated, evaluated, numbers, translate
+from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
+from autodual_check.checking import Proof, margins
+from autodual_check.numbers import Clock, Invalid, Unsupported
+from autodual_check.reading import MAGIC
+
+UNIT, DUAL = 30, 22
+"""Values are whole numbers in units of 2^-UNIT, dual variables of 2^-DUAL, where these fit."""
+
+
+def write(
+    path: str | Path,
+    graph: Graph,
+    env: Mapping[Value, Tensor],
+    x: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    verified: Tensor,
+    free: bool,
+) -> np.ndarray:
+    """Write a proof of margins for labels, and return these [N, K].
+
+    The checker's own derivation decides what is claimed: with equal slopes first, and with free
+    ones where these leave something unproved that is verified.
+
+    Args:
+        path: the file, which is replaced when all is well.
+        graph, env: the network, with its constants as they are now.
+        x: [N, *], the inputs.
+        labels: [N].
+        threat: the sets around x.
+        verified: [N] bool, the examples that must have positive margins.
+        free: whether free slopes may be tried.
+
+    Raises:
+        UnsupportedOpError: proofs do not know an op.
+        InputError: nor the set; or the derivation leaves an example open that is verified.
+    """
+    header, arrays = _network(graph, env, x)
+    header["set"], more = _set(threat, x)
+    header["rows"] = _rows(header["nodes"], header["set"]["kind"] in ("box", "linf"))
+    header["property"] = {"kind": "margins", "labels": "labels", "margins": "margins"}
+    arrays |= more | {"labels": labels.cpu().numpy().astype(np.int32)}
+    must = verified.cpu().numpy()
+    for slopes in ("equal", "free") if free else ("equal",):
+        header["slopes"] = slopes
+        found = _derived(header, arrays)
+        safe = (found > 0) | (np.arange(found.shape[1]) == arrays["labels"][:, None])
+        lost = np.flatnonzero(must & ~safe.all(1))
+        if not len(lost):
+            arrays["margins"] = found
+            packed = pack(header, arrays)
+            with replacing(Path(path)) as file:
+                file.write(packed)
+            return found
+    some = ", ".join(map(str, lost[:10])) + ("…" if len(lost) > 10 else "")
+    raise InputError(
+        f"{len(lost)} of {int(must.sum())} verified examples are not proved by what the checker "
+        f"derives, which knows no steps and no programs: {some}. Save the others, "
+        "certificate[mask].save(path)."
+    )
+
+
+def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the bytes of a file."""
+    plain = {
+        name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()
+    }
+    listed = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
+    told = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
+    data = zlib.compress(b"".join(a.tobytes() for a in plain.values()), 9)
+    return MAGIC + len(told).to_bytes(8, "little") + told + data
+
+
+def _network(
+    graph: Graph, env: Mapping[Value, Tensor], x: Tensor
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header's part on the network, and its arrays."""
+    if graph.inputs != (graph.perturbed,):
+        raise InputError("proofs are written for networks of one input")
+    net, output = translate(graph, env)
+    at = evaluated(net, output, numbers(x).reshape(len(x), -1))
+    _compare(at, graph, env, x)
+    output = _logits(net, output, graph)
+    last = net.whole(output)
+    if last != len(net.nodes):
+        last = net.mixed([output], [1], np.zeros((1, 1, 1))).nodes[0]
+    top = max(1.0, float(np.abs(at).max()), float(x.abs().max()))
+    unit = UNIT - max(0, int(np.log2(top)) - 6)
+    header = {"unit": unit, "dual": DUAL, "input": net.input, "nodes": net.nodes}
+    return header, net.arrays
+
+
+def _rows(nodes: list[list[Any]], box: bool) -> list[int]:
+    """Return the nodes that a ReLU reads and that rows may know more of than intervals do."""
+    bent = [False]
+    for op, inputs, *_ in nodes:
+        bent.append(op == "relu" or any(bent[j] for j in inputs))
+    read = [inputs[0] for op, inputs, *_ in nodes if op == "relu"]
+    return sorted({j for j in read if j > 0 and (bent[j] or not box)})
+
+
+def _compare(at: np.ndarray, graph: Graph, env: Mapping[Value, Tensor], x: Tensor) -> None:
+    """Raise unless the network as it is written gives what the graph gives."""
+    from autodual.front.evaluate import run
+
+    with torch.no_grad():
+        z = graph.output.per_example(run(graph, {**env, graph.perturbed: x}), len(x))
+    real = numbers(z).reshape(len(x), -1).astype(np.float64)
+    if not np.allclose(at, real, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(real).max()))):
+        raise GraphError("the network that was to be written is not the model")
+
+
+def _logits(net: Translated, z: Entries, graph: Graph) -> Entries:
+    """Return two classes for one logit, of which that of class 0 is 0."""
+    if not Classes(graph.output.size(1)[1:]).binary:
+        return z
+    return Entries(z.nodes, np.append(-1, z.index.ravel()))
+
+
+def _set(threat: ThreatModel, x: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header's part on the sets, and its arrays."""
+    flat = numbers(threat.clamp(x)).reshape(len(x), -1)
+    if type(threat) is Box:
+        box = threat.interval(x.double())
+        said = {"kind": "box", "lower": "lower", "upper": "upper"}
+        ends = (numbers(end).reshape(flat.shape) for end in (box.lower, box.upper))
+        return said, dict(zip(("lower", "upper"), ends, strict=True))
+    kinds = {LinfBall: "linf", L1Ball: "l1", L2Ball: "l2"}
+    if type(threat) not in kinds:
+        raise InputError(f"there are proofs for boxes and for ℓ∞, ℓ1 and ℓ2 balls, not {threat}")
+    assert isinstance(threat, LinfBall | L1Ball | L2Ball)
+    eps = threat.eps
+    radii = numbers(eps).reshape(-1) if isinstance(eps, Tensor) else np.array([eps])
+    said = {"kind": kinds[type(threat)], "x": "x", "eps": "eps"}
+    arrays = {"x": flat, "eps": np.broadcast_to(radii.astype(np.float64), (len(x),))}
+    if threat.domain is not None:
+        for name, end in zip(("lower", "upper"), threat.domain, strict=True):
+            wide = torch.as_tensor(end, dtype=torch.float64).expand(x.shape[1:])
+            said[name], arrays[name] = name, wide.numpy().reshape(-1)
+    return said, arrays
+
+
+def _derived(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the margins that the checker derives, [N, K]."""
+    try:
+        proof = Proof(header, dict(arrays))
+        found = margins(proof, arrays["labels"], Clock(float("inf")))
+    except (Invalid, Unsupported) as error:
+        raise InputError(f"the checker would not take the proof: {error}") from error
+    return found * 2.0**-proof.unit
