@@ -49,15 +49,16 @@ class Certificate(Margins):
         object.__setattr__(self, "_origin", origin)
         return self
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, tight: bool = False) -> None:
         """Write a proof of the margins that ``autodual-check path`` checks without this library.
 
-        The checker derives margins anew, in whole numbers, and these are what the file claims:
-        mostly a little smaller, since it knows parallel and free slopes but no steps. Nothing is
-        written unless every example that is verified here is verified there, too.
+        The checker derives margins anew, in whole numbers, and these are what the file claims.
+        Each example goes the cheapest way that verifies it, so that its margins may be smaller
+        than these. Nothing is written unless all that is verified here is verified there, too.
 
         Args:
             path: the file, which is replaced.
+            tight: derive margins as large as the checker can, which takes it longer.
 
         Raises:
             InputError: the certificate is none of labels, or joined from others, or holds with a
@@ -70,7 +71,7 @@ class Certificate(Margins):
                 "there are proofs of what net(x, y) returns, or of some of its examples, where "
                 "sums are exact"
             )
-        self._origin.save(path, self.verified)
+        self._origin.save(path, self.verified, tight)
 
     def __getitem__(self, index: Any) -> Certificate:
         part = super().__getitem__(index)

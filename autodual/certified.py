@@ -142,9 +142,7 @@ class Certified(Wrapper):
         if isinstance(result, Estimate):
             return result
         free = self.options.free
-        return result.of(
-            Origin(found.graph, found.env, found.x, labels, self.around(found), free)
-        )
+        return result.of(Origin(found.graph, found.env, found.x, labels, self.around(found), free))
 
     @eager
     @torch.no_grad()

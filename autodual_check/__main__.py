@@ -1,14 +1,10 @@
 """autodual-check FILE: valid, invalid or unsupported, and why; the exit status is 0, 1 or 2."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
 from autodual_check.checking import check
-
-STATUS = {"valid": 0, "invalid": 1, "unsupported": 2}
 
 
 def main() -> None:
@@ -19,7 +15,7 @@ def main() -> None:
     args = parser.parse_args()
     answer, why = check(args.file, args.seconds)
     print(f"{answer}: {why}")
-    sys.exit(STATUS[answer])
+    sys.exit(("valid", "invalid", "unsupported").index(answer))
 
 
 if __name__ == "__main__":

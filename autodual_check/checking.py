@@ -1,255 +1,323 @@
-"""What a file claims, compared with what is derived anew."""
+"""What a file claims, compared with what weak duality proves."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autodual_check.bounds import Ball, Bounds, Box
-from autodual_check.network import Affine, Relu
-from autodual_check.numbers import Clock, Invalid, Unsupported, ceil, floor, near, shifted
-from autodual_check.reading import read
+from autodual_check.network import Affine, Relu, Rows, Values, below, charge, coarse, shifted, whole
+from autodual_check.reading import Invalid, Unsupported, need, read
 
-TOGETHER, WORK = 64, 2**21
-"""How many sets are bounded together at most, and how many numbers an array may hold for it."""
+TOGETHER, WORK, ENTRIES = 64, 2**21, 2**22
+"""How many sets are bounded at once at most; and how many numbers arrays for that may hold."""
+
+KINDS = {"box": 0, "linf": 0, "l1": 1, "l2": 2}
+
+
+class Bounds:
+    """What is proved of every node over B sets, of boxes [n, B] in units, or balls in them.
+
+    ``ball`` is (center [n, B], radius [B], 1 or 2 for the norm), or None; ``rows`` are the nodes
+    whose entries get rows where interval arithmetic leaves their sign open.
+    """
+
+    def __init__(self, proof: Proof, lo: np.ndarray, hi: np.ndarray, ball: Any, way: Any) -> None:
+        self.proof, self.ball = proof, ball
+        slopes, rows = way
+        self.free = slopes == "free"
+        self.values = [Values((lo + hi) >> 1 if ball is None else ball[0], lo, hi)]
+        for i, (op, inputs) in enumerate(zip(proof.ops, proof.inputs, strict=True), 1):
+            op.free = self.free
+            self.values.append(op.forward([self.values[j] for j in inputs]))
+            if i in rows:
+                self.tighten(i)
+
+    def tighten(self, i: int) -> None:
+        """Bound by rows those entries of node i whose sign is open, a place at a time."""
+        z, p = self.values[i], self.proof.ops[i - 1].p
+        unit, owner = np.nonzero((z.lo < 0) & (z.hi > 0))
+        size = max(1, ENTRIES // max(self.proof.sizes[: i + 1]))
+        for place in np.unique(unit % p):
+            mine = np.flatnonzero(unit % p == place)
+            for some in np.split(mine, range(size, len(mine), size)):
+                u, b = unit[some], owner[some]
+                at, row = np.unique(u, return_inverse=True)
+                V = np.zeros((len(at), len(u)))
+                V[row, np.arange(len(u))] = 2.0**self.proof.dual
+                fall = self.fall(i, (at, V), b)
+                rise = self.fall(i, (at, -V), b) if self.free else fall
+                z.lo[u, b] = np.maximum(z.lo[u, b], z.c[u, b] - fall)
+                z.hi[u, b] = np.minimum(z.hi[u, b], z.c[u, b] + rise)
+        z.measure()
+
+    def fall(self, i: int, rows: Rows, owner: np.ndarray) -> np.ndarray:
+        """Return d [R], in units, with Vδ ≥ −d for rows of node i over the sets ``owner`` [R].
+
+        Vδ ≥ V_in δ_in − what the node's own error and the rounding of V_in may cost.
+        """
+        waiting, total = {i: [rows]}, np.zeros(len(owner), np.int64)
+        for j in range(i, 0, -1):
+            if j not in waiting:
+                continue
+            self.proof.look()
+            op, start = self.proof.ops[j - 1], 0
+            (at, V), paid, halves = op.back(_joined(waiting.pop(j)), owner, self.proof.dual)
+            total += paid
+            for source in self.proof.inputs[j - 1]:
+                z = self.values[source]
+                first, last = np.searchsorted(at, [start, start + len(z.c)])
+                mine = at[first:last] - start
+                radius = z.radius[mine] * op.open[mine] if op.relu else z.radius[mine]
+                lost = below(radius.sum(0), 2.0**47) * halves
+                total += np.ceil(shifted(lost, -self.proof.dual - 1)).astype(np.int64)[owner]
+                waiting.setdefault(source, []).append((mine, V[first:last]))
+                start += len(z.c)
+        return total + self.support(_joined(waiting[0]), owner) if 0 in waiting else total
+
+    def support(self, rows: Rows, owner: np.ndarray) -> np.ndarray:
+        """Return at least −Vδ over the sets: Σ|V|r over boxes, ε‖V‖_* over balls, or less.
+
+        Of a ball |V| more, since its center is rounded to half a unit.
+        """
+        V, dual = np.abs(rows[1]), self.proof.dual
+        box = charge(V, self.values[0].radius[rows[0]], owner, dual)
+        if self.ball is None:
+            return box
+        _, eps, power = self.ball
+        norm = V.max(0, initial=0)
+        if power == 2:
+            X, h = coarse(V, 2.0**20)
+            squares = below((X * X).sum(0), 2.0**53)
+            norm = np.array([math.isqrt(int(s)) + 1.0 for s in squares]) * 2.0**h
+        moved = charge(V.sum(0)[None], np.ones((1, len(eps))), owner, dual)
+        return np.minimum(
+            box, charge(norm[None], eps[None].astype(np.float64), owner, dual) + moved
+        )
+
+    def least(self, V: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return lower bounds [R], in units, on rows V [n, R] of −1, 0, 1 of the last node."""
+        z = self.values[-1]
+        fall = self.fall(len(self.proof.ops), (np.arange(len(V)), V * 2.0**self.proof.dual), owner)
+        c, lo, hi = (x[:, owner] for x in (z.c, z.lo, z.hi))
+        apart = np.where(V > 0, lo, 0) - np.where(V < 0, hi, 0)
+        return np.maximum((V.astype(np.int64) * c).sum(0) - fall, apart.sum(0))
+
+
+def _joined(rows: Sequence[Rows]) -> Rows:
+    """Return sums of rows."""
+    if len(rows) == 1:
+        return rows[0]
+    at = np.unique(np.concatenate([r[0] for r in rows]))
+    V = np.zeros((len(at), rows[0][1].shape[1]))
+    for mine, more in rows:
+        V[np.searchsorted(at, mine)] += below(more, 2.0**46)
+    return at, V
 
 
 class Proof:
-    """A file: a network, sets of inputs, and claims.
+    """A network, sets of inputs, and claims, as a file has them."""
 
-    Raises:
-        Invalid: it is not made as the format says.
-    """
-
-    def __init__(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self.header, self.arrays = header, arrays
-        self.unit, self.dual = self.number("unit", -60, 80), self.number("dual", 0, 40)
-        self.free = self.choice(self.header, "slopes", ("equal", "free")) == "free"
-        self.sizes = [self.number("input", 1, 2**24)]
-        self.ops: list[Affine | Relu] = []
-        for i, node in enumerate(self.list(self.header, "nodes"), 1):
-            self.ops.append(self.node(node, f"node {i}"))
+    def __init__(
+        self, header: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float = math.inf
+    ) -> None:
+        self.header, self.arrays, self.end = header, arrays, time.monotonic() + seconds
+        sizes: list[Any] = [header.get(name) for name in ("unit", "dual", "input")]
+        need(all(type(s) is int for s in sizes), "unit, dual, input: not whole numbers")
+        self.unit: int = sizes[0]
+        self.dual: int = sizes[1]
+        n: int = sizes[2]
+        need(-60 <= self.unit <= 80 and 0 <= self.dual <= 40, "unit, dual: out of range")
+        need(0 < n <= 2**24, "input: no size")
+        self.sizes, self.inputs, self.ops = [n], list[list[int]](), list[Any]()
+        self.ways: list[Any] = header.get("ways", [])
+        nodes: list[Any] = header.get("nodes", [])
+        need(isinstance(nodes, list) and 0 < len(nodes) <= 4096, "nodes: none, or too many")
+        for i, node in enumerate(nodes, 1):
+            self.ops.append(self.op(node, f"node {i}"))
+            self.inputs.append(node[1])
             self.sizes.append(self.ops[-1].n)
-        self.rows = self.list(self.header, "rows")
-        if not self.ops or len(self.ops) > 4096 or not all(type(r) is int for r in self.rows):
-            raise Invalid("nodes, rows: no network, too many nodes, or not a number")
+        need(isinstance(self.ways, list) and len(self.ways) > 0, "ways: no list")
+        for way in self.ways:
+            need(isinstance(way, list) and len(way) == 2, "ways: not [slopes, rows]")
+            need(way[0] in ("equal", "free") and isinstance(way[1], list), "ways: no slopes, rows")
 
-    def number(self, name: str, low: int, high: int) -> int:
-        """Return a whole number of the header."""
-        value = self.header.get(name)
-        if type(value) is not int or not low <= value <= high:
-            raise Invalid(f"{name}: not a whole number from {low} to {high}")
-        return value
-
-    def list(self, table: dict[str, Any], name: str) -> list[Any]:
-        """Return a list of a table."""
-        value = table.get(name)
-        if not isinstance(value, list):
-            raise Invalid(f"{name}: not a list")
-        return value
-
-    def choice(self, table: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
-        """Return one of a few words of a table."""
-        value = table.get(name)
-        if not isinstance(value, str) or value not in known:
-            raise Unsupported(f"{name}: none of {', '.join(known)}")
-        return value
-
-    def table(self, name: str) -> dict[str, Any]:
-        """Return a table of the header."""
-        value = self.header.get(name)
-        if not isinstance(value, dict):
-            raise Invalid(f"{name}: not a table")
-        return value
+    def look(self) -> None:
+        """Raise if time is over."""
+        if time.monotonic() > self.end:
+            raise Unsupported("it takes longer than --seconds allows")
 
     def array(self, name: Any, kind: str, *shape: int | None) -> np.ndarray:
         """Return an array of floats ("f") or whole numbers ("i"), of a shape where it is known."""
         array = self.arrays.get(name) if isinstance(name, str) else None
-        if array is None or array.dtype.kind != kind or array.ndim != len(shape):
-            raise Invalid(f"there is no array {str(name)[:40]!r} of {len(shape)} dimensions")
-        if any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
-            raise Invalid(f"array {name!r}: its shape is {list(array.shape)}")
+        fits = array is not None and array.dtype.kind == kind and array.ndim == len(shape)
+        need(fits, f"array {str(name)[:40]!r}: missing, or of another kind")
+        assert array is not None
+        same = all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        need(same, f"array {name!r}: its shape is {list(array.shape)}")
         return array
 
-    def node(self, node: Any, where: str) -> Affine | Relu:
+    def op(self, node: Any, where: str) -> Affine | Relu:
         """Return a node that reads earlier ones."""
-        if not isinstance(node, list) or len(node) < 2 or not isinstance(node[1], list):
-            raise Invalid(f"{where}: not [op, inputs, …]")
-        op, inputs = node[0], node[1]
-        if not inputs or not all(type(j) is int and 0 <= j < len(self.sizes) for j in inputs):
-            raise Invalid(f"{where}: its inputs are not earlier nodes")
-        if op == "relu" and len(inputs) == 1:
-            return Relu(inputs[0], self.sizes[inputs[0]], self.free)
+        need(isinstance(node, list) and len(node) > 1, f"{where}: not [op, inputs, …]")
+        op, inputs = node[:2]
+        need(isinstance(inputs, list) and len(inputs) > 0, f"{where}: no inputs")
+        earlier = all(type(j) is int and 0 <= j < len(self.sizes) for j in inputs)
+        need(earlier, f"{where}: its inputs are not earlier nodes")
+        if op == "relu" and len(inputs) == 1 and len(node) == 2:
+            return Relu(self.sizes[inputs[0]])
         if op != "affine" or len(node) != 5:
             raise Unsupported(f"{where}: neither a relu of one input nor affine")
         W, size = self.array(node[2], "f", None, None, None), sum(self.sizes[j] for j in inputs)
-        g, m, k = W.shape
-        index = self.array(node[3], "i", g, k, None)
-        b = self.array(node[4], "f", g, m, None)
+        (g, m, k) = W.shape
+        index, b = self.array(node[3], "i", g, k, None), self.array(node[4], "f", g, m, None)
         p = index.shape[2]
-        if b.shape[2] not in (1, p) or g * m * p > 2**24 or g * k * p > 2**26:
-            raise Invalid(f"{where}: its bias does not fit, or it is too large")
-        if index.min() < -1 or index.max() >= size:
-            raise Invalid(f"{where}: its index points outside of its inputs")
-        return Affine(inputs, W, index, b, size, self.unit)
+        need(b.shape[2] in (1, p) and max(m, k) * g * p <= 2**26, f"{where}: too large, or no bias")
+        need(index.min() >= -1 and index.max() < size, f"{where}: its index points outside")
+        return Affine(W, index, b, size, self.unit)
 
     def sets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return boxes [N, n] in units that hold the sets; see about balls, if they are that."""
-        said, n = self.table("set"), self.sizes[0]
-        kind = self.choice(said, "kind", ("box", "linf", "l1", "l2"))
-        self.power = {"box": 0, "linf": 0, "l1": 1, "l2": 2}[kind]
-        if kind == "box":
-            low, high = (self.array(said.get(e), "f", None, n) for e in ("lower", "upper"))
-            if low.shape != high.shape:
-                raise Invalid("set: its ends differ in shape")
-            return floor(low, self.unit), ceil(high, self.unit)
-        x = self.array(said.get("x"), "f", None, n)
-        eps = self.array(said.get("eps"), "f", len(x))
-        if eps.min() < 0:
-            raise Invalid("set: a radius is negative")
-        self.x, self.eps = near(x, self.unit).astype(np.int64), ceil(eps, self.unit)
-        low = floor(x, self.unit) - self.eps[:, None]
-        high = ceil(x, self.unit) + self.eps[:, None]
-        if "lower" in said or "upper" in said:
-            low = np.maximum(low, floor(self.array(said.get("lower"), "f", n), self.unit))
-            high = np.minimum(high, ceil(self.array(said.get("upper"), "f", n), self.unit))
-        return low, high
+        """Return boxes [N, n] in units around the sets; see about balls, if they are that."""
+        said, n = self.header.get("set"), self.sizes[0]
+        need(isinstance(said, dict) and said.get("kind") in tuple(KINDS), "set: of no known kind")
+        assert isinstance(said, dict)
+        self.power = KINDS[said["kind"]]
 
-    def bounds(self, some: np.ndarray, low: np.ndarray, high: np.ndarray, clock: Clock) -> Bounds:
+        def ends(*shape: int | None) -> list[np.ndarray]:
+            low, high = (self.array(said.get(e), "f", *shape) for e in ("lower", "upper"))
+            need(low.shape == high.shape, "set: its ends differ in shape")
+            low, high = shifted(low, self.unit), shifted(high, self.unit)
+            return [whole(np.floor(low)), whole(np.ceil(high))]
+
+        if said["kind"] == "box":
+            lo, hi = ends(None, n)
+        else:
+            x = self.array(said.get("x"), "f", None, n)
+            eps = self.array(said.get("eps"), "f", len(x))
+            need(eps.min() >= 0, "set: a radius is negative")
+            x, self.eps = shifted(x, self.unit), whole(np.ceil(shifted(eps, self.unit)))
+            self.x = whole(np.rint(x))
+            lo = whole(np.floor(x)) - self.eps[:, None]
+            hi = whole(np.ceil(x)) + self.eps[:, None]
+            if "lower" in said or "upper" in said:
+                least, most = ends(n)
+                lo, hi = np.maximum(lo, least), np.minimum(hi, most)
+        need(bool((lo <= hi).all()), "set: one is empty")
+        return lo, hi
+
+    def bounds(self, some: np.ndarray, lo: np.ndarray, hi: np.ndarray, way: int) -> Bounds:
         """Bound the network over boxes [B, n], each a part of one of the sets ``some`` [B]."""
-        if (low > high).any():
-            raise Invalid(f"set {some[int((low > high).any(1).argmax())]}: it is empty")
-        box = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
-        sets = Ball(self.x[some].T, self.eps[some], box, self.power) if self.power else Box(*box)
-        return Bounds(self.ops, sets, self.dual, self.rows, clock)
+        ball = (self.x[some].T, self.eps[some], self.power) if self.power else None
+        lo, hi = np.ascontiguousarray(lo.T), np.ascontiguousarray(hi.T)
+        return Bounds(self, lo, hi, ball, self.ways[way])
 
-    @property
-    def together(self) -> int:
-        """How many sets are bounded at once."""
-        wide = [op.g * op.k * op.p for op in self.ops if isinstance(op, Affine)]
-        return int(min(TOGETHER, max(1, WORK // max(wide + self.sizes))))
+    def chosen(self, said: dict[str, Any], count: int) -> list[tuple[int, np.ndarray]]:
+        """Return which of ``count`` parts go which way, as many as are bounded at once."""
+        way = self.array(said.get("way"), "i", count)
+        need(way.min() >= 0 and way.max() < len(self.ways), "way: there is no such way")
+        wide = [op.g * op.k * op.p for op in self.ops if not op.relu]
+        size = int(min(TOGETHER, max(1, WORK // max(wide + self.sizes))))
+        each = [(w, np.flatnonzero(way == w)) for w in range(len(self.ways))]
+        return [(w, mine[i : i + size]) for w, mine in each for i in range(0, len(mine), size)]
 
     def digest(self) -> str:
         """Return what tells this network from others: sha256 of its nodes and their numbers."""
         told = hashlib.sha256(repr(self.sizes[0]).encode())
         for op, inputs, *names in self.header["nodes"]:
             told.update(repr((op, inputs)).encode())
-            for name in names:
-                array = self.arrays[name]
+            for array in map(self.arrays.__getitem__, names):
                 told.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
         return told.hexdigest()
 
 
-def margins(proof: Proof, labels: np.ndarray, clock: Clock) -> np.ndarray:
+def margins(proof: Proof, said: dict[str, Any]) -> np.ndarray:
     """Return lower bounds [N, K], in units, on z_y − z_k over the sets, 0 at k = y."""
-    (low, high), K = proof.sets(), proof.sizes[-1]
-    if len(labels) != len(low) or labels.min() < 0 or labels.max() >= K:
-        raise Invalid("labels: not one class for each set")
-    found = np.zeros((len(low), K), np.int64)
-    for start in range(0, len(low), proof.together):
-        some = np.arange(start, min(start + proof.together, len(low)))
-        bounds = proof.bounds(some, low[some], high[some], clock)
+    (lo, hi), K = proof.sets(), proof.sizes[-1]
+    labels, found = proof.array(said.get("labels"), "i", len(lo)), np.zeros((len(lo), K), np.int64)
+    need(labels.min() >= 0 and labels.max() < K, "labels: no class of the network's")
+    for way, some in proof.chosen(said, len(lo)):
         b, k = np.nonzero(labels[some, None] != np.arange(K))
         V, columns = np.zeros((K, len(b))), np.arange(len(b))
         V[labels[some][b], columns], V[k, columns] = 1, -1
-        found[some[b], k] = bounds.least(V, b)
+        found[some[b], k] = proof.bounds(some, lo[some], hi[some], way).least(V, b)
     return found
 
 
-def check_margins(proof: Proof, said: dict[str, Any], clock: Clock) -> str:
+def _margins(proof: Proof, said: dict[str, Any]) -> str:
     """Check claims [N, K] of margins for labels [N]."""
-    labels = proof.array(said.get("labels"), "i", None)
-    claims = proof.array(said.get("margins"), "f", len(labels), proof.sizes[-1])
-    derived = shifted(margins(proof, labels, clock), -proof.unit)
-    wrong = np.argwhere(~(claims <= derived))
-    if len(wrong):
-        i, k = map(int, wrong[0])
+    derived = shifted(margins(proof, said), -proof.unit)
+    claims = proof.array(said.get("margins"), "f", *derived.shape)
+    for i, k in np.argwhere(~(claims <= derived)).tolist():
         raise Invalid(
-            f"set {i}, class {k}: a margin of {claims[i, k]:.9g} is claimed, {derived[i, k]:.9g} "
-            f"derived (and {len(wrong) - 1} more)"
+            f"set {i}, class {k}: {claims[i, k]:.9g} is claimed, {derived[i, k]:.9g} derived"
         )
-    safe = ((claims > 0) | (np.arange(claims.shape[1]) == labels[:, None])).all(1)
-    return f"{len(claims)} sets, of which {int(safe.sum())} have one class"
+    own = np.arange(claims.shape[1]) == proof.array(said["labels"], "i", len(claims))[:, None]
+    return f"{len(claims)} sets, of which {int(((claims > 0) | own).all(1).sum())} have one class"
 
 
-def check_positive(proof: Proof, said: dict[str, Any], clock: Clock) -> str:
-    """Check that everywhere in each set one of some outputs is positive.
+def parts(proof: Proof, said: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the parts that sets are cut into: the boxes [P, n], and which set each is of [P].
 
-    A set may be cut in two by x_f ≤ t and x_f ≥ t, which together hold all of it, and its parts
-    again. ``cuts`` lists f for each part in the order first part, all of its parts, second part; −1
-    for one that is not cut: there one of the outputs is proved to be positive.
+    A cut in two is by x_f ≤ t and x_f ≥ t, which together hold all of a part. ``cuts`` lists f for
+    each part, in the order part, all of its lower half, all of its upper half; −1 for one that is
+    left whole.
     """
-    (low, high), K, n = proof.sets(), proof.sizes[-1], proof.sizes[0]
-    first, last = (proof.array(said.get(e), "i", len(low)) for e in ("first", "last"))
+    lo, hi = proof.sets()
     cuts = proof.array(said.get("cuts"), "i", None)
-    at = proof.array(said.get("at"), "f", len(cuts))
-    if first.min() < 0 or last.max() >= K or (first > last).any():
-        raise Invalid("first, last: not outputs")
-    if cuts.min() < -1 or cuts.max() >= n:
-        raise Invalid("cuts: not inputs")
-    least, most = floor(at, proof.unit), ceil(at, proof.unit)
-    todo = [(i, low[i], high[i]) for i in reversed(range(len(low)))]
-    leaves: list[tuple[int, int, np.ndarray, np.ndarray]] = []
-    count = 0
+    at = shifted(proof.array(said.get("at"), "f", len(cuts)), proof.unit)
+    need(cuts.min() >= -1 and cuts.max() < lo.shape[1], "cuts: not inputs")
+    least, most = whole(np.floor(at)), whole(np.ceil(at))
+    todo, found = [(i, lo[i], hi[i]) for i in reversed(range(len(lo)))], []
     for part, cut in enumerate(cuts.tolist()):
-        if not todo:
-            raise Invalid(f"part {part}: there are more parts than cuts make")
-        i, lower, upper = todo.pop()
+        need(len(todo) > 0, f"part {part}: it belongs to no set")
+        i, low, high = todo.pop()
         if cut < 0:
-            leaves.append((part, i, lower, upper))
+            found.append((i, low, high))
         else:
-            left, right = upper.copy(), lower.copy()
+            left, right = high.copy(), low.copy()
             left[cut], right[cut] = min(left[cut], most[part]), max(right[cut], least[part])
-            todo += [(i, right, upper), (i, lower, left)]
-        if len(leaves) == proof.together:
-            count += prove(proof, leaves, first, last, clock)
-            leaves = []
-    if todo:
-        raise Invalid(f"{len(todo)} parts have no proof")
-    count += prove(proof, leaves, first, last, clock)
-    return f"{len(low)} sets in {count} parts"
+            todo += [(i, right, high), (i, low, left)]
+    need(not todo, f"{len(todo)} parts are missing")
+    owner, low, high = (np.array(each) for each in zip(*found, strict=True))
+    return low, high, owner
 
 
-def prove(
-    proof: Proof,
-    leaves: list[tuple[int, int, np.ndarray, np.ndarray]],
-    first: np.ndarray,
-    last: np.ndarray,
-    clock: Clock,
-) -> int:
-    """See that in each leaf (part, set, box) one of the outputs is positive; return how many."""
-    full = [leaf for leaf in leaves if (leaf[2] <= leaf[3]).all()]
-    if full:
-        part, some, low, high = (np.array(each) for each in zip(*full, strict=True))
-        bounds = proof.bounds(some, low, high, clock)
-        best = np.full(len(full), -1, np.int64)
-        for k in range(int(last[some].max()) + 1):
-            (b,) = np.nonzero((first[some] <= k) & (k <= last[some]) & (best <= 0))
-            if len(b):
-                V = np.zeros((proof.sizes[-1], len(b)))
-                V[k] = 1
-                best[b] = np.maximum(best[b], bounds.least(V, b))
-        if (best <= 0).any():
-            i = int((best <= 0).argmax())
-            raise Invalid(f"part {part[i]} of set {some[i]}: no output is proved to be positive")
-    return len(leaves)
+def _positive(proof: Proof, said: dict[str, Any]) -> str:
+    """Check that everywhere in each set one of the outputs ``first`` to ``last`` is positive."""
+    lo, hi, owner = parts(proof, said)
+    count = len(np.unique(owner))
+    first, last = (proof.array(said.get(e), "i", count)[owner] for e in ("first", "last"))
+    need(first.min() >= 0 and last.max() < proof.sizes[-1], "first, last: not outputs")
+    for way, some in proof.chosen(said, len(owner)):
+        some = some[(lo[some] <= hi[some]).all(1)]
+        proved = np.zeros(len(some), bool)
+        bounds = proof.bounds(owner[some], lo[some], hi[some], way) if len(some) else None
+        for k in range(int(last.max()) + 1):
+            (b,) = np.nonzero(~proved & (first[some] <= k) & (k <= last[some]))
+            V = np.zeros((proof.sizes[-1], len(b)))
+            V[k] = 1
+            if bounds is not None and len(b):
+                proved[b] = bounds.least(V, b) > 0
+        for part in some[~proved].tolist():
+            raise Invalid(f"part {part}, of set {owner[part]}: no output is proved to be positive")
+    return f"{count} sets in {len(owner)} parts"
 
 
-def check(path: Path, seconds: float) -> tuple[str, str]:
+def check(path: Path, seconds: float = math.inf) -> tuple[str, str]:
     """Return "valid", "invalid" or "unsupported", and what there is to say about it."""
     try:
-        clock = Clock(seconds)
-        proof = Proof(*read(path))
-        said = proof.table("property")
-        kind = proof.choice(said, "kind", ("margins", "positive"))
-        told = (check_margins if kind == "margins" else check_positive)(proof, said, clock)
-        return "valid", f"{told}; network {proof.digest()}"
+        proof = Proof(*read(path), seconds)
+        said = proof.header.get("property")
+        kinds = {"margins": _margins, "positive": _positive}
+        need(isinstance(said, dict) and said.get("kind") in tuple(kinds), "property: no known kind")
+        assert isinstance(said, dict)
+        return "valid", f"{kinds[said['kind']](proof, said)}; network {proof.digest()}"
     except Invalid as error:
         return "invalid", str(error)
-    except Unsupported as error:
-        return "unsupported", str(error)
-    except MemoryError:
-        return "unsupported", "it takes more memory than there is"
+    except (Unsupported, MemoryError) as error:
+        return "unsupported", str(error) or "it takes more memory than there is"

@@ -1,4 +1,7 @@
-"""The network in fixed point: affine nodes and ReLUs, forward for values and back for rows."""
+"""The network in whole numbers: affine nodes and ReLUs, forward for values and back for rows.
+
+Below 2^53 sums, differences and products of whole numbers in float64 are exact, in any order.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,82 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autodual_check.numbers import (
-    EXACT,
-    MOST,
-    SLOPE,
-    WEIGHT,
-    Unsupported,
-    below,
-    coarse,
-    digits,
-    near,
-    product,
-    shifted,
-)
+from autodual_check.reading import Unsupported
 
-PARTS = 3
-"""Of how many parts of WEIGHT bits the weights that carry centers are made, at most."""
+MOST, DUALS = 2.0**44, 2.0**46
+"""Values and dual variables, in units, lie below."""
+
+WEIGHT, PARTS, SLOPE = 24, 3, 16
+"""Weights are made of up to PARTS numbers of WEIGHT bits; slopes have SLOPE bits."""
 
 Rows = tuple[np.ndarray, np.ndarray]
-"""(at, V): rows are columns of V [len(at), R] for the entries ``at`` of a value, and 0 elsewhere."""
+"""(at, V): columns of V [len(at), R] are rows for the entries ``at`` of a value, else 0."""
+
+
+def below(x: np.ndarray, most: float) -> np.ndarray:
+    """Return x if every |x| is below ``most``."""
+    if x.size and not max(float(x.max()), -float(x.min())) < most:
+        raise Unsupported("a number is too large for the units that the file chose")
+    return x
+
+
+def shifted(x: np.ndarray, by: int) -> np.ndarray:
+    """Return x·2^by in float64: exact, as exponents here stay far from the ends of their range."""
+    return np.asarray(x, np.float64) * 2.0**by
+
+
+def whole(x: np.ndarray) -> np.ndarray:
+    """Return whole numbers in int64."""
+    return below(x, MOST).astype(np.int64)
+
+
+def coarse(x: np.ndarray, most: float) -> tuple[np.ndarray, int]:
+    """Return whole numbers X and h ≥ 0 with X·2^h ≥ x and every |X| ≤ ``most``."""
+    top, h = float(np.abs(x).max(initial=0)), 0
+    while top * 2.0**-h > most - 1:
+        h += 1
+    return np.ceil(shifted(x, -h)), h
+
+
+def digits(x: np.ndarray, bits: int) -> list[np.ndarray]:
+    """Return X₀, X₁, … with Σ Xₜ·2^(t·bits) = x and every |Xₜ| < 2^bits."""
+    if bits < 4:
+        raise Unsupported("a sum has too many terms")
+    found, most = [], 2.0**bits
+    while x.size and not max(float(x.max()), -float(x.min())) < most:
+        high = np.trunc(x / most)
+        found.append(x - high * most)
+        x = high
+    return [*found, x]
+
+
+def product(A: np.ndarray, X: np.ndarray, terms: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Return A X for whole numbers, exactly: ``terms`` such products may be added up."""
+    tops = [max(float(x.max()), -float(x.min())) if x.size else 0.0 for x in (A, X)]
+    if not tops[0] * tops[1] * terms < 2.0**53:
+        raise Unsupported("a sum is too large for whole numbers in float64")
+    return np.matmul(A, X, out=out)
+
+
+def charge(V: np.ndarray, e: np.ndarray, owner: np.ndarray, dual: int) -> np.ndarray:
+    """Return ⌈Σᵢ Vᵢeᵢ·2^-dual⌉ or a little more, int64 [R], for whole V ≥ 0 [n, R] and e [n, B]."""
+    total = float(below(V.sum(0), 2.0**48).max(initial=1))
+    e, h = coarse(e, 2.0**52 / total)
+    sums = np.ceil(shifted(np.einsum("ir,ir->r", V, e[:, owner]), h - dual))
+    return below(sums, 2.0**50).astype(np.int64)
 
 
 class Values:
     """What is proved of z = c + δ for B examples, in units: lo ≤ z ≤ hi, int64 [n, B]."""
 
     def __init__(self, c: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
-        self.c, self.lo, self.hi = (below(x, MOST, "a value") for x in (c, lo, hi))
+        self.c, self.lo, self.hi = map(whole, (c, lo, hi))
         self.measure()
 
     def measure(self) -> None:
         """See how far δ may rise and fall, and how large |δ| may be."""
         self.up, self.down = np.maximum(self.hi - self.c, 0), np.maximum(self.c - self.lo, 0)
         self.radius = np.maximum(self.up, self.down).astype(np.float64)
-
-    def tighten(self, i: np.ndarray, b: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
-        """Intersect the entries i of the examples b with further bounds."""
-        self.lo[i, b] = np.maximum(self.lo[i, b], lo)
-        self.hi[i, b] = np.minimum(self.hi[i, b], hi)
-
-
-def charge(V: np.ndarray, e: np.ndarray, owner: np.ndarray, dual: int) -> np.ndarray:
-    """Return ⌈Σᵢ Vᵢeᵢ·2^-dual⌉ or a little more, int64 [R], for whole V ≥ 0 [n, R] and e [n, B]."""
-    total = float(V.sum(0).max()) if V.size else 0.0
-    if not total < 2.0**48:
-        raise Unsupported("dual variables are too large for their unit")
-    e, h = coarse(e, 2.0**52 / max(total, 1.0))
-    sums = np.ceil(shifted(np.einsum("ir,ir->r", V, e[:, owner]), h - dual))
-    return below(sums, 2.0**50, "a sum of errors").astype(np.int64)
 
 
 class Touched:
@@ -62,7 +94,7 @@ class Touched:
         flat = where.ravel()
         order = np.argsort(flat, kind="stable")[: int((flat < size).sum())]
         self.at, start, count = np.unique(flat[order], return_index=True, return_counts=True)
-        most = int(count.max()) if len(count) else 0
+        most = int(count.max(initial=0))
         if len(self.at) * most > 2**26:
             raise Unsupported("an entry is read too often")
         self.readers = np.full((most, len(self.at)), flat.size)
@@ -90,32 +122,30 @@ class Affine:
     relu = False
 
     def __init__(
-        self,
-        inputs: list[int],
-        W: np.ndarray,
-        index: np.ndarray,
-        b: np.ndarray,
-        size: int,
-        unit: int,
+        self, W: np.ndarray, index: np.ndarray, b: np.ndarray, size: int, unit: int
     ) -> None:
-        self.inputs, self.size, self.unit = inputs, size, unit
-        (self.g, self.m, self.k), self.p = W.shape, index.shape[2]
-        self.n = self.g * self.m * self.p
+        (self.g, self.m, self.k), self.p, self.unit = W.shape, index.shape[2], unit
+        self.n, self.size = self.g * self.m * self.p, size
         self.where = np.where(index < 0, size, index).astype(np.int64)
         self.b = np.broadcast_to(b, (self.g, self.m, self.p)).reshape(-1, 1)
         self.w = WEIGHT - int(np.frexp(np.abs(W).max())[1])
-        rest, self.parts = shifted(W, self.w), []
+        rest, self.parts = shifted(W, self.w), list[np.ndarray]()
         while not self.parts or (rest.any() and len(self.parts) < PARTS):
             self.parts.append(np.rint(rest))
             rest = shifted(rest - self.parts[-1], WEIGHT)
-        self.whole = not rest.any()
-        self.down = np.ascontiguousarray(self.parts[0].transpose(0, 2, 1))
+        self.rest = bool(rest.any())
+        self.transposed = np.ascontiguousarray(self.parts[0].transpose(0, 2, 1))
         self.touched: dict[bytes, Touched] = {}
 
     def read(self, x: np.ndarray) -> np.ndarray:
         """Return what each place reads of x [size, B], [g, k, p·B]."""
         padded = np.concatenate([x, np.zeros((1, x.shape[1]))])
         return padded[self.where].reshape(self.g, self.k, -1)
+
+    def sums(self, x: np.ndarray, by: int) -> np.ndarray:
+        """Return ⌈2^by Σ |x|⌉ over what each place reads, [g, 1, p, B]."""
+        total = below(np.abs(self.read(x)).sum(1), 2.0**53)
+        return np.ceil(shifted(total, by)).reshape(self.g, 1, self.p, -1)
 
     def forward(self, inputs: Sequence[Values]) -> Values:
         """Find c = W c_in + b up to rounding, e, and what interval arithmetic proves about c.
@@ -124,25 +154,22 @@ class Affine:
         rounding took from c.
         """
         c_in, up, down, radius = (
-            np.concatenate([getattr(z, name) for z in inputs])
+            np.concatenate([getattr(z, name) for z in inputs]).astype(np.float64)
             for name in ("c", "up", "down", "radius")
         )
         B, bits = c_in.shape[1], 53 - WEIGHT - self.k.bit_length()
-        c, halves = near(self.b, self.unit) + np.zeros((self.n, B)), 1
+        c, halves = np.rint(shifted(self.b, self.unit)) + np.zeros((self.n, B)), 1
         for t, digit in enumerate(digits(c_in, bits)):
             read = self.read(digit)
             for s, part in enumerate(self.parts):
                 sums = product(part, read, self.k).reshape(self.n, B)
-                c += below(near(sums, t * bits - self.w - s * WEIGHT), 2.0**46, "a value")
+                c += below(np.rint(shifted(sums, t * bits - self.w - s * WEIGHT)), DUALS)
                 halves += 1
         e = np.full((self.g, 1, self.p, B), (halves + 1) // 2, np.float64)
-        if not self.whole:
-            beyond = np.abs(self.read(c_in)).sum(1).reshape(e.shape)
-            last = self.w + (len(self.parts) - 1) * WEIGHT
-            e += np.ceil(shifted(below(beyond, EXACT, "a sum"), -last - 1))
+        if self.rest:
+            e += self.sums(c_in, -self.w - (PARTS - 1) * WEIGHT - 1)
         if len(self.parts) > 1:
-            spread = self.read(radius).sum(1).reshape(e.shape)
-            e += np.ceil(shifted(below(spread, EXACT, "a sum"), -self.w - 1))
+            e += self.sums(radius, -self.w - 1)
         self.e = np.broadcast_to(e, (self.g, self.m, self.p, B)).reshape(self.n, B)
         (up, down), h = coarse(np.stack([up, down]), 2.0 ** (bits - 2))
         both = product(np.abs(self.parts[0]), self.read(up + down), self.k)
@@ -151,28 +178,26 @@ class Affine:
             np.ceil(shifted(x.reshape(self.n, B), h - self.w - 1)) + self.e
             for x in (both + apart, both - apart)
         )
-        ends = (below(x, MOST, "a value").astype(np.int64) for x in (c, c - fall, c + rise))
-        return Values(*ends)
+        return Values(c, c - fall, c + rise)
 
     def back(self, rows: Rows, owner: np.ndarray, dual: int) -> tuple[Rows, np.ndarray, int]:
-        """Return rows for the inputs, Ŵᵀ V up to rounding, what e costs, and how many halves."""
-        at, V = rows
-        paid, R = charge(np.abs(V), self.e[at], owner, dual), V.shape[1]
+        """Return rows Ŵᵀ V up to rounding, what e costs, and how many halves rounding took."""
+        (at, V), R = rows, rows[1].shape[1]
+        paid = charge(np.abs(V), self.e[at], owner, dual)
         places, of = np.unique(at % self.p, return_inverse=True)
         full = np.zeros((self.g * self.m, len(places), R))
         full[at // self.p, of] = V
         key = places.tobytes()
         if key not in self.touched:
             self.touched[key] = Touched(self.where[:, :, places], self.size)
-        touched = self.touched[key]
+        touched, L = self.touched[key], self.g * self.k * len(places)
         terms = self.m * max(1, len(touched.readers))
-        cut, length = 53 - WEIGHT - terms.bit_length(), self.g * self.k * len(places)
-        total, halves = np.zeros((len(touched.at), R)), 0
+        cut, total, halves = 53 - WEIGHT - terms.bit_length(), np.zeros((len(touched.at), R)), 0
         for t, digit in enumerate(digits(full.reshape(self.g, self.m, -1), cut)):
-            padded = np.zeros((length + 1, R))
-            shape = self.g, self.k, len(places) * R
-            product(self.down, digit, terms, out=padded[:-1].reshape(shape))
-            total += below(near(touched.add(padded), t * cut - self.w), 2.0**46, "a dual variable")
+            padded = np.zeros((L + 1, R))
+            out = padded[:-1].reshape(self.g, self.k, -1)
+            product(self.transposed, digit, terms, out)
+            total += below(np.rint(shifted(touched.add(padded), t * cut - self.w)), DUALS)
             halves += 1
         return (touched.at, total), paid, halves
 
@@ -180,46 +205,40 @@ class Affine:
 class Relu:
     """z = max(z_in, 0), between two lines wherever 0 lies inside of what is proved of z_in."""
 
-    relu = True
+    relu, p = True, 1
 
-    def __init__(self, source: int, n: int, free: bool) -> None:
-        self.inputs, self.n, self.p, self.free = [source], n, 1, free
+    def __init__(self, n: int) -> None:
+        self.n, self.free = n, False
 
     def forward(self, inputs: Sequence[Values]) -> Values:
         """Find lines around the op on its interval, and c in the middle between them.
 
-        a z ≤ max(z, 0) ≤ s z + h, for any a in [0, 1] and s, with h the larger of what is missing
-        at either end; in δ and units, a δ_in − below ≤ δ ≤ s δ_in + above.
+        a z ≤ max(z, 0) ≤ s z + h for any a in [0, 1] and any s, with h the larger of what is
+        missing at the two ends; in δ, a δ_in − below ≤ δ ≤ s δ_in + above.
         """
-        (z,) = inputs
-        one, c, lo, hi = 1 << SLOPE, z.c, z.lo, z.hi
+        c, lo, hi, one = inputs[0].c, inputs[0].lo, inputs[0].hi, 1 << SLOPE
         self.open = (lo < 0) & (hi > 0)
-        width = np.where(self.open, hi - lo, 1)
-        s = np.rint(np.where(self.open, one * (hi / width), one * (lo >= 0))).astype(np.int64)
+        chord = one * (hi / np.where(self.open, hi - lo, 1))
+        s = np.rint(np.where(self.open, chord, one * (lo >= 0))).astype(np.int64)
         a = np.where(self.open & self.free, one * (c > 0), s)
         h = np.where(self.open, np.maximum(-s * lo, (one - s) * hi), 0)
         least, most = a * c, s * c + h
-        own = (least + most) >> (SLOPE + 1)
-        self.below = (own - (least >> SLOPE)).astype(np.float64)
-        self.above = ((-(-most >> SLOPE)) - own).astype(np.float64)
-        self.a, self.s = a * 2.0**-SLOPE, s * 2.0**-SLOPE
-        self.both = np.maximum(self.below, self.above)
-        return Values(own, np.maximum(lo, 0), np.maximum(hi, 0))
+        middle = (least + most) >> (SLOPE + 1)
+        self.below = (middle - (least >> SLOPE)).astype(np.float64)
+        self.above = (-(-most >> SLOPE) - middle).astype(np.float64)
+        self.a, self.s = shifted(a, -SLOPE), shifted(s, -SLOPE)
+        return Values(middle, np.maximum(lo, 0), np.maximum(hi, 0))
 
     def back(self, rows: Rows, owner: np.ndarray, dual: int) -> tuple[Rows, np.ndarray, int]:
         """Return rows for the input, what the lines cost, and how many halves rounding took.
 
-        For the least value of Vδ: the lower line where V > 0, the upper one where V < 0.
+        For the least value of Vδ: by the lower line where V > 0, by the upper one where V < 0.
         """
-        at, V = rows
-        below(V, 2.0 ** (53 - SLOPE), "a dual variable")
-
-        def mine(x: np.ndarray) -> np.ndarray:
-            return x[at][:, owner]
-
+        at, V = rows[0], below(rows[1], 2.0 ** (53 - SLOPE))
         if not self.free:
-            return (at, np.rint(V * mine(self.s))), charge(np.abs(V), self.both[at], owner, dual), 1
-        rising, falling = np.maximum(V, 0), np.maximum(-V, 0)
-        paid = charge(rising, self.below[at], owner, dual)
-        paid += charge(falling, self.above[at], owner, dual)
-        return (at, np.rint(rising * mine(self.a) - falling * mine(self.s))), paid, 1
+            paid = charge(np.abs(V), np.maximum(self.below, self.above)[at], owner, dual)
+            return (at, np.rint(V * self.s[at][:, owner])), paid, 1
+        plus, minus = np.maximum(V, 0), np.maximum(-V, 0)
+        paid = charge(plus, self.below[at], owner, dual)
+        paid += charge(minus, self.above[at], owner, dual)
+        return (at, np.rint(plus * self.a[at][:, owner] - minus * self.s[at][:, owner])), paid, 1

@@ -45,7 +45,7 @@ class Origin:
         threat = self.threat.select(self.x, index)
         return replace(self, x=self.x[index], labels=self.labels[index], threat=threat)
 
-    def save(self, path: str | Path, verified: Tensor) -> None:
+    def save(self, path: str | Path, verified: Tensor, tight: bool) -> None:
         """Write the proof of margins.
 
         Raises:
@@ -63,9 +63,8 @@ class Origin:
         with torch.no_grad():
             run_nodes(self.graph.prelude, env, len(env[self.graph.perturbed]))
         constant: dict[Value, Any] = {v: t for v, t in env.items() if v.batch_dim is None}
-        write(
-            path, self.graph, constant, self.x, self.labels, self.threat, verified, self.free
-        )
+        where = path, self.graph, constant, self.x, self.labels, self.threat
+        write(*where, verified, self.free, tight)
 
 
 def _versions(env: Mapping[Value, Tensor]) -> dict[Value, int]:

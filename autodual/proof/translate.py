@@ -5,7 +5,7 @@ A value of the graph is entries of some nodes: ops that only move entries make n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +18,58 @@ from autodual.errors import UnsupportedOpError
 from autodual.front.ir import Graph, Node, Value, bind, invoke
 
 MOVES = {
-    f"aten.{name}"
-    for name in (
-        "reshape.default view.default _unsafe_view.default flatten.using_ints unflatten.int "
-        "permute.default transpose.int t.default movedim.int squeeze.dim squeeze.dims "
-        "squeeze.default unsqueeze.default expand.default slice.Tensor select.int narrow.default "
-        "flip.default roll.default cat.default stack.default clone.default alias.default "
-        "contiguous.default constant_pad_nd.default index_select.default detach.default "
-        "split.Tensor split_with_sizes.default chunk.default unbind.int repeat.default"
-    ).split()
+    "aten.reshape.default",
+    "aten.view.default",
+    "aten._unsafe_view.default",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.permute.default",
+    "aten.transpose.int",
+    "aten.t.default",
+    "aten.movedim.int",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.squeeze.default",
+    "aten.unsqueeze.default",
+    "aten.expand.default",
+    "aten.slice.Tensor",
+    "aten.select.int",
+    "aten.narrow.default",
+    "aten.flip.default",
+    "aten.roll.default",
+    "aten.cat.default",
+    "aten.stack.default",
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.contiguous.default",
+    "aten.constant_pad_nd.default",
+    "aten.index_select.default",
+    "aten.detach.default",
+    "aten.split.Tensor",
+    "aten.split_with_sizes.default",
+    "aten.chunk.default",
+    "aten.unbind.int",
+    "aten.repeat.default",
 }
 """Ops that move entries and change none; padding with other numbers than 0 is seen."""
+
+KNOWN = {
+    "aten.abs.default",
+    "aten.add.Tensor",
+    "aten.addmm.default",
+    "aten.clamp.default",
+    "aten.convolution.default",
+    "aten.hardtanh.default",
+    "aten.leaky_relu.default",
+    "aten.linear.default",
+    "aten.matmul.default",
+    "aten.mm.default",
+    "aten.mul.Tensor",
+    "aten.neg.default",
+    "aten.relu.default",
+    "aten.sub.Tensor",
+}
+"""Ops that make nodes, where their other arguments allow it."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +100,7 @@ class Translated:
 
     def whole(self, z: Entries) -> int:
         """Return the node that has just these entries, made if there is none."""
-        if len(z.nodes) == 1 and np.array_equal(
-            z.index.ravel(), np.arange(self.sizes[z.nodes[0]])
-        ):
+        if len(z.nodes) == 1 and np.array_equal(z.index.ravel(), np.arange(self.sizes[z.nodes[0]])):
             return z.nodes[0]
         one, n = np.ones((1, 1, 1), np.float32), z.index.size
         return self.affine(z, one, np.arange(n).reshape(1, 1, n), 0 * one)
@@ -106,7 +145,7 @@ def translate(graph: Graph, env: Mapping[Value, Tensor]) -> tuple[Translated, En
     lost: dict[Value, str] = {}
     for node in graph.body:
         if any(v in lost for v in node.inputs):
-            lost[node.out] = ""
+            lost[node.out] = "" if node.op in MOVES or node.op in KNOWN else node.where
             continue
         found = _node(net, node, env, known)
         if found is None:

@@ -1,4 +1,4 @@
-"""A certificate as a file: network, sets, labels and margins, as far as the checker derives them."""
+"""A certificate as a file: a network, sets, labels, and the margins that the checker derives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from torch import Tensor
 from autodual.errors import GraphError, InputError
 from autodual.files import replacing
 from autodual.front.ir import Graph, Value
-from autodual.labels import NONE, Classes
+from autodual.labels import Classes
 from autodual.proof.translate import Entries, Translated, evaluated, numbers, translate
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
 from autodual_check.checking import Proof, margins
-from autodual_check.numbers import Clock, Invalid, Unsupported
-from autodual_check.reading import MAGIC
+from autodual_check.reading import MAGIC, Invalid, Unsupported
 
 UNIT, DUAL = 30, 22
 """Values are whole numbers in units of 2^-UNIT, dual variables of 2^-DUAL, where these fit."""
@@ -35,11 +34,12 @@ def write(
     threat: ThreatModel,
     verified: Tensor,
     free: bool,
+    tight: bool,
 ) -> np.ndarray:
     """Write a proof of margins for labels, and return these [N, K].
 
-    The checker's own derivation decides what is claimed: with equal slopes first, and with free
-    ones where these leave something unproved that is verified.
+    The checker's own derivation decides what is claimed. Each example goes the cheapest way that
+    proves it: with rows for no node, for one, for all; with equal slopes, and with free ones.
 
     Args:
         path: the file, which is replaced when all is well.
@@ -49,6 +49,7 @@ def write(
         threat: the sets around x.
         verified: [N] bool, the examples that must have positive margins.
         free: whether free slopes may be tried.
+        tight: go the dearest way at once, for larger margins.
 
     Raises:
         UnsupportedOpError: proofs do not know an op.
@@ -56,34 +57,44 @@ def write(
     """
     header, arrays = _network(graph, env, x)
     header["set"], more = _set(threat, x)
-    header["rows"] = _rows(header["nodes"], header["set"]["kind"] in ("box", "linf"))
-    header["property"] = {"kind": "margins", "labels": "labels", "margins": "margins"}
+    box = header["set"]["kind"] in ("box", "linf")
+    header["ways"] = _ways(_read(header["nodes"], box), free)
+    said = {"kind": "margins", "labels": "labels", "margins": "margins", "way": "way"}
+    header["property"] = said
     arrays |= more | {"labels": labels.cpu().numpy().astype(np.int32)}
-    must = verified.cpu().numpy()
-    for slopes in ("equal", "free") if free else ("equal",):
-        header["slopes"] = slopes
-        found = _derived(header, arrays)
-        safe = (found > 0) | (np.arange(found.shape[1]) == arrays["labels"][:, None])
-        lost = np.flatnonzero(must & ~safe.all(1))
-        if not len(lost):
-            arrays["margins"] = found
-            packed = pack(header, arrays)
-            with replacing(Path(path)) as file:
-                file.write(packed)
-            return found
-    some = ", ".join(map(str, lost[:10])) + ("…" if len(lost) > 10 else "")
-    raise InputError(
-        f"{len(lost)} of {int(must.sum())} verified examples are not proved by what the checker "
-        f"derives, which knows no steps and no programs: {some}. Save the others, "
-        "certificate[mask].save(path)."
-    )
+    own = {"x", "eps", "labels", "way", *(("lower", "upper") if box and "x" not in more else ())}
+    must, last = verified.cpu().numpy(), len(header["ways"]) - 1
+
+    def derived(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Derive margins of some examples, and say which of them stay open."""
+        picked = {k: a[index] if k in own else a for k, a in {**arrays, "way": way}.items()}
+        found = _derived(header, picked, said)
+        classes = np.arange(found.shape[1]) == picked["labels"][:, None]
+        return found, index[must[index] & ~((found > 0) | classes).all(1)]
+
+    way, whole = np.full(len(x), last * tight, np.int32), np.arange(len(x))
+    left = derived(whole)[1] if last else whole
+    while len(left) and way[left].min() < last:
+        way[left] = np.minimum(way[left] + 1, last)
+        left = derived(left)[1]
+    found, left = derived(whole)  # margins depend a little on what is bounded together
+    if len(left):
+        told = ", ".join(map(str, left[:10])) + ("…" if len(left) > 10 else "")
+        raise InputError(
+            f"{len(left)} of {int(must.sum())} verified examples are not proved by what the "
+            f"checker derives, which knows no steps and no programs: {told}. Save the others, "
+            "certificate[mask].save(path)."
+        )
+    arrays = {"margins": found, "way": way, **arrays}
+    packed = pack(header, arrays)
+    with replacing(Path(path)) as file:
+        file.write(packed)
+    return found
 
 
 def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return the bytes of a file."""
-    plain = {
-        name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()
-    }
+    plain = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("<")) for name, a in arrays.items()}
     listed = [[name, a.dtype.str, list(a.shape)] for name, a in plain.items()]
     told = json.dumps({**header, "arrays": listed}, separators=(",", ":")).encode()
     data = zlib.compress(b"".join(a.tobytes() for a in plain.values()), 9)
@@ -109,13 +120,19 @@ def _network(
     return header, net.arrays
 
 
-def _rows(nodes: list[list[Any]], box: bool) -> list[int]:
+def _read(nodes: list[list[Any]], box: bool) -> list[int]:
     """Return the nodes that a ReLU reads and that rows may know more of than intervals do."""
     bent = [False]
     for op, inputs, *_ in nodes:
         bent.append(op == "relu" or any(bent[j] for j in inputs))
     read = [inputs[0] for op, inputs, *_ in nodes if op == "relu"]
     return sorted({j for j in read if j > 0 and (bent[j] or not box)})
+
+
+def _ways(rows: list[int], free: bool) -> list[list[Any]]:
+    """Return what the checker may try, the cheapest first: slopes, and which nodes get rows."""
+    ways = [["equal", rows[len(rows) - n :]] for n in sorted({0, min(1, len(rows)), len(rows)})]
+    return [*ways, ["free", rows]] if free else ways
 
 
 def _compare(at: np.ndarray, graph: Graph, env: Mapping[Value, Tensor], x: Tensor) -> None:
@@ -159,11 +176,13 @@ def _set(threat: ThreatModel, x: Tensor) -> tuple[dict[str, Any], dict[str, np.n
     return said, arrays
 
 
-def _derived(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _derived(
+    header: dict[str, Any], arrays: Mapping[str, np.ndarray], said: dict[str, Any]
+) -> np.ndarray:
     """Return the margins that the checker derives, [N, K]."""
     try:
         proof = Proof(header, dict(arrays))
-        found = margins(proof, arrays["labels"], Clock(float("inf")))
+        found = margins(proof, said)
     except (Invalid, Unsupported) as error:
         raise InputError(f"the checker would not take the proof: {error}") from error
     return found * 2.0**-proof.unit
