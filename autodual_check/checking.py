@@ -14,8 +14,11 @@ import numpy as np
 from autodual_check.network import Affine, Relu, Rows, Values, below, charge, coarse, shifted, whole
 from autodual_check.reading import Invalid, Unsupported, need, read
 
-TOGETHER, WORK, ENTRIES = 64, 2**21, 2**22
-"""How many sets are bounded at once at most; and how many numbers arrays for that may hold."""
+LARGEST, MANY = 2**23, 2**25
+"""How many entries all nodes may have together, and what all places of one node may read."""
+
+TOGETHER, ENTRIES = 64, 2**22
+"""How many sets are bounded at once at most; how many numbers an array of theirs may hold."""
 
 KINDS = {"box": 0, "linf": 0, "l1": 1, "l2": 2}
 
@@ -28,11 +31,10 @@ class Bounds:
     """
 
     def __init__(self, proof: Proof, lo: np.ndarray, hi: np.ndarray, ball: Any, way: Any) -> None:
-        self.proof, self.ball = proof, ball
-        slopes, rows = way
-        self.free = slopes == "free"
+        self.proof, self.ball, self.free, rows = proof, ball, way[0] == "free", way[1]
         self.values = [Values((lo + hi) >> 1 if ball is None else ball[0], lo, hi)]
         for i, (op, inputs) in enumerate(zip(proof.ops, proof.inputs, strict=True), 1):
+            proof.look()
             op.free = self.free
             self.values.append(op.forward([self.values[j] for j in inputs]))
             if i in rows:
@@ -42,7 +44,7 @@ class Bounds:
         """Bound by rows those entries of node i whose sign is open, a place at a time."""
         z, p = self.values[i], self.proof.ops[i - 1].p
         unit, owner = np.nonzero((z.lo < 0) & (z.hi > 0))
-        size = max(1, ENTRIES // max(self.proof.sizes[: i + 1]))
+        size = max(1, ENTRIES // self.proof.wide)
         for place in np.unique(unit % p):
             mine = np.flatnonzero(unit % p == place)
             for some in np.split(mine, range(size, len(mine), size)):
@@ -93,20 +95,28 @@ class Bounds:
         norm = V.max(0, initial=0)
         if power == 2:
             X, h = coarse(V, 2.0**20)
-            squares = below((X * X).sum(0), 2.0**53)
+            squares = below((X * X).sum(0), 2.0**53).tolist()
             norm = np.array([math.isqrt(int(s)) + 1.0 for s in squares]) * 2.0**h
         moved = charge(V.sum(0)[None], np.ones((1, len(eps))), owner, dual)
         return np.minimum(
             box, charge(norm[None], eps[None].astype(np.float64), owner, dual) + moved
         )
 
-    def least(self, V: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """Return lower bounds [R], in units, on rows V [n, R] of −1, 0, 1 of the last node."""
-        z = self.values[-1]
-        fall = self.fall(len(self.proof.ops), (np.arange(len(V)), V * 2.0**self.proof.dual), owner)
-        c, lo, hi = (x[:, owner] for x in (z.c, z.lo, z.hi))
-        apart = np.where(V > 0, lo, 0) - np.where(V < 0, hi, 0)
-        return np.maximum((V.astype(np.int64) * c).sum(0) - fall, apart.sum(0))
+    def least(self, y: np.ndarray, k: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return lower bounds [R], in units, on z_y − z_k of the last node, on z_y where k < 0."""
+        z, size = self.values[-1], max(1, ENTRIES // self.proof.wide)
+        found = [np.zeros(0, np.int64)]
+        for start in range(0, len(y), size):
+            plus, minus, b = (x[start : start + size] for x in (y, k, owner))
+            other = minus >= 0
+            at = np.unique(np.concatenate([plus, minus[other]]))
+            V, columns = np.zeros((len(at), len(b))), np.arange(len(b))
+            V[np.searchsorted(at, plus), columns] = 2.0**self.proof.dual
+            V[np.searchsorted(at, minus[other]), columns[other]] -= 2.0**self.proof.dual
+            fall = self.fall(len(self.proof.ops), (at, V), b)
+            along = z.c[plus, b] - np.where(other, z.c[minus, b], 0) - fall
+            found.append(np.maximum(along, z.lo[plus, b] - np.where(other, z.hi[minus, b], 0)))
+        return np.concatenate(found)
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:
@@ -129,11 +139,9 @@ class Proof:
         self.header, self.arrays, self.end = header, arrays, time.monotonic() + seconds
         sizes: list[Any] = [header.get(name) for name in ("unit", "dual", "input")]
         need(all(type(s) is int for s in sizes), "unit, dual, input: not whole numbers")
-        self.unit: int = sizes[0]
-        self.dual: int = sizes[1]
-        n: int = sizes[2]
-        need(-60 <= self.unit <= 80 and 0 <= self.dual <= 40, "unit, dual: out of range")
-        need(0 < n <= 2**24, "input: no size")
+        self.unit, self.dual, n = map(int, sizes)
+        fits = -60 <= self.unit <= 80 and 0 <= self.dual <= 40 and 0 < n <= LARGEST
+        need(fits, "unit, dual, input: out of range")
         self.sizes, self.inputs, self.ops = [n], list[list[int]](), list[Any]()
         self.ways: list[Any] = header.get("ways", [])
         nodes: list[Any] = header.get("nodes", [])
@@ -142,15 +150,24 @@ class Proof:
             self.ops.append(self.op(node, f"node {i}"))
             self.inputs.append(node[1])
             self.sizes.append(self.ops[-1].n)
+            need(sum(self.sizes) <= LARGEST, f"{node[0]} {i}: the network is too large")
+        self.wide = max([op.g * op.k * op.p for op in self.ops if not op.relu] + self.sizes)
         need(isinstance(self.ways, list) and len(self.ways) > 0, "ways: no list")
         for way in self.ways:
-            need(isinstance(way, list) and len(way) == 2, "ways: not [slopes, rows]")
-            need(way[0] in ("equal", "free") and isinstance(way[1], list), "ways: no slopes, rows")
+            pair = isinstance(way, list) and len(way) == 2 and isinstance(way[1], list)
+            need(pair and way[0] in ("equal", "free"), "ways: not [slopes, rows]")
 
     def look(self) -> None:
         """Raise if time is over."""
         if time.monotonic() > self.end:
             raise Unsupported("it takes longer than --seconds allows")
+
+    def table(self, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+        """Return a table of the header, of one of a few kinds."""
+        table: Any = self.header.get(name)
+        if not isinstance(table, dict) or table.get("kind") not in tuple(kinds):
+            raise Unsupported(f"{name}: none of {', '.join(kinds)}")
+        return table
 
     def array(self, name: Any, kind: str, *shape: int | None) -> np.ndarray:
         """Return an array of floats ("f") or whole numbers ("i"), of a shape where it is known."""
@@ -177,22 +194,23 @@ class Proof:
         (g, m, k) = W.shape
         index, b = self.array(node[3], "i", g, k, None), self.array(node[4], "f", g, m, None)
         p = index.shape[2]
-        need(b.shape[2] in (1, p) and max(m, k) * g * p <= 2**26, f"{where}: too large, or no bias")
+        need(b.shape[2] in (1, p), f"{where}: its bias does not fit")
+        need(max(size, g * m * p) <= LARGEST and g * k * p <= MANY, f"{where}: it is too large")
         need(index.min() >= -1 and index.max() < size, f"{where}: its index points outside")
         return Affine(W, index, b, size, self.unit)
 
     def sets(self) -> tuple[np.ndarray, np.ndarray]:
         """Return boxes [N, n] in units around the sets; see about balls, if they are that."""
-        said, n = self.header.get("set"), self.sizes[0]
-        need(isinstance(said, dict) and said.get("kind") in tuple(KINDS), "set: of no known kind")
-        assert isinstance(said, dict)
+        said, n = self.table("set", KINDS), self.sizes[0]
         self.power = KINDS[said["kind"]]
 
         def ends(*shape: int | None) -> list[np.ndarray]:
             low, high = (self.array(said.get(e), "f", *shape) for e in ("lower", "upper"))
             need(low.shape == high.shape, "set: its ends differ in shape")
-            low, high = shifted(low, self.unit), shifted(high, self.unit)
-            return [whole(np.floor(low)), whole(np.ceil(high))]
+            return [
+                whole(np.floor(shifted(low, self.unit))),
+                whole(np.ceil(shifted(high, self.unit))),
+            ]
 
         if said["kind"] == "box":
             lo, hi = ends(None, n)
@@ -202,8 +220,7 @@ class Proof:
             need(eps.min() >= 0, "set: a radius is negative")
             x, self.eps = shifted(x, self.unit), whole(np.ceil(shifted(eps, self.unit)))
             self.x = whole(np.rint(x))
-            lo = whole(np.floor(x)) - self.eps[:, None]
-            hi = whole(np.ceil(x)) + self.eps[:, None]
+            lo, hi = whole(np.floor(x)) - self.eps[:, None], whole(np.ceil(x)) + self.eps[:, None]
             if "lower" in said or "upper" in said:
                 least, most = ends(n)
                 lo, hi = np.maximum(lo, least), np.minimum(hi, most)
@@ -220,8 +237,7 @@ class Proof:
         """Return which of ``count`` parts go which way, as many as are bounded at once."""
         way = self.array(said.get("way"), "i", count)
         need(way.min() >= 0 and way.max() < len(self.ways), "way: there is no such way")
-        wide = [op.g * op.k * op.p for op in self.ops if not op.relu]
-        size = int(min(TOGETHER, max(1, WORK // max(wide + self.sizes))))
+        size = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
         each = [(w, np.flatnonzero(way == w)) for w in range(len(self.ways))]
         return [(w, mine[i : i + size]) for w, mine in each for i in range(0, len(mine), size)]
 
@@ -242,16 +258,16 @@ def margins(proof: Proof, said: dict[str, Any]) -> np.ndarray:
     need(labels.min() >= 0 and labels.max() < K, "labels: no class of the network's")
     for way, some in proof.chosen(said, len(lo)):
         b, k = np.nonzero(labels[some, None] != np.arange(K))
-        V, columns = np.zeros((K, len(b))), np.arange(len(b))
-        V[labels[some][b], columns], V[k, columns] = 1, -1
-        found[some[b], k] = proof.bounds(some, lo[some], hi[some], way).least(V, b)
+        bounds = proof.bounds(some, lo[some], hi[some], way)
+        found[some[b], k] = bounds.least(labels[some][b], k, b)
     return found
 
 
 def _margins(proof: Proof, said: dict[str, Any]) -> str:
     """Check claims [N, K] of margins for labels [N]."""
+    claims = proof.array(said.get("margins"), "f", None, proof.sizes[-1])
     derived = shifted(margins(proof, said), -proof.unit)
-    claims = proof.array(said.get("margins"), "f", *derived.shape)
+    need(len(claims) == len(derived), "margins: not of each set")
     for i, k in np.argwhere(~(claims <= derived)).tolist():
         raise Invalid(
             f"set {i}, class {k}: {claims[i, k]:.9g} is claimed, {derived[i, k]:.9g} derived"
@@ -280,7 +296,7 @@ def parts(proof: Proof, said: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, n
             found.append((i, low, high))
         else:
             left, right = high.copy(), low.copy()
-            left[cut], right[cut] = min(left[cut], most[part]), max(right[cut], least[part])
+            left[cut], right[cut] = min(high[cut], most[part]), max(low[cut], least[part])
             todo += [(i, right, high), (i, low, left)]
     need(not todo, f"{len(todo)} parts are missing")
     owner, low, high = (np.array(each) for each in zip(*found, strict=True))
@@ -299,24 +315,22 @@ def _positive(proof: Proof, said: dict[str, Any]) -> str:
         bounds = proof.bounds(owner[some], lo[some], hi[some], way) if len(some) else None
         for k in range(int(last.max()) + 1):
             (b,) = np.nonzero(~proved & (first[some] <= k) & (k <= last[some]))
-            V = np.zeros((proof.sizes[-1], len(b)))
-            V[k] = 1
             if bounds is not None and len(b):
-                proved[b] = bounds.least(V, b) > 0
+                proved[b] = bounds.least(np.full(len(b), k), np.full(len(b), -1), b) > 0
         for part in some[~proved].tolist():
             raise Invalid(f"part {part}, of set {owner[part]}: no output is proved to be positive")
     return f"{count} sets in {len(owner)} parts"
+
+
+CHECKS = {"margins": _margins, "positive": _positive}
 
 
 def check(path: Path, seconds: float = math.inf) -> tuple[str, str]:
     """Return "valid", "invalid" or "unsupported", and what there is to say about it."""
     try:
         proof = Proof(*read(path), seconds)
-        said = proof.header.get("property")
-        kinds = {"margins": _margins, "positive": _positive}
-        need(isinstance(said, dict) and said.get("kind") in tuple(kinds), "property: no known kind")
-        assert isinstance(said, dict)
-        return "valid", f"{kinds[said['kind']](proof, said)}; network {proof.digest()}"
+        said = proof.table("property", CHECKS)
+        return "valid", f"{CHECKS[said['kind']](proof, said)}; network {proof.digest()}"
     except Invalid as error:
         return "invalid", str(error)
     except (Unsupported, MemoryError) as error:

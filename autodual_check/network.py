@@ -188,6 +188,8 @@ class Affine:
         full = np.zeros((self.g * self.m, len(places), R))
         full[at // self.p, of] = V
         key = places.tobytes()
+        if sum(len(touched.at) for touched in self.touched.values()) > 2**22:
+            self.touched.clear()
         if key not in self.touched:
             self.touched[key] = Touched(self.where[:, :, places], self.size)
         touched, L = self.touched[key], self.g * self.k * len(places)

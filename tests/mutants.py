@@ -1,6 +1,7 @@
 """Proofs, changed in every way that one can think of."""
 
 import copy
+import math
 import struct
 
 import numpy as np
@@ -52,8 +53,8 @@ def _array(array, generator):
             more = [old + 1, old - 1, *WHOLE[:12]]
             array.flat[i] = np.int64(more[generator.integers(len(more))]).astype(np.int32)
         else:
-            old = array.flat[i]
-            near = [np.nextafter(old, np.inf), -old, old / 2, old * 2, old + 0.1, old - 0.1]
+            old = float(array.flat[i])
+            near = [math.nextafter(old, math.inf), -old, old / 2, old * 2, old + 0.1, old - 0.1]
             more = [*near, *near, *near, *SPECIAL]
             with np.errstate(all="ignore"):
                 array.flat[i] = more[generator.integers(len(more))]

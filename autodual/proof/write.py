@@ -24,6 +24,10 @@ from autodual_check.reading import MAGIC, Invalid, Unsupported
 UNIT, DUAL = 30, 22
 """Values are whole numbers in units of 2^-UNIT, dual variables of 2^-DUAL, where these fit."""
 
+SLACK = 2.0**-20
+"""How much smaller than derived a margin is claimed, relatively: what is bounded together with
+others is rounded with them, and another version may put others together."""
+
 
 def write(
     path: str | Path,
@@ -70,6 +74,7 @@ def write(
         picked = {k: a[index] if k in own else a for k, a in {**arrays, "way": way}.items()}
         found = _derived(header, picked, said)
         classes = np.arange(found.shape[1]) == picked["labels"][:, None]
+        found -= np.where(classes, 0, SLACK * (1 + np.abs(found)))
         return found, index[must[index] & ~((found > 0) | classes).all(1)]
 
     way, whole = np.full(len(x), last * tight, np.int32), np.arange(len(x))
@@ -77,7 +82,7 @@ def write(
     while len(left) and way[left].min() < last:
         way[left] = np.minimum(way[left] + 1, last)
         left = derived(left)[1]
-    found, left = derived(whole)  # margins depend a little on what is bounded together
+    found, left = derived(whole)
     if len(left):
         told = ", ".join(map(str, left[:10])) + ("…" if len(left) > 10 else "")
         raise InputError(
