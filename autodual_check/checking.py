@@ -139,7 +139,7 @@ class Proof:
         self.header, self.arrays, self.end = header, arrays, time.monotonic() + seconds
         sizes: list[Any] = [header.get(name) for name in ("unit", "dual", "input")]
         need(all(type(s) is int for s in sizes), "unit, dual, input: not whole numbers")
-        self.unit, self.dual, n = map(int, sizes)
+        self.unit, self.dual, n = sizes
         fits = -60 <= self.unit <= 80 and 0 <= self.dual <= 40 and 0 < n <= LARGEST
         need(fits, "unit, dual, input: out of range")
         self.sizes, self.inputs, self.ops = [n], list[list[int]](), list[Any]()
@@ -150,12 +150,13 @@ class Proof:
             self.ops.append(self.op(node, f"node {i}"))
             self.inputs.append(node[1])
             self.sizes.append(self.ops[-1].n)
-            need(sum(self.sizes) <= LARGEST, f"{node[0]} {i}: the network is too large")
+            need(sum(self.sizes) <= LARGEST, "the network is too large")
         self.wide = max([op.g * op.k * op.p for op in self.ops if not op.relu] + self.sizes)
+        self.together = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
         need(isinstance(self.ways, list) and len(self.ways) > 0, "ways: no list")
         for way in self.ways:
-            pair = isinstance(way, list) and len(way) == 2 and isinstance(way[1], list)
-            need(pair and way[0] in ("equal", "free"), "ways: not [slopes, rows]")
+            fits = isinstance(way, list) and len(way) == 2 and isinstance(way[1], list)
+            need(fits and way[0] in ("equal", "free"), "ways: not [slopes, rows]")
 
     def look(self) -> None:
         """Raise if time is over."""
@@ -171,10 +172,9 @@ class Proof:
 
     def array(self, name: Any, kind: str, *shape: int | None) -> np.ndarray:
         """Return an array of floats ("f") or whole numbers ("i"), of a shape where it is known."""
-        array = self.arrays.get(name) if isinstance(name, str) else None
+        array: Any = self.arrays.get(name) if isinstance(name, str) else None
         fits = array is not None and array.dtype.kind == kind and array.ndim == len(shape)
         need(fits, f"array {str(name)[:40]!r}: missing, or of another kind")
-        assert array is not None
         same = all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
         need(same, f"array {name!r}: its shape is {list(array.shape)}")
         return array
@@ -184,14 +184,14 @@ class Proof:
         need(isinstance(node, list) and len(node) > 1, f"{where}: not [op, inputs, …]")
         op, inputs = node[:2]
         need(isinstance(inputs, list) and len(inputs) > 0, f"{where}: no inputs")
-        earlier = all(type(j) is int and 0 <= j < len(self.sizes) for j in inputs)
-        need(earlier, f"{where}: its inputs are not earlier nodes")
+        known = range(len(self.sizes))
+        need(all(type(j) is int and j in known for j in inputs), f"{where}: no earlier nodes")
         if op == "relu" and len(inputs) == 1 and len(node) == 2:
             return Relu(self.sizes[inputs[0]])
         if op != "affine" or len(node) != 5:
             raise Unsupported(f"{where}: neither a relu of one input nor affine")
         W, size = self.array(node[2], "f", None, None, None), sum(self.sizes[j] for j in inputs)
-        (g, m, k) = W.shape
+        g, m, k = W.shape
         index, b = self.array(node[3], "i", g, k, None), self.array(node[4], "f", g, m, None)
         p = index.shape[2]
         need(b.shape[2] in (1, p), f"{where}: its bias does not fit")
@@ -237,8 +237,7 @@ class Proof:
         """Return which of ``count`` parts go which way, as many as are bounded at once."""
         way = self.array(said.get("way"), "i", count)
         need(way.min() >= 0 and way.max() < len(self.ways), "way: there is no such way")
-        size = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
-        each = [(w, np.flatnonzero(way == w)) for w in range(len(self.ways))]
+        each, size = [(w, np.flatnonzero(way == w)) for w in range(len(self.ways))], self.together
         return [(w, mine[i : i + size]) for w, mine in each for i in range(0, len(mine), size)]
 
     def digest(self) -> str:
@@ -286,7 +285,8 @@ def parts(proof: Proof, said: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, n
     lo, hi = proof.sets()
     cuts = proof.array(said.get("cuts"), "i", None)
     at = shifted(proof.array(said.get("at"), "f", len(cuts)), proof.unit)
-    need(cuts.min() >= -1 and cuts.max() < lo.shape[1], "cuts: not inputs")
+    fits = cuts.min() >= -1 and cuts.max() < lo.shape[1] and cuts.size * lo.shape[1] <= MANY
+    need(fits, "cuts: not inputs, or too many")
     least, most = whole(np.floor(at)), whole(np.ceil(at))
     todo, found = [(i, lo[i], hi[i]) for i in reversed(range(len(lo)))], []
     for part, cut in enumerate(cuts.tolist()):
@@ -310,13 +310,12 @@ def _positive(proof: Proof, said: dict[str, Any]) -> str:
     first, last = (proof.array(said.get(e), "i", count)[owner] for e in ("first", "last"))
     need(first.min() >= 0 and last.max() < proof.sizes[-1], "first, last: not outputs")
     for way, some in proof.chosen(said, len(owner)):
-        some = some[(lo[some] <= hi[some]).all(1)]
+        some = some[(lo[some] <= hi[some]).all(1)]  # no point lies in the others
+        bounds = proof.bounds(owner[some], lo[some], hi[some], way)
         proved = np.zeros(len(some), bool)
-        bounds = proof.bounds(owner[some], lo[some], hi[some], way) if len(some) else None
         for k in range(int(last.max()) + 1):
             (b,) = np.nonzero(~proved & (first[some] <= k) & (k <= last[some]))
-            if bounds is not None and len(b):
-                proved[b] = bounds.least(np.full(len(b), k), np.full(len(b), -1), b) > 0
+            proved[b] = bounds.least(np.full(len(b), k), np.full(len(b), -1), b) > 0
         for part in some[~proved].tolist():
             raise Invalid(f"part {part}, of set {owner[part]}: no output is proved to be positive")
     return f"{count} sets in {len(owner)} parts"

@@ -44,8 +44,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if len(raw) > MOST_FILE or (raw.startswith(MAGIC[:15]) and not raw.startswith(MAGIC)):
         raise Unsupported("the file is too large, or of another version")
     need(raw.startswith(MAGIC), "the file is no proof: it starts otherwise")
-    start = len(MAGIC) + 8
-    size = int.from_bytes(raw[len(MAGIC) : start], "little")
+    start, size = len(MAGIC) + 8, int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 8], "little")
     need(size <= min(MOST_HEADER, len(raw) - start), "the header is too long, or cut off")
     try:
         header = json.loads(raw[start : start + size].decode(), object_pairs_hook=_once)
@@ -82,16 +81,15 @@ def _arrays(listed: Any, packed: bytes) -> dict[str, np.ndarray]:
         data = unpacking.decompress(packed, sum(sizes) + 1)
     except zlib.error as error:
         raise Invalid(f"the arrays are broken: {error}") from None
-    whole = unpacking.eof and not unpacking.unused_data
-    need(len(data) == sum(sizes) and whole, "the arrays are not as long as the header says")
+    fits = len(data) == sum(sizes) and unpacking.eof and not unpacking.unused_data
+    need(fits, "the arrays are not as long as the header says")
     arrays, start = {}, 0
     for (name, (dtype, shape)), size in zip(found.items(), sizes, strict=True):
         arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
         start += size
         if dtype.kind == "f":
             need(bool(np.isfinite(arrays[name]).all()), f"array {name[:40]!r}: not finite")
-            size_of = np.abs(arrays[name][arrays[name] != 0])
-            low, high = float(size_of.min(initial=1)), float(size_of.max(initial=1))
-            if low < 2.0**-200 or high > 2.0**200:
+            sizes_of = np.abs(arrays[name][arrays[name] != 0].astype(np.float64))
+            if sizes_of.max(initial=1) > 2.0**200 or sizes_of.min(initial=1) < 2.0**-200:
                 raise Unsupported(f"array {name[:40]!r}: numbers beyond 2^200 or 2^-200")
     return arrays

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.errors import InputError, UnsupportedOpError
+from autodual.proof.write import pack
 from autodual_check.checking import Proof, check, margins
 from autodual_check.reading import read
 from tests.mutants import mutant
@@ -273,3 +275,126 @@ def test_no_mutant_that_claims_too_much_is_accepted(tmp_path):
         if answer == "valid":
             assert not violated(Read(path.read_bytes())), f"mutant {seed} claims too much"
     assert min(answers[a] for a in ("valid", "invalid", "unsupported")) > count // 100
+
+
+def question():
+    """A network that a few cuts verify: the first output stays below the second plus a margin."""
+    model, _ = net("mlp")
+    low, high = torch.zeros(4), torch.full((4,), 1.5)
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.5])] * 4)
+    z = model(torch.cat([corners, 1.5 * torch.rand(500, 4)])).detach()
+    gap = (z[:, 0] - z[:, 1]).max() + 0.01
+    return model, (low, high), ad.Y[0] - ad.Y[1] < float(gap)
+
+
+def test_a_verdict_as_a_tree_of_parts(tmp_path):
+    model, region, statement = question()
+    verdict = ad.verify(model, region, statement)
+    parts = verdict.save(tmp_path / "proof")
+    assert parts > 5
+    answer, why = check(tmp_path / "proof")
+    assert answer == "valid", why
+    assert why.startswith(f"1 sets in {parts} parts")
+    assert not violated(Read((tmp_path / "proof").read_bytes()))
+
+
+def test_verdicts_that_have_no_file(tmp_path):
+    model, region, statement = question()
+    verdict = ad.verify(model, region, statement)
+    with pytest.raises(InputError, match="parts allowed"):
+        verdict.save(tmp_path / "proof", most=3)
+    with torch.no_grad():
+        model[0].weight.mul_(1.1)
+    with pytest.raises(InputError, match="changed after"):
+        verdict.save(tmp_path / "proof")
+    with pytest.raises(InputError, match="what is verified"):
+        ad.verify(model, region, ad.Y[0] > 100).save(tmp_path / "proof")
+    assert list(tmp_path.iterdir()) == []
+
+
+def tree(path, cuts, at, room=0.1, first=0, last=1):
+    """Write that x − 0.3 + room or 0.3 − x + room is positive on [0, 1], cut like this."""
+    arrays = {
+        "W": np.array([[[1.0], [-1.0]]]),
+        "I": np.zeros((1, 1, 1), np.int32),
+        "b": np.array([[[room - 0.3], [room + 0.3]]]),
+        **{"lower": np.zeros((1, 1)), "upper": np.ones((1, 1))},
+        **{"first": np.array([first], np.int32), "last": np.array([last], np.int32)},
+        **{"cuts": np.array(cuts, np.int32), "at": np.array(at, np.float64)},
+        "way": np.zeros(sum(c < 0 for c in cuts), np.int32),
+    }
+    names = "first", "last", "cuts", "at", "way"
+    header = {
+        **{"unit": 30, "dual": 22, "input": 1, "nodes": [["affine", [0], "W", "I", "b"]]},
+        **{"ways": [["equal", []]], "set": {"kind": "box", "lower": "lower", "upper": "upper"}},
+        "property": {"kind": "positive", **{name: name for name in names}},
+    }
+    path.write_bytes(pack(header, arrays))
+    return check(path)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "at", "says"),
+    [
+        ([0, -1, -1], [0.3, 0, 0], "valid"),
+        ([0, 0, -1, -1, -1], [5, 0.3, 0, 0, 0], "valid"),
+        ([0, -1, 0, -1, -1], [-5, 0, 0.3, 0, 0], "valid"),
+        ([0, -1, -1], [5, 0, 0], "no output is proved"),
+        ([-1], [0], "no output is proved"),
+        ([0, -1], [0.3, 0], "parts are missing"),
+        ([0, -1, -1, -1], [0.3, 0, 0, 0], "belongs to no set"),
+        ([0], [0.3], "not a shape"),
+        ([1, -1, -1], [0.3, 0, 0], "not inputs"),
+    ],
+)
+def test_parts_cover_their_set(cuts, at, says, tmp_path):
+    assert says in ": ".join(tree(tmp_path / "proof", cuts, at))
+
+
+def test_parts_need_a_positive_output(tmp_path):
+    cuts, at = [0, -1, -1], [0.3, 0, 0]
+    for other in ({"room": 0.0}, {"first": 1}, {"last": 0}, {"first": 1, "last": 0}):
+        answer, why = tree(tmp_path / "proof", cuts, at, **other)
+        assert (answer, "positive" in why) == ("invalid", True)
+
+
+def test_a_file_that_unpacks_to_much_or_is_cut(tmp_path):
+    path, one = tmp_path / "proof", np.ones(1)
+    tree(path, [-1], [0])
+    raw = path.read_bytes()
+    bomb = zlib.compress(bytes(2**26))
+    start = raw.index(b"\x78", 25 + int.from_bytes(raw[17:25], "little"))
+    path.write_bytes(raw[:start] + bomb)
+    assert check(path) == ("invalid", "the arrays are not as long as the header says")
+    read = Read(raw)
+    read.arrays["more"] = one
+    packed = read.packed().replace(b'["more", "<f8", [1]]', b'["more", "<f8", [2000000000]]')
+    size = int.from_bytes(packed[17:25], "little") + 9
+    path.write_bytes(packed[:17] + size.to_bytes(8, "little") + packed[25:])
+    assert check(path) == ("unsupported", "the arrays are too large")
+    path.write_bytes(raw[:17] + (2**22).to_bytes(8, "little") + b"[" * 2**22)
+    assert check(path)[0] == "invalid"
+
+
+def test_numbers_at_the_ends_of_their_range(tmp_path):
+    """Cancelling weights, subnormals and values near 2^44 units: refused or right."""
+    path, generator = tmp_path / "proof", np.random.default_rng(0)
+    answers = Counter()
+    for seed in range(24):
+        scale = 2.0 ** generator.integers(-160, 60, (5, 4))
+        model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+        with torch.no_grad():
+            model[0].weight.mul_(torch.from_numpy(np.where(seed % 3 == 0, scale, 1)))
+            model[0].weight[1] = -model[0].weight[0]
+            model[2].weight.mul_(10.0 ** (seed % 9 - 4))
+            if seed % 2:
+                model[2].bias.mul_(2.0**-140)
+        net_ = ad.certify(model, 10.0 ** (seed % 5 - 5))
+        try:
+            net_(torch.rand(3, 4, dtype=torch.float64)).save(path)
+        except InputError as error:
+            answers[str(error)[:24]] += 1
+            continue
+        answers[check(path)[0]] += 1
+        assert not violated(Read(path.read_bytes()), tolerance=1e-12)
+    assert answers["valid"] > 12

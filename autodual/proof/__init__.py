@@ -1,5 +1,5 @@
 """Proofs of certificates as files, which ``autodual-check`` checks without this library."""
 
-from autodual.proof.origin import Origin
+from autodual.proof.origin import Origin, QueryOrigin
 
-__all__ = ["Origin"]
+__all__ = ["Origin", "QueryOrigin"]

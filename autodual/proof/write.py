@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autodual.errors import GraphError, InputError
 from autodual.files import replacing
+from autodual.front.evaluate import run
 from autodual.front.ir import Graph, Value
 from autodual.labels import Classes
 from autodual.proof.translate import Entries, Translated, evaluated, numbers, translate
@@ -59,14 +60,15 @@ def write(
         UnsupportedOpError: proofs do not know an op.
         InputError: nor the set; or the derivation leaves an example open that is verified.
     """
-    header, arrays = _network(graph, env, x)
+    header, arrays, top = _network(graph, env, x)
     header["set"], more = _set(threat, x)
     box = header["set"]["kind"] in ("box", "linf")
-    header["ways"] = _ways(_read(header["nodes"], box), free)
+    header["ways"] = _ways(read_by_relus(header["nodes"], box), free)
     said = {"kind": "margins", "labels": "labels", "margins": "margins", "way": "way"}
     header["property"] = said
     arrays |= more | {"labels": labels.cpu().numpy().astype(np.int32)}
     own = {"x", "eps", "labels", "way", *(("lower", "upper") if box and "x" not in more else ())}
+    settle(header, arrays, top)
     must, last = verified.cpu().numpy(), len(header["ways"]) - 1
 
     def derived(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,26 +108,62 @@ def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     return MAGIC + len(told).to_bytes(8, "little") + told + data
 
 
-def _network(
+def translated(
     graph: Graph, env: Mapping[Value, Tensor], x: Tensor
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header's part on the network, and its arrays."""
+) -> tuple[Translated, Entries, float]:
+    """Return the network, its output, and how large numbers are at x; it gives what the graph does.
+
+    Raises:
+        InputError: it has several inputs.
+        UnsupportedOpError: proofs do not know an op.
+    """
     if graph.inputs != (graph.perturbed,):
         raise InputError("proofs are written for networks of one input")
     net, output = translate(graph, env)
     at = evaluated(net, output, numbers(x).reshape(len(x), -1))
-    _compare(at, graph, env, x)
-    output = _logits(net, output, graph)
-    last = net.whole(output)
-    if last != len(net.nodes):
-        last = net.mixed([output], [1], np.zeros((1, 1, 1))).nodes[0]
-    top = max(1.0, float(np.abs(at).max()), float(x.abs().max()))
-    unit = UNIT - max(0, int(np.log2(top)) - 6)
-    header = {"unit": unit, "dual": DUAL, "input": net.input, "nodes": net.nodes}
-    return header, net.arrays
+    with torch.no_grad():
+        z = graph.output.per_example(run(graph, {**env, graph.perturbed: x}), len(x))
+    real = numbers(z).reshape(len(x), -1).astype(np.float64)
+    top = max(1.0, float(np.abs(real).max()), float(x.abs().max()))
+    if not np.allclose(at, real, rtol=1e-3, atol=1e-3 * top):
+        raise GraphError("the network that was to be written is not the model")
+    return net, output, top
 
 
-def _read(nodes: list[list[Any]], box: bool) -> list[int]:
+def settle(header: dict[str, Any], arrays: Mapping[str, np.ndarray], top: float) -> None:
+    """Choose a unit for numbers of some size at x: the finest in which those on the sets fit.
+
+    Raises:
+        InputError: there is none.
+    """
+    for coarser in range(0, 25, 6):
+        header["unit"] = UNIT - max(0, int(np.log2(top)) - 6) - coarser
+        try:
+            proof = Proof(header, dict(arrays))
+            lo, hi = proof.sets()
+            for some in np.split(
+                np.arange(len(lo)), range(proof.together, len(lo), proof.together)
+            ):
+                proof.bounds(some, lo[some], hi[some], 0)
+            return
+        except Unsupported as error:
+            why = error
+    raise InputError(f"the checker would not take the proof: {why}") from why
+
+
+def _network(
+    graph: Graph, env: Mapping[Value, Tensor], x: Tensor
+) -> tuple[dict[str, Any], dict[str, np.ndarray], float]:
+    """Return the header's part on a classifier, its arrays, and how large numbers are at x."""
+    net, output, top = translated(graph, env, x)
+    if Classes(graph.output.size(1)[1:]).binary:  # two classes, of which 0 has the logit 0
+        output = Entries(output.nodes, np.append(-1, output.index.ravel()))
+    if net.whole(output) != len(net.nodes):
+        net.mixed([output], [1], np.zeros((1, 1, 1)))
+    return {"dual": DUAL, "input": net.input, "nodes": net.nodes}, net.arrays, top
+
+
+def read_by_relus(nodes: list[list[Any]], box: bool) -> list[int]:
     """Return the nodes that a ReLU reads and that rows may know more of than intervals do."""
     bent = [False]
     for op, inputs, *_ in nodes:
@@ -138,24 +176,6 @@ def _ways(rows: list[int], free: bool) -> list[list[Any]]:
     """Return what the checker may try, the cheapest first: slopes, and which nodes get rows."""
     ways = [["equal", rows[len(rows) - n :]] for n in sorted({0, min(1, len(rows)), len(rows)})]
     return [*ways, ["free", rows]] if free else ways
-
-
-def _compare(at: np.ndarray, graph: Graph, env: Mapping[Value, Tensor], x: Tensor) -> None:
-    """Raise unless the network as it is written gives what the graph gives."""
-    from autodual.front.evaluate import run
-
-    with torch.no_grad():
-        z = graph.output.per_example(run(graph, {**env, graph.perturbed: x}), len(x))
-    real = numbers(z).reshape(len(x), -1).astype(np.float64)
-    if not np.allclose(at, real, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(real).max()))):
-        raise GraphError("the network that was to be written is not the model")
-
-
-def _logits(net: Translated, z: Entries, graph: Graph) -> Entries:
-    """Return two classes for one logit, of which that of class 0 is 0."""
-    if not Classes(graph.output.size(1)[1:]).binary:
-        return z
-    return Entries(z.nodes, np.append(-1, z.index.ravel()))
 
 
 def _set(threat: ThreatModel, x: Tensor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -18,6 +18,7 @@ from autodual.bound.memory import default_memory, parse_memory
 from autodual.errors import InputError, Interrupted
 from autodual.files import load, save
 from autodual.formats.onnx import OnnxModel
+from autodual.proof import QueryOrigin
 from autodual.query import Case, Query
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
 from autodual.verifier.inputs import InputSplits
@@ -146,6 +147,7 @@ class _Job:
         self.exact = problem.query.cases
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
+        self.origin: QueryOrigin | None = None
 
     def run(
         self,
@@ -200,6 +202,7 @@ class _Job:
                 f"{found.graph.output.numel}"
             )
         self.exact = query.cases
+        self.origin = QueryOrigin(found.graph, found.env, x, self.problem.query)
         cases = tuple(case.to(x) for case in query.cases)
         return System(net, found, tuple(x.shape[1:]), cases)
 
@@ -298,7 +301,7 @@ class _Job:
         with torch.no_grad():
             output = None if x is None else self.replay(x)[0]
         search = self.search
-        return Verdict(
+        verdict = Verdict(
             status=status,
             reason=reason,
             witness=None if x is None else x[0],
@@ -310,6 +313,7 @@ class _Job:
             how=how,
             curve=() if search is None else tuple(search.curve),
         )
+        return verdict if self.origin is None else verdict.of(self.origin)
 
 
 def _varying(cases: Sequence[Case]) -> int:
