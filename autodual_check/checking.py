@@ -14,8 +14,8 @@ import numpy as np
 from autodual_check.network import Affine, Relu, Rows, Values, below, charge, coarse, shifted, whole
 from autodual_check.reading import Invalid, Unsupported, need, read
 
-LARGEST, MANY = 2**23, 2**25
-"""How many entries all nodes may have together, and what all places of one node may read."""
+LARGEST, MANY = 2**23, 2**26
+"""How many entries all nodes may have together, and how many weights and reads."""
 
 TOGETHER, ENTRIES = 64, 2**22
 """How many sets are bounded at once at most; how many numbers an array of theirs may hold."""
@@ -42,7 +42,8 @@ class Bounds:
 
     def tighten(self, i: int) -> None:
         """Bound by rows those entries of node i whose sign is open, a place at a time."""
-        z, p = self.values[i], self.proof.ops[i - 1].p
+        z, op = self.values[i], self.proof.ops[i - 1]
+        p = op.p if op.n > op.p else 1  # where a place has one entry all go together
         unit, owner = np.nonzero((z.lo < 0) & (z.hi > 0))
         size = max(1, ENTRIES // self.proof.wide)
         for place in np.unique(unit % p):
@@ -137,26 +138,24 @@ class Proof:
         self, header: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float = math.inf
     ) -> None:
         self.header, self.arrays, self.end = header, arrays, time.monotonic() + seconds
-        sizes: list[Any] = [header.get(name) for name in ("unit", "dual", "input")]
-        need(all(type(s) is int for s in sizes), "unit, dual, input: not whole numbers")
-        self.unit, self.dual, n = sizes
-        fits = -60 <= self.unit <= 80 and 0 <= self.dual <= 40 and 0 < n <= LARGEST
-        need(fits, "unit, dual, input: out of range")
+        get: Any = header.get
+        self.unit, self.dual, n = sizes = [get(name) for name in ("unit", "dual", "input")]
+        need(all(type(s) is int for s in sizes) and n > 0, "unit, dual, input: not whole numbers")
+        need(-60 <= self.unit <= 80 and 0 <= self.dual <= 40, "unit, dual: out of range")
         self.sizes, self.inputs, self.ops = [n], list[list[int]](), list[Any]()
-        self.ways: list[Any] = header.get("ways", [])
-        nodes: list[Any] = header.get("nodes", [])
+        self.ways, nodes, self.room = get("ways"), get("nodes"), MANY
         need(isinstance(nodes, list) and 0 < len(nodes) <= 4096, "nodes: none, or too many")
         for i, node in enumerate(nodes, 1):
             self.ops.append(self.op(node, f"node {i}"))
             self.inputs.append(node[1])
             self.sizes.append(self.ops[-1].n)
-            need(sum(self.sizes) <= LARGEST, "the network is too large")
+        need(sum(self.sizes) <= LARGEST, "the network is too large")
         self.wide = max([op.g * op.k * op.p for op in self.ops if not op.relu] + self.sizes)
         self.together = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
         need(isinstance(self.ways, list) and len(self.ways) > 0, "ways: no list")
         for way in self.ways:
-            fits = isinstance(way, list) and len(way) == 2 and isinstance(way[1], list)
-            need(fits and way[0] in ("equal", "free"), "ways: not [slopes, rows]")
+            need(isinstance(way, list) and len(way) == 2, "ways: not [slopes, rows]")
+            need(way[0] in ("equal", "free") and isinstance(way[1], list), "ways: no rows")
 
     def look(self) -> None:
         """Raise if time is over."""
@@ -195,7 +194,9 @@ class Proof:
         index, b = self.array(node[3], "i", g, k, None), self.array(node[4], "f", g, m, None)
         p = index.shape[2]
         need(b.shape[2] in (1, p), f"{where}: its bias does not fit")
-        need(max(size, g * m * p) <= LARGEST and g * k * p <= MANY, f"{where}: it is too large")
+        self.room -= g * k * (m + p)
+        fits = self.room >= 0 and max(size, sum(self.sizes) + g * m * p) <= LARGEST
+        need(fits, f"{where}: the network is too large")
         need(index.min() >= -1 and index.max() < size, f"{where}: its index points outside")
         return Affine(W, index, b, size, self.unit)
 

@@ -70,19 +70,18 @@ def _arrays(listed: Any, packed: bytes) -> dict[str, np.ndarray]:
         name, dtype, shape = entry
         need(isinstance(name, str) and name not in found, "arrays: no name, or one twice")
         need(dtype in DTYPES and isinstance(shape, list), f"array {name[:40]!r}: no such dtype")
-        whole = all(type(s) is int and 0 < s < 2**31 for s in shape)
-        need(len(shape) <= 3 and whole, f"array {name[:40]!r}: not a shape")
+        whole = len(shape) <= 3 and all(type(s) is int and 0 < s < 2**31 for s in shape)
+        need(whole, f"array {name[:40]!r}: not a shape")
         found[name] = np.dtype(dtype), shape
     sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in found.values()]
     if sum(sizes) > MOST_DATA:
         raise Unsupported("the arrays are too large")
-    unpacking = zlib.decompressobj()
+    unzip = zlib.decompressobj()
     try:
-        data = unpacking.decompress(packed, sum(sizes) + 1)
+        data = unzip.decompress(packed, sum(sizes) + 1)
     except zlib.error as error:
         raise Invalid(f"the arrays are broken: {error}") from None
-    fits = len(data) == sum(sizes) and unpacking.eof and not unpacking.unused_data
-    need(fits, "the arrays are not as long as the header says")
+    need(len(data) == sum(sizes) and unzip.eof and not unzip.unused_data, "arrays: wrong length")
     arrays, start = {}, 0
     for (name, (dtype, shape)), size in zip(found.items(), sizes, strict=True):
         arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)

@@ -365,7 +365,7 @@ def test_a_file_that_unpacks_to_much_or_is_cut(tmp_path):
     bomb = zlib.compress(bytes(2**26))
     start = raw.index(b"\x78", 25 + int.from_bytes(raw[17:25], "little"))
     path.write_bytes(raw[:start] + bomb)
-    assert check(path) == ("invalid", "the arrays are not as long as the header says")
+    assert check(path) == ("invalid", "arrays: wrong length")
     read = Read(raw)
     read.arrays["more"] = one
     packed = read.packed().replace(b'["more", "<f8", [1]]', b'["more", "<f8", [2000000000]]')
