@@ -182,7 +182,7 @@ class Proof:
         """Return a node that reads earlier ones."""
         need(isinstance(node, list) and len(node) > 1, f"{where}: not [op, inputs, …]")
         op, inputs = node[:2]
-        need(isinstance(inputs, list) and len(inputs) > 0, f"{where}: no inputs")
+        need(isinstance(inputs, list) and 0 < len(inputs) <= 64, f"{where}: no inputs, or too many")
         known = range(len(self.sizes))
         need(all(type(j) is int and j in known for j in inputs), f"{where}: no earlier nodes")
         if op == "relu" and len(inputs) == 1 and len(node) == 2:

@@ -19,7 +19,7 @@ from autodual.proof.write import DUAL, pack, read_by_relus, settle, translated
 from autodual.query import Query
 from autodual_check.checking import Bounds, Proof
 from autodual_check.network import Rows
-from autodual_check.reading import Unsupported
+from autodual_check.reading import Invalid, Unsupported
 
 ENOUGH = 64
 """By how many units an output must be proved to be positive: see ``SLACK``."""
@@ -89,9 +89,12 @@ def write_query(
     arrays = net.arrays | {"lower": low, "upper": high}
     arrays |= {"first": last + 1 - np.array(rows, np.int32), "last": last}
     settle(header, arrays, top)
-    proof = Proof(header, arrays, seconds)
+    proof = Proof(header, arrays)
     roots = [_Part(i, *ends) for i, ends in enumerate(zip(*proof.sets(), strict=True))]
-    _prove(proof, roots, arrays["first"], last, time.monotonic() + seconds, most)
+    try:
+        _prove(proof, roots, arrays["first"], last, time.monotonic() + seconds, most)
+    except (Invalid, Unsupported) as error:
+        raise InputError(f"the checker would not take the proof: {error}") from error
     parts = _listed(roots)
     arrays |= {
         "cuts": np.array([part.cut for part in parts], np.int32),
@@ -139,10 +142,7 @@ def _open(
 ) -> list[tuple[_Part, int]]:
     """Return the parts that are not proved, each with the side that matters most."""
     low, high = (np.stack([getattr(p, e) for p in parts]).T for e in ("lower", "upper"))
-    try:
-        bounds = _Watched(proof, low, high, None, proof.ways[0])
-    except Unsupported as error:
-        raise InputError(f"the checker would not take the proof: {error}") from error
+    bounds = _Watched(proof, low, high, None, proof.ways[0])
     sets = np.array([part.set for part in parts])
     best = np.full(len(parts), -np.inf)
     side = np.zeros(len(parts), np.int64)

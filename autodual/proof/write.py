@@ -146,7 +146,7 @@ def settle(header: dict[str, Any], arrays: Mapping[str, np.ndarray], top: float)
             ):
                 proof.bounds(some, lo[some], hi[some], 0)
             return
-        except Unsupported as error:
+        except (Invalid, Unsupported) as error:
             why = error
     raise InputError(f"the checker would not take the proof: {why}") from why
 
