@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from autodual.brief import brief
 from autodual.errors import InputError, NoGuaranteeError, UnsoundError
 from autodual.labels import NONE
 from autodual.margins import Margins
+
+if TYPE_CHECKING:
+    from autodual.proof import Origin
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +45,45 @@ class Certificate(Margins):
 
     delta: float = 0.0
     rounding: str | None = None
+    _origin: ClassVar[Origin | None] = None  # of a certificate of its own, if it can be saved
+
+    def of(self, origin: Origin) -> Certificate:
+        """Return the certificate, which remembers how it was made."""
+        object.__setattr__(self, "_origin", origin)
+        return self
+
+    def save(self, path: str | Path, tight: bool = False) -> None:
+        """Write a proof of the margins that ``autodual-check path`` checks without this library.
+
+        The checker derives margins anew, in whole numbers, and these are what the file claims.
+        Each example goes the cheapest way that verifies it, so that its margins may be smaller
+        than these. Nothing is written unless all that is verified here is verified there, too.
+
+        Args:
+            path: the file, which is replaced.
+            tight: derive margins as large as the checker can, which takes it longer.
+
+        Raises:
+            InputError: the certificate is none of labels, or joined from others, or holds with a
+                probability only; the model has changed since; the set is neither a box nor an ℓ∞,
+                ℓ1 or ℓ2 ball; a verified example is not proved.
+            UnsupportedOpError: ops that proofs do not know, all of them.
+        """
+        if self.delta or self._origin is None:
+            raise InputError(
+                "there are proofs of what net(x, y) returns, or of some of its examples, where "
+                "sums are exact"
+            )
+        self._origin.save(path, self.verified, tight)
+
+    def __getitem__(self, index: Any) -> Certificate:
+        part = super().__getitem__(index)
+        if self._origin is None:
+            return part
+        return part.of(self._origin.select(torch.arange(len(self))[index].reshape(-1)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_origin"}
 
     @property
     def verified(self) -> Tensor:

@@ -43,6 +43,7 @@ from autodual.interval import Interval
 from autodual.labels import NONE, Labels
 from autodual.ladder import IBP, LP, Dual, Optimised, Solver
 from autodual.ladder.radius import Radii, attacked, radius
+from autodual.proof import Origin
 from autodual.properties import HalfSpaces, Property
 from autodual.rounding import ROUNDINGS, at_most, check_device, down, up
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
@@ -136,13 +137,17 @@ class Certified(Wrapper):
         """
         found = self.admitted(x)
         labels = self.labels(found, y)
-        return answered(
+        result = answered(
             self,
             found,
             lambda: self.margins_of(found, labels, self.around(found), goal=0),
             lambda m: m,
             labels,
         )
+        if isinstance(result, Estimate):
+            return result
+        free = self.options.free
+        return result.of(Origin(found.graph, found.env, found.x, labels, self.around(found), free))
 
     @eager
     @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 from autodual.errors import InputError, Interrupted
 from autodual.files import load, save
 from autodual.formats.onnx import OnnxModel
+from autodual.proof import QueryOrigin
 from autodual.query import Case, Query
 from autodual.verifier.digest import written
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
@@ -69,6 +70,7 @@ class Job:
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
         self.print = ""
+        self.origin: QueryOrigin | None = None
 
     def run(
         self,
@@ -159,6 +161,8 @@ class Job:
                 f"{found.graph.output.numel}"
             )
         self.exact = query.cases
+        if self.problem.around is None:
+            self.origin = QueryOrigin(found.graph, found.env, x, self.problem.query)
         cases = tuple(case.to(x) for case in query.cases)
         return System(net, found, tuple(x.shape[1:]), cases, self.problem.around)
 
@@ -270,7 +274,7 @@ class Job:
         with torch.no_grad():
             output = None if x is None else self.replay(x)[0]
         search, bound = self.search, -math.inf if status == UNKNOWN else math.inf
-        return Verdict(
+        verdict = Verdict(
             status=status,
             reason=reason,
             witness=None if x is None else x[0],
@@ -282,6 +286,7 @@ class Job:
             how=how,
             curve=() if search is None else tuple(search.curve),
         )
+        return verdict if self.origin is None else verdict.of(self.origin)
 
 
 def _snapped(point: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from autodual.brief import brief
+from autodual.errors import InputError
+
+if TYPE_CHECKING:
+    from autodual.proof import QueryOrigin
 
 VERIFIED, FALSIFIED, UNKNOWN = "verified", "falsified", "unknown"
 
@@ -62,6 +69,39 @@ class Verdict:
     seconds: float
     how: str
     curve: tuple[Moment, ...] = ()
+    _origin: ClassVar[QueryOrigin | None] = None
+
+    def of(self, origin: QueryOrigin) -> Verdict:
+        """Return the verdict, which remembers what it is of."""
+        object.__setattr__(self, "_origin", origin)
+        return self
+
+    def save(self, path: str | Path, timeout: float = math.inf, most: int = 1_000_000) -> int:
+        """Write a proof that ``autodual-check path`` checks without this library.
+
+        Boxes are cut until what the checker derives proves each part, which is not how the verdict
+        was found: its own bounds are better, so that this can take longer, and more parts.
+
+        Args:
+            path: the file, which is replaced when all is proved.
+            timeout: seconds, after which to give up.
+            most: parts, after which to give up.
+
+        Returns:
+            How many parts there are.
+
+        Raises:
+            InputError: nothing is verified; the model has changed; no proof within what is allowed.
+            UnsupportedOpError: ops that proofs do not know, all of them.
+        """
+        if not self.verified or self._origin is None:
+            raise InputError(
+                "there are proofs of what is verified over boxes, as verify returns it"
+            )
+        return self._origin.save(path, timeout, most)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_origin"}
 
     @property
     def verified(self) -> bool:

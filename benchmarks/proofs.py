@@ -1,0 +1,110 @@
+"""Proofs as files: how long they take to write and to check, and how large they are.
+
+python benchmarks/proofs.py --data PATH [--images 200] [--acasxu PATH --instances 1_1/4 …]
+
+Seconds are of the processor, in this process alone. For ACAS Xu the folder of the competition's
+benchmark, with onnx/ and vnnlib/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from networks import mnist_test, wk_mnist
+
+import autodual as ad
+from autodual_check.checking import check
+
+BATCH = 200
+
+
+def images(data: Path, count: int, eps: float, path: Path) -> None:
+    """Certify images of the thesis's small net, and write and check those that are verified."""
+    x, y = mnist_test(data)
+    net = ad.certify(wk_mnist(data), ad.LinfBall(eps), bounds="dual", slopes="equal")
+    other = ad.certify(net.model, ad.LinfBall(eps), slopes="equal")
+    verified = size = accepted = 0
+    solve = write = checking = 0.0
+    for start in range(0, count, BATCH):
+        some = slice(start, min(start + BATCH, count))
+        begun = time.process_time()
+        certificate = net(x[some], y[some])
+        solve += time.process_time() - begun
+        assert isinstance(certificate, ad.Certificate)
+        safe = certificate.verified
+        begun = time.process_time()
+        certificate[safe].save(path)
+        write += time.process_time() - begun
+        begun = time.process_time()
+        answer, why = check(path)
+        checking += time.process_time() - begun
+        verified += int(safe.sum())
+        accepted += int(safe.sum()) if answer == "valid" else 0
+        size += path.stat().st_size
+        if answer != "valid":
+            print(f"images from {start}: {answer}: {why}")
+        if start == 0:
+            begun = time.process_time()
+            other(x[some], y[some])
+            fast = (time.process_time() - begun) / len(x[some])
+    files = -(-count // BATCH)
+    print(
+        f"wk_mnist at {eps}: {verified} of {count} verified, {accepted} accepted; for each image "
+        f"{1e3 * solve / count:.1f} ms to bound (bounds='dual', slopes='equal'; "
+        f"{1e3 * fast:.1f} ms with bounds='ibp&dual'), {1e3 * write / verified:.1f} ms to write, "
+        f"{1e3 * checking / verified:.1f} ms to check, {size / verified:.0f} bytes, with "
+        f"{size / files / 1e6:.2f} MB for a file of {BATCH}"
+    )
+
+
+def trees(folder: Path, instances: list[str], seconds: float, path: Path) -> None:
+    """Verify instances of ACAS Xu, and write and check those that hold."""
+    for instance in instances:
+        name, prop = instance.split("/")
+        model = ad.load_onnx(folder / f"onnx/ACASXU_run2a_{name}_batch_2000.onnx")
+        query = ad.read_vnnlib(folder / f"vnnlib/prop_{prop}.vnnlib", 5, 5)
+        begun = time.process_time()
+        verdict = ad.verify(model, None, query, timeout=seconds)
+        took = time.process_time() - begun
+        said = f"ACAS Xu {instance}: {verdict.status}, {verdict.bounded} parts, {took:.1f} s"
+        if verdict.verified:
+            begun = time.process_time()
+            try:
+                parts = verdict.save(path, timeout=seconds)
+            except ad.errors.InputError as error:
+                print(f"{said}; {error}", flush=True)
+                continue
+            wrote = time.process_time() - begun
+            begun = time.process_time()
+            answer, _ = check(path)
+            checked = time.process_time() - begun
+            said += (
+                f"; proof of {parts} parts, {wrote:.1f} s to write, {checked:.1f} s to check "
+                f"({answer}), {path.stat().st_size / 1e3:.0f} kB"
+            )
+        print(said, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="the folder with nets/ and mnist/")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--eps", type=float, default=0.1)
+    parser.add_argument("--acasxu", type=Path)
+    parser.add_argument("--instances", nargs="+", default=["1_2/3", "2_1/4", "3_4/3", "4_5/4"])
+    parser.add_argument("--seconds", type=float, default=116)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data is not None:
+            images(args.data, args.images, args.eps, Path(folder) / "images.proof")
+        if args.acasxu is not None:
+            trees(args.acasxu, args.instances, args.seconds, Path(folder) / "tree.proof")
+
+
+if __name__ == "__main__":
+    main()
