@@ -74,6 +74,10 @@ class Certificate(Margins):
                 "there are proofs of what net(x, y) returns, or of some of its examples, where "
                 "sums are exact"
             )
+        if self.rounding == "deployed":
+            raise InputError(
+                'proofs are of networks in real arithmetic: save what rounding="outward" certifies'
+            )
         self._origin.save(path, self.verified, tight)
 
     def __getitem__(self, index: Any) -> Certificate:
