@@ -488,7 +488,7 @@ def outside(seeds: int) -> float:
         for layer in network.layers.values():
             sums.extend(network, layer)
             boxes[layer.value] = sums.interval(layer.value)
-        for delta in grid(-torch.ones(2), torch.ones(2), 21):
+        for delta in grid(-torch.ones(2), torch.ones(2), 9):
             env = dict(certified.admitted(x + radius * delta).env)
             run_nodes(certified.graph.nodes, env, 32)
             for value, box in boxes.items():
