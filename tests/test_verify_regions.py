@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import autodual as ad
 from autodual.errors import ControlFlowError, DomainError, InputError
+from autodual.solve.emptiness import proved_empty
 from autodual.threat import ThreatModel
 from autodual.verifier import inputs, job, search, units
 from autodual.verifier.around import Around
@@ -251,6 +254,25 @@ def test_tiny_coefficients_are_not_dropped() -> None:
     for ball in (ad.L2Ball(1e10), ad.L1Ball(1e10)):
         region = ad.Region.around(torch.zeros(1).double(), ball)
         assert not ad.verify(model, region, Y[0] < 0.3, 2, branch="units", attack=False).verified
+
+
+def test_no_box_with_a_point_is_proved_empty() -> None:
+    """Rows that hold at a point by less than their terms round, far from 0 and in small boxes."""
+    numbers = np.random.default_rng(0)
+    empty = 0
+    for trial in range(200):
+        n, far = int(numbers.integers(1, 6)), 10.0 ** numbers.integers(-3, 9)
+        low = far * numbers.normal(size=n)
+        high = low + numbers.random(n) * numbers.choice([0, 1e-6, 1.0])
+        x, rows = low + (high - low) * numbers.random(n), numbers.normal(size=(4, n))
+        x = np.clip(x, low, high)
+        terms = [[Fraction(float(a)) * Fraction(float(v)) for a, v in zip(r, x)] for r in rows]
+        most = np.array([np.nextafter(float(sum(row)), np.inf) for row in terms])
+        assert not proved_empty(rows, most, low, high)
+        if trial % 4 == 0:  # and where there is none it is mostly noticed
+            away = np.minimum(rows * low, rows * high).sum(1)
+            empty += proved_empty(rows, away - 1e-3 * far, low, high)
+    assert empty > 40
 
 
 def test_a_search_goes_on_with_its_own_problem_alone(tmp_path) -> None:

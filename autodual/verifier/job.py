@@ -130,14 +130,13 @@ class Job:
             system, branching, self._confirmed, room, self.threads, self.attack, self.told
         )
         self.search, search.trace = search, trace if cuts_inputs else None
-        going_on = kept is not None and kept.exists()
         self.print = "" if kept is None else self._print()
-        if kept is not None and going_on:
+        if kept is not None and kept.exists():
             search.load(self._read(kept))
-        if not going_on:
+        else:
             search.glance()
-        if self.attack and not going_on and not search.done:
-            self._descend(search)
+            if self.attack and not search.done:
+                self._descend(search)
         if branch == "programs":
             return self._programs(search)
         if branch != "auto" or not isinstance(branching, UnitSplits) or not branching.programmable:

@@ -11,10 +11,10 @@ from scipy.optimize import OptimizeResult, linprog
 from torch import Tensor
 
 from autodual.solve.branching import INFEASIBLE
+from autodual.solve.emptiness import proved_empty
 from autodual.solve.linear import CUTS
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
 from autodual.verifier.pool import Nodes
-from autodual.verifier.problem import PROVED
 from autodual.working import check_time
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
         check_time()
         found = _solved(program, costs, nominal)
         if found.status == INFEASIBLE:
-            return (np.inf if _empty(program) else least), None
+            parts = program.rows, program.most, program.low, program.high
+            return (np.inf if proved_empty(*parts) else least), None
         if found.x is None:
             return least, None
         least = max(least, _proved(program, costs, nominal, -found.ineqlin.marginals))
@@ -90,28 +91,6 @@ def _solved(program: Polytope, costs: Array, nominal: Array) -> OptimizeResult:
         bounds=[*zip(program.low, program.high, strict=True), (None, None)],
         method="highs",
     )
-
-
-def _empty(program: Polytope) -> bool:
-    """Return whether a dual point proves that a polytope has no point: that 0 ≥ c > 0 there.
-
-    It is that of the least s with rows d ≤ most + s, in units of each row.
-    """
-    ends = np.maximum(abs(program.low), abs(program.high))
-    size = abs(program.rows) @ ends + abs(program.most) + np.finfo(float).tiny
-    scaled = sp.diags(1 / size) @ program.rows @ sp.diags(np.where(ends > 0, ends, 1))
-    unit = np.where(ends > 0, ends, 1)
-    found = linprog(
-        np.append(np.zeros(len(ends)), 1.0),
-        A_ub=sp.hstack([scaled, -np.ones((len(size), 1))], format="csr"),
-        b_ub=program.most / size,
-        bounds=[*zip(program.low / unit, program.high / unit, strict=True), (None, None)],
-        method="highs",
-    )
-    if found.x is None:
-        return False
-    y = np.maximum(-found.ineqlin.marginals, 0) / size
-    return program.proved(np.zeros(len(ends)), y) > PROVED
 
 
 def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:

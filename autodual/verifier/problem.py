@@ -177,32 +177,13 @@ def _place(name: str, index: Index, shape: Shape) -> int:
 
 
 def has_points(case: Case) -> bool:
-    """Return False if it is proved that no point of the box satisfies the rows about inputs alone.
-
-    HiGHS finds the least s with A x − d ≤ s, in units of the box and of each row; weights y ≥ 0 of
-    rows, its dual point, prove it if y (A x − d) > 0 all over the box.
-    """
+    """Return False where no point of the box satisfies its rows about inputs: proved."""
     if case.empty:
         return False
-    own = ((case.C == 0).all(1) & (case.A != 0).any(1)).cpu()
+    own = (case.C == 0).all(1) & (case.A != 0).any(1)
     if not bool(own.any()):
         return True
-    from scipy.optimize import linprog  # it takes a while to import
+    from autodual.solve.emptiness import proved_empty  # scipy takes a while to import
 
-    A, d = case.A.cpu()[own].double().numpy(), case.d.cpu()[own].double().numpy()
-    low, high = case.lower.cpu().double().numpy(), case.upper.cpu().double().numpy()
-    A, d = A * (high - low), d - A @ low
-    size = abs(A).sum(1) + abs(d) + np.finfo(float).tiny
-    A, d = A / size[:, None], d / size
-    rows, n = np.hstack([A, -np.ones((len(A), 1))]), A.shape[1]
-    cost = np.append(np.zeros(n), 1.0)
-    found = linprog(cost, A_ub=rows, b_ub=d, bounds=[(0, 1)] * n + [(None, None)], method="highs")
-    if found.x is None:
-        return True
-    y = np.maximum(-found.ineqlin.marginals, 0)
-    least = np.minimum(y @ A, 0).sum() - y @ d
-    return not least > PROVED * y.sum()
-
-
-PROVED = 1e-12
-"""How far above 0 a sum of products about 1 must lie to be positive in spite of rounding."""
+    parts = case.A[own], case.d[own], case.lower, case.upper
+    return not proved_empty(*(part.cpu().double().numpy() for part in parts))
