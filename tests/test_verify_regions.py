@@ -266,8 +266,9 @@ def test_no_box_with_a_point_is_proved_empty() -> None:
         high = low + numbers.random(n) * numbers.choice([0, 1e-6, 1.0])
         x, rows = low + (high - low) * numbers.random(n), numbers.normal(size=(4, n))
         x = np.clip(x, low, high)
-        terms = [[Fraction(float(a)) * Fraction(float(v)) for a, v in zip(r, x)] for r in rows]
-        most = np.array([np.nextafter(float(sum(row)), np.inf) for row in terms])
+        at = np.array([Fraction(float(v)) for v in x])
+        exact = [sum(Fraction(float(a)) * v for a, v in zip(r, at, strict=True)) for r in rows]
+        most = np.array([np.nextafter(float(value), np.inf) for value in exact])
         assert not proved_empty(rows, most, low, high)
         if trial % 4 == 0:  # and where there is none it is mostly noticed
             away = np.minimum(rows * low, rows * high).sum(1)
