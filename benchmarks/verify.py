@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ import torch
 import autodual as ad
 from autodual.errors import AutodualError
 from autodual.formats.vnnlib import read_vnnlib
+
+Key = tuple[str, str]
+"""A network and a property."""
 
 
 def found(folder: Path, name: str) -> Path:
@@ -79,6 +83,12 @@ def run(folder: Path, args: argparse.Namespace) -> None:
         compare_with_others(folder, {key: str(row["status"]) for key, row in done.items()}, args)
 
 
+def contradictions(some: dict[Key, str], others: Mapping[Key, str | None]) -> list[Key]:
+    """The instances of which one says that they hold and the other that they do not."""
+    decided = {"verified", "falsified"}
+    return [key for key, status in some.items() if {status, others.get(key)} == decided]
+
+
 def compare_with_others(
     folder: Path, ours: dict[tuple[str, str], str], args: argparse.Namespace
 ) -> None:
@@ -87,8 +97,7 @@ def compare_with_others(
     with (folder / args.published).open() as file:
         theirs = {(r["onnx"], r["vnnlib"]): said.get(r["verdict"]) for r in csv.DictReader(file)}
     both = {key: (status, theirs.get(key)) for key, status in ours.items()}
-    agree = sum(a == b for a, b in both.values())
-    wrong = [key for key, pair in both.items() if set(pair) == {"verified", "falsified"}]
+    agree, wrong = sum(a == b for a, b in both.values()), contradictions(ours, theirs)
     ahead = Counter(b for a, b in both.values() if b is not None and a not in said.values())
     more = Counter(a for a, b in both.values() if b is None and a in said.values())
     print(
@@ -108,7 +117,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
             }
             for p in runs
         ]
-        wrong = [k for k, s in both[0].items() if {s, both[1].get(k)} == {"verified", "falsified"}]
+        wrong = contradictions(*both)
         print(f"{folder.name}: {len(wrong)} contradict each other with and without attacks {wrong}")
 
 

@@ -102,10 +102,9 @@ class Building:
         x = env[entry]
         self.batch = len(x)
         self.purse = Purse(job.budget)
-        around = threat.interval(x)
+        around, box = threat.interval(x), None
         if self.plan.rounding is not None:
-            around = widened(around)
-        box = around if self.plan.rounding is not None else None
+            box = around = widened(around)
         network = Relaxation(self.plan, Entry(entry, x, threat, box=box), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)

@@ -9,8 +9,10 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from autodual.front.stand_ins import Uncompiled
 
-class Flops(TorchDispatchMode):
+
+class Flops(Uncompiled, TorchDispatchMode):
     """Counts products and convolutions by torch's own formulas.
 
     What ``FlopCounterMode`` does, without torch's compiler, which takes seconds to load.
@@ -22,11 +24,6 @@ class Flops(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled in here: leave the compiler out."""
-        return False
 
     def __torch_dispatch__(
         self,

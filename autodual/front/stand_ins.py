@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 
+class Uncompiled:
+    """A dispatch mode in which nothing is compiled: torch need not load its compiler for it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 class Reals:
     """Copies in place of fakes; no mode."""
 

@@ -17,6 +17,7 @@ from autodual.errors import CaptureError
 from autodual.front.capture.decompositions import Table
 from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Constant, Source
+from autodual.front.stand_ins import Uncompiled
 
 aten = torch.ops.aten
 
@@ -94,7 +95,7 @@ def _explained(call: Call) -> Iterator[None]:
         ) from error
 
 
-class Writer(TorchDispatchMode):
+class Writer(Uncompiled, TorchDispatchMode):
     """Writes down what runs on the inner tensors, taken apart by the table."""
 
     def __init__(self, table: Table) -> None:
@@ -105,11 +106,6 @@ class Writer(TorchDispatchMode):
         self.alive: list[Tensor] = []
         self.grad = True
         self.source: Source | None = None
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
-        return False
 
     def at(self, call: Call) -> None:
         """Take over where in the model the next steps come from."""

@@ -36,7 +36,7 @@ from autodual.front.capture.decompositions import PARTS
 from autodual.front.capture.diagnose import GRADIENTS, depends_on_values, is_foreign
 from autodual.front.capture.tape import Call, Tape, on_tensors, tensors_in
 from autodual.front.ir import Literal, Parameter, Source
-from autodual.front.stand_ins import Reals, is_straight, stand_ins
+from autodual.front.stand_ins import Reals, Uncompiled, is_straight, stand_ins
 from autodual.inputs import Inputs
 
 aten = torch.ops.aten
@@ -100,7 +100,7 @@ class Names:
             self.tensors |= {id(t): name for name, t in named()}
 
 
-class Recorder(ProxyTorchDispatchMode):
+class Recorder(Uncompiled, ProxyTorchDispatchMode):
     """Writes a tape. By its kind it is one of the modes that torch lets run above autograd."""
 
     def __init__(self, tape: Tape, names: Names, keep: frozenset[OpOverload]) -> None:
@@ -109,11 +109,6 @@ class Recorder(ProxyTorchDispatchMode):
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}
         self.grad, self.busy = True, False
         self.refused: Exception | None = None
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
-        return False
 
     def __enter__(self) -> Recorder:
         TorchDispatchMode.__enter__(self)
@@ -264,7 +259,7 @@ class Noting:
         self.recorder.note(error)
 
 
-class Below(TorchDispatchMode):
+class Below(Uncompiled, TorchDispatchMode):
     """Sees what the recorder cannot: what torch calls below autograd of its own accord.
 
     Factory functions hand out a copy of what they made, ``.data`` is such a copy, and vmap turns
@@ -274,11 +269,6 @@ class Below(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled in here: leave out torch's compiler, which takes seconds to load."""
-        return False
 
     def __torch_dispatch__(
         self,
