@@ -366,8 +366,11 @@ class Certified(Wrapper):
         if not isinstance(solver, Solver):
             raise InputError(f"{solver!r} is no solver: give IBP(), Dual(), Optimised(), LP(), …")
         self._check_sums()
-        if not isinstance(solver, IBP | Dual):
-            self._check_plain(str(solver))
+        if self.options.rounding is not None and not solver.rounded:
+            raise InputError(
+                f"{solver} knows nothing of rounding={self.options.rounding!r}: take IBP(), "
+                "Dual() or Optimised(), or certify the model without it"
+            )
         return solver.of(self)
 
     @eager

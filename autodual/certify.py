@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import NoneType
 
 from torch import nn
 
@@ -17,7 +16,7 @@ from autodual.duals.given import UserRules, read_rules
 from autodual.errors import InputError, ModelError
 from autodual.front.capture import Output, unwrap
 from autodual.inputs import Key, Keys
-from autodual.ladder import IBP, Dual, Solver
+from autodual.ladder import Solver
 from autodual.rounding import ROUNDINGS
 from autodual.threat import Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
@@ -147,7 +146,7 @@ def certify(
     if slopes not in SLOPES:
         raise InputError(f"slopes={slopes!r} is none of {', '.join(SLOPES)}")
     if rounding is not None:
-        _check_rounding(rounding, estimator, compile, optimize, rung, choose or {})
+        _check_rounding(rounding, estimator, compile, choose or {})
     threat = as_threat(eps)
     options = Options(
         method=METHODS[bounds],
@@ -173,20 +172,14 @@ def _check_rounding(
     rounding: str,
     estimator: Estimator,
     compile: bool,
-    optimize: int | Steps | None,
-    rung: Solver | None,
     choose: Mapping[str, Serving],
 ) -> None:
     """Raise unless ``rounding`` is known, and the other options are such that it can be charged."""
     if rounding not in ROUNDINGS:
         kinds = "; ".join(f'"{name}": {text}' for name, text in ROUNDINGS.items())
         raise InputError(f"rounding={rounding!r} is none. There are {kinds}.")
-    if type(estimator) is not Exact or compile or optimize is not None:
-        raise InputError(
-            "rounding= is for exact sums in one pass: leave estimator=, compile= and optimize= out"
-        )
-    if not isinstance(rung, NoneType | IBP | Dual):
-        raise InputError(f"rounding= is for bounds in one pass, not for {rung}")
+    if type(estimator) is not Exact or compile:
+        raise InputError("rounding= is for exact sums: leave estimator= and compile= out")
     other = {name: how for name, how in choose.items() if how not in ("ibp", "backward")}
     if other:
         raise InputError(f'rounding= is for choose= "ibp" and "backward", not {other}')

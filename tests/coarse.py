@@ -12,8 +12,11 @@ import torch
 
 from autodual import rounding
 from autodual.bound import outward, reading
+from autodual.bound.estimators import optimised
+from autodual.bound.layer import Facet
 from autodual.bound.rows import Dense
 from autodual.duals import REGISTRY, Call, Lines, Planes, curves
+from autodual.interval import Interval
 
 U = 2.0**-20
 linear = torch.ops.aten.linear.default
@@ -55,8 +58,9 @@ def rules(err):
 def coarse(monkeypatch, way):
     """Compute so while the block runs; yields rules for ``certify``."""
     err = Errors(way)
-    called, about, pull = Call.__call__, Planes.about, Planes.pull
-    weigh, inner = Dense.weigh, reading.inner
+    called, about, pull, ends = Call.__call__, Planes.about, Planes.pull, Planes.ends
+    weigh, inner, lead = Dense.weigh, reading.inner, Facet.lead
+    between, mix = optimised.between, optimised.Mixture.__call__
 
     def call(self, *z):
         value = called(self, *z)
@@ -66,11 +70,18 @@ def coarse(monkeypatch, way):
         size = linear(z[0].abs(), weight, None if bias is None else bias.abs())
         return value + err((weight.shape[1] + 1) * U * size)
 
+    def sizes(planes, z):
+        found = ends(planes.map(torch.abs), *map(torch.abs, z if planes.lower_slopes else ()))
+        return found.map(torch.abs)
+
     def around(self, *z):
         middle, radius = about(self, *z)
-        ends = self.map(torch.abs).ends(*map(torch.abs, z)) if self.lower_slopes else self.ends()
-        size = torch.maximum(ends.lower.abs(), ends.upper.abs())
-        return middle + err(2 * U * size), radius * (1 - U)
+        size = sizes(self, z)
+        return middle + err(2 * U * torch.maximum(size.lower, size.upper)), radius * (1 - U)
+
+    def ended(self, *z):
+        found, size = ends(self, *z), sizes(self, z)
+        return Interval(found.lower + 2 * U * size.lower, found.upper - 2 * U * size.upper)
 
     def pulled(self, nu, *how):
         return [rows + err(U * rows.abs()) for rows in pull(self, nu, *how)]
@@ -78,14 +89,31 @@ def coarse(monkeypatch, way):
     def weighed(self, weights, memo):
         return weigh(self, weights, memo) * (1 - U * self.width)
 
+    def led(self, up, down):
+        *rows, far = lead(self, up, down)
+        return [*(r + err(U * r.abs()) for r in rows), far - U * far.abs()]
+
+    def mean(a, b, share):
+        return between(a, b, share) - 5 * U * between(a.abs(), b.abs(), share)
+
+    def mixed(self, layer, rows, memo):
+        pulled, total = mix(self, layer, rows, memo)
+        if layer.facets:
+            total = total - U * rows.width * self.losses[layer.value].flatten(1).abs().sum(1)
+        return pulled, total
+
     def met(nu, z):
         return inner(nu, z) + err(z.flatten(1).shape[1] * U * inner(nu.abs(), z.abs()))
 
     with monkeypatch.context() as patch:
+        patch.setattr(Facet, "lead", led)
+        patch.setattr(optimised, "between", mean)
+        patch.setattr(optimised.Mixture, "__call__", mixed)
         for module in (rounding, outward, curves):
             patch.setattr(module, "roundoff", lambda dtype: U)
         patch.setattr(Call, "__call__", call)
         patch.setattr(Planes, "about", around)
+        patch.setattr(Planes, "ends", ended)
         patch.setattr(Planes, "pull", pulled)
         patch.setattr(Dense, "weigh", weighed)
         patch.setattr(reading, "inner", met)

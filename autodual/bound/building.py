@@ -214,7 +214,8 @@ class Building:
             for v, layer in zip(values, made.inputs, strict=True)
         ]
         found, twice = self.reach[made.value], self.plan.rounding == "deployed"
-        return outward.charge(made.step, call, made.relaxed, read, found, self.batch, twice)
+        how = self.batch, twice, self.plan.sizes
+        return outward.charge(made.step, call, made.relaxed, read, found, *how)
 
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""

@@ -13,7 +13,7 @@ z⁰; only |ν| needs the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from autodual.bound.outward import Charge
+from autodual.bound.outward import MEANS, Charge, beside, distances
 from autodual.bound.plan import Step, centered
 from autodual.duals import Affine, Call, Choice, Exact, Planes, Product, Relaxed
 from autodual.duals.relaxed import Slopes
@@ -257,20 +257,25 @@ class Layer:
             return ()
         z = [layer.reference for layer in self.inputs]
         with with_grad(self.grad):
-            call, own = self.step.call(self.constants, self.batch), self._own
-            more = self.step.rule.facets(call, *self.boxes, chosen=self.relaxed)
+            call = self.step.call(self.constants, self.batch)
+            more = self.step.rule.facets(call, *self.boxes, chosen=self.relaxed)[: MEANS - 1]
+            first, exact = self._facet(self.relaxed, z, None), self._own(self.relaxed.meet)
+            others = [self._facet(planes, z, planes.rounding(*z)) for planes in more]
+            return (first, *(other.beside(first, exact) for other in others)) if more else ()
 
-            def facet(planes: Planes, ends: Interval) -> Facet:
-                gaps = self.reference - ends.lower, ends.upper - self.reference
-                return Facet(planes.lower_slopes, gaps[0], planes.upper_slopes, gaps[1]).map(own)
-
-            first, exact = facet(self.relaxed, self.relaxed.ends(*z)), own(self.relaxed.meet)
-            found = [first]
-            for planes in more:
-                ends, slack = planes.ends(*z), planes.rounding(*z)
-                outside = Interval(ends.lower - slack.lower, ends.upper + slack.upper)
-                found.append(facet(planes, outside).beside(first, exact))
-            return tuple(found) if more else ()
+    def _facet(self, planes: Planes, z: Sequence[Tensor], slack: Interval | None) -> Facet:
+        """Return planes by their distances from z⁰, taken farther off by some slack."""
+        ends = planes.ends(*z)
+        below, above = self.reference - ends.lower, ends.upper - self.reference
+        if self.charge is not None:
+            around, call = self.charge.surroundings, self.step.call(self.constants, self.batch)
+            assert around is not None
+            with torch.no_grad():
+                lost = beside(self.step, call, planes, z, self.boxes, around)
+            below, above = (distances(gap, lost, around.sizes) for gap in (below, above))
+        elif slack is not None:
+            below, above = below + slack.lower, above + slack.upper
+        return Facet(planes.lower_slopes, below, planes.upper_slopes, above).map(self._own)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Return a tensor of its value's layout per example."""

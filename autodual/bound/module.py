@@ -95,8 +95,6 @@ class BoundModule:
         """
         sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
         check_slopes(self.plan, sloped)
-        if sloped and self.plan.rounding is not None:
-            raise InputError("rounding= is for the library's own slopes: leave slopes= out")
         if sloped and "dual" not in self.plan.method.last:
             raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)

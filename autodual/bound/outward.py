@@ -9,14 +9,16 @@ with computed reference f⁰, and for a row ν whose ν_in was computed,
 and the two errors are at most |ν|·(γ|A|D + γ(|A||z⁰| + |b|)) and what underflows: one more radius
 for the op's value. At an op between two planes their own values at z⁰ are rounded, their slopes
 times ν, and f may leave the computed planes by what its rule tells. A deployed network computes
-f(z) + e in place of f(z), |e| ≤ γ(|A||z| + |b|): the same radius once more.
+f(z) + e in place of f(z), |e| ≤ γ(|A||z| + |b|): the same radius once more. Where rows take means
+of several planes, each plane is charged for itself and for its part in a mean: the mean of what is
+charged is then charged for the mean. No slope has to be exact for that, nor has any mean.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +58,13 @@ EXACT = frozenset(
     )
 )
 """Further ops that compute constants without rounding."""
+
+MEANS = 16
+"""Of how many planes a mean is made at most."""
+
+LERP = 6
+"""How many roundings one step of a mean is: a + s(b − a) or b − (b − a)(1 − s), by the size of s
+and with a and b taken by their sizes."""
 
 
 def check_rounded(plan: Plan) -> None:
@@ -121,10 +130,35 @@ class Charge:
     Attributes:
         radius: in the layout of the value.
         floor: [N], what underflows.
+        surroundings: of an op between planes, for ``beside``.
     """
 
     radius: Tensor
     floor: Tensor
+    surroundings: Surroundings | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor], index: Tensor) -> Charge:
+        """Return it for the examples at ``index``, with ``f`` for tensors of the value's layout."""
+        around = self.surroundings
+        image = None if around is None else replace(around, image=around.image.map(f))
+        return Charge(f(self.radius), self.floor[index], image)
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What is charged for an op's planes depends on, beside these and what it reads.
+
+    Attributes:
+        reads: how many ops read what it reads, at most.
+        image: an interval of its value.
+        twice: whether the op itself is rounded, too.
+        sizes: how many numbers a row's sum is made of, at most.
+    """
+
+    reads: int
+    image: Interval
+    twice: bool
+    sizes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +249,7 @@ def charge(
     found: Interval,
     batch: int,
     twice: bool,
+    sizes: int,
 ) -> Charge | None:
     """Return what rounding may add at an op; None where nothing is rounded.
 
@@ -223,13 +258,54 @@ def charge(
         read: its perturbed arguments.
         found: the interval of its value.
         batch, twice: as for ``image``.
+        sizes: as for ``Surroundings``.
     """
     if isinstance(step.rule, Affine):
         return _affine(step, step.rule, call, read, batch, twice)
     if isinstance(relaxed, Product):
         return _product(step, call, relaxed, read, batch, twice)
     assert isinstance(relaxed, Planes)
-    return _planes(step, call, relaxed, read, found, batch, twice)
+    around = Surroundings(max(value.reads for value in read), found, twice, sizes)
+    z, boxes = [value.reference for value in read], [value.box for value in read]
+    radius = _planes(step, call, relaxed, z, boxes, around)
+    far = [value.far for value in read]
+    return Charge(radius, _floor(step, 1 + LERP * MEANS, far, batch), around)
+
+
+def beside(
+    step: Step,
+    call: Call,
+    planes: Planes,
+    z: Sequence[Tensor],
+    boxes: Sequence[Interval],
+    around: Surroundings,
+) -> Tensor:
+    """Return what rounding may add at planes of which rows take means with others.
+
+    Args:
+        step, call: the op.
+        planes: some around it.
+        z: z⁰ for each of its arguments.
+        boxes: their intervals.
+        around: what else it depends on.
+    """
+    return _planes(step, call, planes, z, boxes, around, LERP * MEANS)
+
+
+def distances(gap: Tensor, lost: Tensor, sizes: int) -> Tensor:
+    """Return a plane's distance from z⁰ that holds in sums and means, or more.
+
+    Sums are charged in proportion to themselves, which is too little by twice that where terms are
+    negative; means in proportion to the sizes of their parts.
+
+    Args:
+        gap: the distance, computed.
+        lost: what rounding may add at the plane.
+        sizes: how many numbers a row's sum is made of.
+    """
+    share = gamma(LERP * MEANS, gap.dtype)
+    twice = 3 * gamma(sizes, gap.dtype)
+    return up(gap + lost + share * gap.abs() + twice * gap.clamp(max=0).abs())
 
 
 def _affine(
@@ -256,29 +332,33 @@ def _planes(
     step: Step,
     call: Call,
     planes: Planes,
-    read: Sequence[Reached],
-    found: Interval,
-    batch: int,
-    twice: bool,
-) -> Charge:
-    """Return what f leaves the planes by, and the errors of their heights at z⁰ and of slopes."""
+    references: Sequence[Tensor],
+    boxes: Sequence[Interval],
+    around: Surroundings,
+    more: int = 0,
+) -> Tensor:
+    """Return what f leaves the planes by, and the errors of their heights at z⁰ and of slopes.
+
+    ``more`` operations on the slopes are counted.
+    """
+    found = around.image
     dtype = found.lower.dtype
-    z = () if planes.are_flat else tuple(value.reference.abs() for value in read)
+    z = () if planes.are_flat else tuple(reference.abs() for reference in references)
     heights = planes.map(torch.abs).ends(*z)
-    count = len(read) + 4
+    count = len(references) + 4
     radius = gamma(count, dtype) * (heights.lower + heights.upper) + least(dtype)
-    far = [value.far for value in read]
     if not planes.are_flat:
-        missed = step.rule.slack(call, *(value.box for value in read), planes=planes)
+        missed = step.rule.slack(call, *boxes, planes=planes)
         assert missed is not None
         radius = radius + missed
-        back = gamma(2 + max(value.reads for value in read), dtype)
+        far = [reach(box, reference) for box, reference in zip(boxes, references, strict=True)]
+        back = gamma(2 + around.reads + more, dtype)
         for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
             radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
-        if twice and step.rule.errors:
+        if around.twice and step.rule.errors:
             most = torch.maximum(found.lower.abs(), found.upper.abs()).clamp(min=step.rule.floor)
             radius = radius + (step.rule.errors + 1) * roundoff(dtype) * most + least(dtype)
-    return Charge(radius * (1 + gamma(count, dtype)), _floor(step, 1, far, batch))
+    return radius * (1 + gamma(count, dtype))
 
 
 def _product(

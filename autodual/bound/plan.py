@@ -283,6 +283,12 @@ class Plan:
             forms[step.out] = tuple(Form(step.out, "dense", v.numel, each) for v in step.variables)
         return forms
 
+    @property
+    def sizes(self) -> int:
+        """How many numbers a row's sum is made of at most, one after the other."""
+        widest = max([2 * self.graph.perturbed.numel, *(step.out.numel for step in self.steps)])
+        return widest + 4 * len(self.steps) + 32
+
     @cached_property
     def last_reads(self) -> Mapping[Value, tuple[Value, ...]]:
         """For the output of each step, the values that no later step reads."""

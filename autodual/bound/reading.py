@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -19,7 +19,7 @@ from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.labels import Classes
-from autodual.rounding import down, gamma, least, slack, up, widened
+from autodual.rounding import down, slack, widened
 from autodual.threat.base import inner
 
 
@@ -28,18 +28,12 @@ def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     network, rows = sums.network, _rows(specs)
     nominal = _at_nominal(network, rows)
     seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
-    fall = network.outward(seeds.values, sums.deviations(seeds, both=False)[0], seeds.owner)
-    bound = nominal - fall.unflatten(0, (network.batch, -1))
+    fall = sums.deviations(seeds, both=False)[0]
+    size = None
     if network.plan.rounding is not None:
-        bound = down(bound) - _lost(network, rows).detach()
-    return known(bound)
-
-
-def _lost(network: Relaxation, rows: Mapping[Value, Tensor]) -> Tensor:
-    """Return how far the computed Σ C·z⁰ may lie from it, [N, S]."""
-    ((value, c),) = rows.items()
-    size = inner(c.abs(), network.nominal(value).abs())
-    return up(gamma(2 * value.numel, size.dtype) * size + value.numel * least(size.dtype))
+        size = _at_nominal(network, rows, torch.abs).flatten()
+    found = network.below(seeds.values, nominal.flatten(), size, fall, seeds.owner)
+    return known(found.unflatten(0, (network.batch, -1)))
 
 
 def known(bound: Tensor) -> Tensor:
@@ -74,9 +68,11 @@ def _rows(specs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
     return {v: c.reshape(*c.shape[:2], *v.size(1)) for v, c in specs.items()}
 
 
-def _at_nominal(network: Relaxation, rows: Mapping[Value, Tensor]) -> Tensor:
-    """Return Σ C·z⁰, [N, S]."""
-    first, *more = (inner(c, network.nominal(v)) for v, c in rows.items())
+def _at_nominal(
+    network: Relaxation, rows: Mapping[Value, Tensor], of: Callable[[Tensor], Tensor] = lambda t: t
+) -> Tensor:
+    """Return Σ C·z⁰, [N, S], with a function applied to C and z⁰ before."""
+    first, *more = (inner(of(c), of(network.nominal(v))) for v, c in rows.items())
     return sum(more, first)
 
 

@@ -17,7 +17,7 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
-from autodual.rounding import gamma, least, up
+from autodual.rounding import down, gamma, least, up
 from autodual.threat.base import wide
 
 Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
@@ -142,6 +142,29 @@ class Relaxation:
         dtype, width = fall.dtype, self.entry.value.numel
         lost = lost * 2 + least(dtype) * width
         return up(fall + (fall * gamma(self.sizes, dtype)).detach() + lost[owner])
+
+    def below(
+        self,
+        values: Sequence[Value],
+        nominal: Tensor,
+        size: Tensor | None,
+        fall: Tensor,
+        owner: Tensor,
+    ) -> Tensor:
+        """Return lower bounds [R] on Σ C·z for rows at some values.
+
+        Args:
+            values, owner: as for ``outward``.
+            nominal: Σ C·z⁰ [R], computed.
+            size: Σ |C|·|z⁰| [R], computed, if bounds hold whatever is rounded.
+            fall: how far they can fall below, [R].
+        """
+        bound = nominal - self.outward(values, fall, owner)
+        if size is None:
+            return bound
+        count, dtype = sum(v.numel for v in values), size.dtype
+        lost = up(gamma(2 * count, dtype) * size + count * least(dtype))
+        return down(down(bound) - lost.detach())
 
     def select(self, index: Tensor) -> Relaxation:
         """Return the network of the examples at ``index`` [R], which may repeat some.

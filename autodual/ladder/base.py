@@ -73,6 +73,9 @@ class Solver(ABC):
     remarks: tuple[str, ...] = ()
     """What a certificate says of its bounds."""
 
+    rounded: bool = False
+    """Whether its bounds hold whatever is rounded, where a net's do."""
+
     last: bool = True
     """Whether it asks more of the rows of an answer than a bound's own pass does."""
 

@@ -26,6 +26,7 @@ class IBP(Solver):
     """Interval arithmetic; the last affine layers are merged with C."""
 
     unit = "passes"
+    rounded = True
     last = False
 
     def options(self, net: Certified) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Dual(Solver):
     bounds: str | None = None
 
     unit = "passes"
+    rounded = True
     last = False
 
     def options(self, net: Certified) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class Optimised(Solver):
     steps: int = 20
     inside: int | None = None
 
+    rounded = True
     last = False
 
     def __post_init__(self) -> None:

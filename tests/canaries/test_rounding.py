@@ -11,10 +11,10 @@ from autodual.duals import REGISTRY, Lines
 from autodual.testing import check_dual_layer
 from tests.canaries.canary import Canary, checks_of, must_be_noticed, must_fail
 from tests.cases.rules import CASES, name
-from tests.test_rounding import WAYS, coarsely, lower, mlp
+from tests.test_rounding import WAYS, coarsely, lower, mlp, sums_of_means
 
 
-def errors(net, eps, bounds, size=6, outputs=3):
+def errors(net, eps, bounds, size=6, outputs=3, **options):
     """Return a check: bounds in arithmetic as bad as it may be hold, whichever way errors go."""
 
     def check():
@@ -24,11 +24,16 @@ def errors(net, eps, bounds, size=6, outputs=3):
             x = torch.zeros(2, size).double() if eps == 1 else torch.randn(2, size).double()
             C = torch.rand(3, outputs).double()
             with pytest.MonkeyPatch.context() as patch:
-                over = coarsely(patch, model, x, C, eps, bounds, way)
+                over = coarsely(patch, model, x, C, eps, bounds, way, **options)
             assert over <= 1e-12, WRONG
 
-    check.__name__ = net.__name__
+    check.__name__ = "_".join([net.__name__, *options])
     return check
+
+
+def forgotten(distances):
+    """Charge nothing for planes of which means are made."""
+    return lambda gap, lost, sizes: gap
 
 
 def affine():
@@ -57,7 +62,7 @@ def deep():
 
 def bends():
     """Many lines and no sums."""
-    return nn.Sequential(nn.Linear(6, 3), *[nn.LeakyReLU(0.99) for _ in range(40)])
+    return nn.Sequential(nn.Linear(6, 3), *[nn.LeakyReLU(0.99) for _ in range(24)])
 
 
 def wrong_lines():
@@ -94,7 +99,10 @@ CANARIES = {
         WRONG,
     ),
     "planes are free": Canary(
-        "autodual.bound.outward._planes", without, errors(bends, 0.0, "ibp+dual"), WRONG
+        "autodual.bound.outward._planes",
+        lambda planes: lambda *args: 0 * planes(*args),
+        errors(bends, 0.0, "ibp+dual"),
+        WRONG,
     ),
     "planes hold as computed": Canary(
         "autodual.duals.elementwise.Elementwise.slack",
@@ -107,6 +115,15 @@ CANARIES = {
         lambda image: lambda step, rule, call, boxes, batch, twice: rule.interval(call, *boxes),
         errors(deep, 0.01, "ibp"),
         WRONG,
+    ),
+    "planes of means are free": Canary(
+        "autodual.bound.layer.distances",
+        forgotten,
+        errors(bends, 0.0, "ibp+dual", optimize=1),
+        WRONG,
+    ),
+    "means are exact": Canary(
+        "autodual.bound.outward.distances", forgotten, sums_of_means, "too small"
     ),
     "sums are exact": Canary(
         "autodual.bound.relaxation.Relaxation.outward",

@@ -64,15 +64,18 @@ class OptimisedSums(ExactSums):
             kept: where rows start, and where their last shares are written to.
         """
         seeds = Specs({value: rows.reshape(-1, *value.size(1))}, owner, span=None)
-        own = self.network.nominal(value)[owner]
-        nominal = torch.linalg.vecdot(rows.flatten(1), own.flatten(1))
+        own = self.network.nominal(value)[owner].flatten(1)
+        nominal = torch.linalg.vecdot(rows.flatten(1), own)
+        rounded = self.network.plan.rounding is not None
+        size = torch.linalg.vecdot(rows.flatten(1).abs(), own.abs()) if rounded else None
         for chunk in self.chunks(seeds, both=False).cut(seeds):
             index = torch.arange(chunk.start, chunk.stop, device=owner.device)
             starts = _downwards(seeds.take(index), self.network.x)
             climb = Climb(self.network, starts, self.steps, start=kept.of(index))
             while not climb.done:
                 climb.step()
-                lower = nominal[index] - climb.best
+                at = nominal[index], None if size is None else size[index]
+                lower = self.network.below([value], *at, climb.best, owner[index])
                 yield index, lower
                 left = (~(lower > goal)).nonzero().squeeze(1)
                 if len(left) == 0:
@@ -116,6 +119,11 @@ class _Climbs(Chunks):
         return room // (HELD * self.cost.total_bytes)
 
 
+def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Return the mean that lies by a share in [0, 1] of the way from a to b."""
+    return torch.lerp(a, b, share)
+
+
 @dataclass(eq=False)
 class Mixture:
     """The means of planes by which each of some rows passes the ops.
@@ -146,7 +154,7 @@ class Mixture:
         up, down = nu.clamp(min=0), nu.clamp(max=0)
         mean, *others = (facet.lead(up, down) for facet in self.met[value])
         for other, share in zip(others, self.shares[value], strict=True):
-            mean = [torch.lerp(a, b, share) for a, b in zip(mean, other, strict=True)]
+            mean = [between(a, b, share) for a, b in zip(mean, other, strict=True)]
         *pulled, far = mean
         self.losses[value] = far.detach()
         return [rows.become(p) for p in pulled], far.flatten(1).sum(1)
