@@ -368,8 +368,8 @@ class Certified(Wrapper):
         self._check_sums()
         if self.options.rounding is not None and not solver.rounded:
             raise InputError(
-                f"{solver} knows nothing of rounding={self.options.rounding!r}: take IBP(), "
-                "Dual() or Optimised(), or certify the model without it"
+                f"{solver} knows nothing of rounding={self.options.rounding!r}: {solver.unrounded} "
+                "Take IBP(), Dual(), Optimised() or LP(), or certify the model without it."
             )
         return solver.of(self)
 
@@ -448,7 +448,6 @@ class Certified(Wrapper):
                 domain), one that answers ``polyhedron``, nor a union of such; the method has no
                 dual network.
         """
-        self._check_plain("a linear program")
         if "dual" not in self.options.method.last:
             raise InputError(f"bounds={self.options.method.name!r} has no network to program")
         return self.by(LP(inside=None)).solve(x, C).lower

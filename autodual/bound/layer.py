@@ -247,6 +247,12 @@ class Layer:
         with with_grad(self.grad):
             return self.relaxed.map(self._own)
 
+    @property
+    def meet(self) -> Tensor:
+        """Where its two planes are one, [N, *size(1)]: the op is exact there."""
+        assert isinstance(self.relaxed, Planes)
+        return self._own(self.relaxed.meet)
+
     @cached_property
     def facets(self) -> tuple[Facet, ...]:
         """The planes that were chosen and others beside them; none where there is no choice.
@@ -259,9 +265,9 @@ class Layer:
         with with_grad(self.grad):
             call = self.step.call(self.constants, self.batch)
             more = self.step.rule.facets(call, *self.boxes, chosen=self.relaxed)[: MEANS - 1]
-            first, exact = self._facet(self.relaxed, z, None), self._own(self.relaxed.meet)
+            first = self._facet(self.relaxed, z, None)
             others = [self._facet(planes, z, planes.rounding(*z)) for planes in more]
-            return (first, *(other.beside(first, exact) for other in others)) if more else ()
+            return (first, *(other.beside(first, self.meet) for other in others)) if more else ()
 
     def _facet(self, planes: Planes, z: Sequence[Tensor], slack: Interval | None) -> Facet:
         """Return planes by their distances from z⁰, taken farther off by some slack."""
@@ -334,8 +340,9 @@ class Layer:
             relaxed = self.step.rule.relax(call, *self.boxes, slopes=slopes)
         return replace(self, inputs=inputs, relaxed=relaxed, grad=torch.is_grad_enabled())
 
-    def map(self, f: Change, batch: int, inputs: tuple[Layer | Entry, ...]) -> Layer:
-        """Return the layer with every tensor changed, for ``batch`` examples."""
+    def map(self, f: Change, index: Tensor, inputs: tuple[Layer | Entry, ...]) -> Layer:
+        """Return the layer of the examples at ``index``, which ``f`` picks from every tensor."""
+        batch = len(index)
         constants = {v: f(v, t) for v, t in self.constants.items()}
         boxes = tuple(
             box.map(lambda end, v=v: f(v, end))  # type: ignore[misc]
@@ -351,7 +358,10 @@ class Layer:
             relaxed = replace(self.relaxed, call=call, centers=(x, y), rest=rest)
         else:
             relaxed = Exact(self.step.call(constants, batch), self.relaxed.transpose)
-        return Layer(self.step, batch, constants, inputs, boxes, self.origins, relaxed)
+        made = Layer(self.step, batch, constants, inputs, boxes, self.origins, relaxed)
+        if self.charge is None:
+            return made
+        return replace(made, charge=self.charge.map(lambda t: f(self.value, t), index))
 
 
 def example_layout(batch: int, index: Tensor) -> Change:

@@ -170,14 +170,12 @@ class Relaxation:
         """Return the network of the examples at ``index`` [R], which may repeat some.
 
         An example that stands there several times can have slopes of its own for each of its rows.
-
-        Raises:
-            InputError: it is bounded with what rounding may add.
         """
-        self._refuse_rounding()
-        pick, count = example_layout(self.batch, index), len(index)
+        pick = example_layout(self.batch, index)
         return self._made_anew(
-            self.entry.select(index), count, lambda layer, inputs: layer.map(pick, count, inputs)
+            self.entry.select(index),
+            len(index),
+            lambda layer, inputs: layer.map(pick, index, inputs),
         )
 
     def with_slopes(self, slopes: Mapping[Value, Choice]) -> Relaxation:
@@ -187,20 +185,14 @@ class Relaxation:
             InputError: no op that takes slopes computes one of these values; the network is bounded
                 with what rounding may add.
         """
-        self._refuse_rounding()
+        if self.plan.rounding is not None:
+            raise InputError("rounding= charges planes where they are made: give relax(slopes=)")
         check_slopes(self.plan, slopes)
         return self._made_anew(
             self.entry,
             self.batch,
             lambda layer, inputs: layer.with_slopes(slopes.get(layer.value), inputs),
         )
-
-    def _refuse_rounding(self) -> None:
-        if self.plan.rounding is not None:
-            raise InputError(
-                "rounding= is for the network as it was relaxed: leave slopes from outside and "
-                "steps out"
-            )
 
     def _made_anew(self, entry: Entry, batch: int, make: Make) -> Relaxation:
         """Return the network with each layer made anew, on those before it."""

@@ -76,6 +76,9 @@ class Solver(ABC):
     rounded: bool = False
     """Whether its bounds hold whatever is rounded, where a net's do."""
 
+    unrounded: str = "it may ask the network anything."
+    """Why not, if not."""
+
     last: bool = True
     """Whether it asks more of the rows of an answer than a bound's own pass does."""
 

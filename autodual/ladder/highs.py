@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from autodual.solve import (
     check_set,
     check_whole,
     polytope,
+    proved_outward,
     radius_of,
     streamed,
     whole_network,
@@ -38,6 +40,23 @@ Asked = TypeVar("Asked", Linear, Whole)
 
 Found = tuple[int, list[int], list[float]]
 """An example's number, some of its rows, and lower bounds on these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Some rows of an example, for its program.
+
+    Attributes:
+        network: of the example alone.
+        C: [R, *].
+        costs: the same over the program's variables.
+        values: of the rows where all these are 0.
+    """
+
+    network: Relaxation
+    C: Tensor
+    costs: Array
+    values: Array
 
 
 class Programs(Prepared, Generic[Asked]):
@@ -95,15 +114,16 @@ class Programs(Prepared, Generic[Asked]):
             i, rows = int(index[k]), missing[k].nonzero().squeeze(1)
             one = network.select(torch.tensor([k], device=index.device))
             program = self._program(member, i, one)
-            put = program.polytope.question(one, {self.output: search.C[i, rows]})
-            yield partial(self._asked, i, rows.tolist(), program, *put, search)
+            C = search.C[i, rows]
+            asked = Question(one, C, *program.polytope.question(one, {self.output: C}))
+            yield partial(self._asked, i, rows.tolist(), program, asked, search)
 
     @torch.no_grad()  # it is called in a thread of its own
     def _asked(
-        self, i: int, rows: list[int], program: Asked, costs: Array, values: Array, search: Search
+        self, i: int, rows: list[int], program: Asked, question: Question, search: Search
     ) -> Found:
         """Return what programs say of some rows of an example."""
-        return i, rows, self.ask(program, costs, values, search)
+        return i, rows, self.ask(program, question, search)
 
     def _program(self, member: int, i: int, one: Relaxation) -> Asked:
         """Return the program of an example."""
@@ -124,8 +144,8 @@ class Programs(Prepared, Generic[Asked]):
         """Return the program over a network of one example."""
 
     @abstractmethod
-    def ask(self, program: Asked, costs: Array, values: Array, search: Search) -> list[float]:
-        """Return lower bounds on value + c·d for each of some costs."""
+    def ask(self, program: Asked, question: Question, search: Search) -> list[float]:
+        """Return lower bounds on each of some rows."""
 
 
 class Linears(Programs[Linear]):
@@ -137,12 +157,24 @@ class Linears(Programs[Linear]):
 
     def make(self, one: Relaxation) -> Linear:
         """Return the programs over the outer polytope of one example."""
-        return Linear(polytope(one, self.matrices), radius_of(one.entry.threat, one.entry.x))
+        made = polytope(one, self.matrices)
+        made = made if self.net.options.rounding is None else made.roomy()
+        return Linear(made, radius_of(one.entry.threat, one.entry.x))
 
-    def ask(self, program: Linear, costs: Array, values: Array, search: Search) -> list[float]:
+    def ask(self, program: Linear, question: Question, search: Search) -> list[float]:
         """Solve them while there is time, each from where the last one ended."""
-        pairs = zip(costs, values, strict=True)
-        return [float(v + program.least(c)) if search.left > 0 else -math.inf for c, v in pairs]
+        made, network = program.polytope, question.network
+        values, duals = list[float](), list[Array]()
+        for cost, nominal in zip(question.costs, question.values, strict=True):
+            if search.left <= 0:
+                break
+            least, dual = program.proof(cost)
+            values.append(float(nominal + least))
+            duals.append(dual[: len(made.most)])
+        if duals and self.net.options.rounding is not None:
+            C = question.C[: len(duals)]
+            values = proved_outward(network, made, self.output, C, duals).tolist()
+        return values + [-math.inf] * (len(question.values) - len(values))
 
 
 class Wholes(Programs[Whole]):
@@ -172,8 +204,9 @@ class Wholes(Programs[Whole]):
         """Return the network of one example itself."""
         return Whole(whole_network(one, self.matrices), radius_of(one.entry.threat, one.entry.x))
 
-    def ask(self, program: Whole, costs: Array, values: Array, search: Search) -> list[float]:
+    def ask(self, program: Whole, question: Question, search: Search) -> list[float]:
         """Solve them while there is time."""
+        costs, values = question.costs, question.values
         if not program.polytope.finite_with(costs, values):
             return [-math.inf] * len(values)
         pairs = zip(costs, values, strict=True)

@@ -44,6 +44,8 @@ class LP(Program):
         inside: as for ``Program``.
     """
 
+    rounded = True
+
     def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:
         """Return the programs; raises unless they can say the set."""
         from autodual.ladder.highs import Linears  # scipy.optimize takes a while to import
@@ -62,6 +64,7 @@ class MILP(Program):
         inside: as for ``Program``.
     """
 
+    unrounded = "HiGHS gives no proof of what it finds that could be evaluated anew."
     remarks = ("by mixed-integer programs, as far as HiGHS's tolerance of 1e-6 goes",)
 
     def prepare(self, net: Certified, found: Compiled, threat: ThreatModel) -> Prepared:

@@ -47,21 +47,27 @@ class Linear:
 
     def least(self, cost: Array) -> float:
         """Return a lower bound on c·d, the minimum but for rounding."""
-        with self._lock:
-            return self._least(cost)
+        return self.proof(cost)[0]
 
-    def _least(self, cost: Array) -> float:
-        best = -np.inf
+    def proof(self, cost: Array) -> tuple[float, Array]:
+        """Return that bound with the y ≥ 0 that proves it, for the constraints there are now."""
+        with self._lock:
+            return self._proof(cost)
+
+    def _proof(self, cost: Array) -> tuple[float, Array]:
+        best, dual = -np.inf, np.zeros(len(self.polytope.most))
         for _ in range(CUTS):
             point, y = self._solved(cost)
-            best = max(best, self.polytope.proved(cost, y))
+            value = self.polytope.proved(cost, y)
+            if value > best:
+                best, dual = value, y
             trimmed = None if point is None else self.polytope.trimmed(point, self.radius)
             if trimmed is None:
                 break
             if self._warm is not None:
                 self._warm.add(trimmed)
             self.polytope = trimmed
-        return best
+        return best, dual
 
     def _solved(self, cost: Array) -> tuple[Array | None, Array]:
         """Return a point that is optimal to the solver's tolerance, and y ≥ 0; 0 if none."""

@@ -36,6 +36,27 @@ NEAR = 1e-4
 Array = np.ndarray
 
 
+@dataclass(frozen=True)
+class Named:
+    """Constraints that are planes around some entries of an op's value.
+
+    Attributes:
+        value: what the op computes.
+        facet: which of its layer's facets they belong to.
+        upper: whether they lie above.
+        entries: of the value, one for each constraint.
+        start: the place of the first.
+        columns: the variables that the op's value has.
+    """
+
+    value: Value
+    facet: int
+    upper: bool
+    entries: Array
+    start: int
+    columns: Array
+
+
 @dataclass
 class Polytope:
     """Points d with low ≤ d ≤ high and rows d ≤ most.
@@ -46,6 +67,7 @@ class Polytope:
         about: which of the constraints are about the input's set alone.
         entry: the input and its set; its d are the first variables.
         integral: which variables are whole numbers, if the polytope is of the network itself.
+        planes: which of the constraints are planes of what.
     """
 
     low: Array
@@ -56,6 +78,7 @@ class Polytope:
     about: Array
     entry: Entry
     integral: Array
+    planes: Sequence[Named] = ()
 
     @property
     def inputs(self) -> int:
@@ -67,6 +90,17 @@ class Polytope:
         """Whether all numbers are finite."""
         parts = self.low, self.high, self.most, self.rows.data
         return all(bool(np.isfinite(part).all()) for part in parts)
+
+    def roomy(self) -> Polytope:
+        """Return it with intervals of ops' values so wide that their planes alone say anything.
+
+        The points are the same. A dual point then has all its weight on planes.
+        """
+        columns = np.unique(np.concatenate([np.zeros(0, int), *(p.columns for p in self.planes)]))
+        low, high = self.low.copy(), self.high.copy()
+        width = 1 + high[columns] - low[columns]
+        low[columns], high[columns] = low[columns] - width, high[columns] + width
+        return replace(self, low=low, high=high)
 
     def proved(self, cost: Array, y: Array) -> float:
         """Return what a dual point y ≥ 0 proves of the least c·d.
@@ -173,6 +207,7 @@ class Making:
         self.rows: list[sp.csr_matrix] = []
         self.most: list[Array] = []
         self.integral: list[Array] = []
+        self.planes: list[Named] = []
         self.maps = {entry.value: sp.identity(len(self.low), format="csr")}
         shape = polyhedron_of(entry.threat, entry.x)
         if shape is not None:
@@ -189,7 +224,8 @@ class Making:
         most = np.concatenate([np.zeros(0), *self.most])
         whole = np.isin(np.arange(count), np.concatenate([np.zeros(0), *self.integral]))
         about = np.arange(len(most)) < self.about
-        return Polytope(self.low, self.high, joined, most, self.maps, about, self.entry, whole)
+        known = self.maps, about, self.entry, whole, tuple(self.planes)
+        return Polytope(self.low, self.high, joined, most, *known)
 
     def new(self, low: Array, high: Array) -> Array:
         """Return the places of new variables in [low, high]."""
@@ -222,7 +258,7 @@ class Making:
             return
         matrices = self.matrices(layer, self.entry.x)
         affine = sp.csr_matrix(sum(m @ of for m, of in zip(matrices, maps, strict=True)))
-        if layer.radius is None:
+        if layer.step.rule.exact or layer.radius is None:  # what rounding may add is left out
             self.maps[layer.value] = affine
         else:
             plane = Plane(affine, array(layer.radius))
@@ -231,13 +267,20 @@ class Making:
     def enclose(self, layer: Layer, maps: Sequence[sp.csr_matrix]) -> None:
         """Add a value that its layer's planes enclose."""
         facets = layer.facets or (_only(layer),)
-        self.between(layer.value, [_pair(facet, maps, layer.stops) for facet in facets])
+        pairs = [_pair(facet, maps, layer.stops) for facet in facets]
+        self.between(layer.value, pairs, layer.meet.cpu().numpy().ravel())
 
-    def between(self, value: Value, pairs: Sequence[tuple[Plane, Plane]]) -> None:
-        """Add a value that planes enclose: a variable of its own where they do not meet."""
+    def between(
+        self, value: Value, pairs: Sequence[tuple[Plane, Plane]], exact: Array | None = None
+    ) -> None:
+        """Add a value that planes enclose: a variable of its own where they do not meet.
+
+        Nor where they are ``exact``, as far as rounding goes.
+        """
         lower, upper = pairs[0]
         apart = np.asarray(abs(lower.slopes - upper.slopes).sum(1)).ravel()
-        free = np.flatnonzero((apart != 0) | (lower.away != 0) | (upper.away != 0))
+        loose = (apart != 0) | (lower.away != 0) | (upper.away != 0)
+        free = np.flatnonzero(loose if exact is None else loose & ~exact)
         size = lower.slopes.shape[0]
         ends = [plane.of(free).range(self.low, self.high) for pair in pairs for plane in pair]
         lows = np.max([low for low, _ in ends[::2]], axis=0)
@@ -249,9 +292,11 @@ class Making:
         own = sp.csr_matrix(entries, shape=(size, count))
         self.maps[value] = sp.csr_matrix(wide(sp.csr_matrix(met), count) + own)
         for sign, planes in ((-1, [low for low, _ in pairs]), (1, [high for _, high in pairs])):
-            for plane in _different([plane.of(free) for plane in planes]):
+            for facet, plane in _different([plane.of(free) for plane in planes]):
                 known = np.isfinite(plane.away)
                 rows = sign * (own[free] - wide(plane.slopes, count))
+                start = sum(map(len, self.most))
+                self.planes.append(Named(value, facet, sign > 0, free[known], start, place))
                 self.require(rows[known], plane.away[known])
 
 
@@ -292,15 +337,15 @@ def _only(layer: Layer) -> Facet:
     return Facet(planes.lower_slopes, radius, planes.upper_slopes, radius)
 
 
-def _different(planes: Sequence[Plane]) -> list[Plane]:
-    """Leave out planes that are there already."""
-    found: list[Plane] = []
-    for plane in planes:
+def _different(planes: Sequence[Plane]) -> list[tuple[int, Plane]]:
+    """Number planes, and leave out those that are there already."""
+    found: list[tuple[int, Plane]] = []
+    for number, plane in enumerate(planes):
         if not any(
             np.array_equal(plane.away, other.away) and (plane.slopes != other.slopes).nnz == 0
-            for other in found
+            for _, other in found
         ):
-            found.append(plane)
+            found.append((number, plane))
     return found
 
 

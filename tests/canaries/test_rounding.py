@@ -11,7 +11,7 @@ from autodual.duals import REGISTRY, Lines
 from autodual.testing import check_dual_layer
 from tests.canaries.canary import Canary, checks_of, must_be_noticed, must_fail
 from tests.cases.rules import CASES, name
-from tests.test_rounding import WAYS, coarsely, lower, mlp, sums_of_means
+from tests.test_rounding import WAYS, WRONG, coarsely, lower, mlp, programs, sums_of_means
 
 
 def errors(net, eps, bounds, size=6, outputs=3, **options):
@@ -34,6 +34,17 @@ def errors(net, eps, bounds, size=6, outputs=3, **options):
 def forgotten(distances):
     """Charge nothing for planes of which means are made."""
     return lambda gap, lost, sizes: gap
+
+
+def as_solved(outward):
+    """Take what a dual point proves in plain arithmetic."""
+
+    def found(network, polytope, value, rows, duals):
+        costs, nominal = polytope.question(network, {value: rows})
+        each = zip(costs, nominal, duals, strict=True)
+        return torch.tensor([float(v + polytope.proved(c, y)) for c, v, y in each])
+
+    return found
 
 
 def affine():
@@ -87,7 +98,6 @@ def without(charge):
     return lambda *args: None if (c := charge(*args)) is None else replace(c, radius=0 * c.radius)
 
 
-WRONG = "values lie below a bound"
 CANARIES = {
     "affine ops are free": Canary(
         "autodual.bound.outward._affine", without, errors(affine, 0.0, "dual"), WRONG
@@ -124,6 +134,9 @@ CANARIES = {
     ),
     "means are exact": Canary(
         "autodual.bound.outward.distances", forgotten, sums_of_means, "too small"
+    ),
+    "programs are exact": Canary(
+        "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
     ),
     "sums are exact": Canary(
         "autodual.bound.relaxation.Relaxation.outward",
