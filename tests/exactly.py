@@ -134,6 +134,56 @@ SMOOTH = {
 }
 
 
+class Tied(nn.Module):
+    """A linear layer whose weight is a product of two."""
+
+    def __init__(self, inputs, rank, outputs):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(outputs, rank))
+        self.b = nn.Parameter(torch.randn(rank, inputs))
+
+    def forward(self, z):
+        return nn.functional.linear(z, self.a @ self.b)
+
+    def exactly(self):
+        return rational(self.a) @ rational(self.b)
+
+
+class Standard(nn.Module):
+    """A linear layer with rows of mean 0 and variance about 1."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) + 1024)
+
+    def forward(self, z):
+        w = self.weight
+        apart = w - w.mean(1, keepdim=True)
+        return nn.functional.linear(z, apart / (w.std(1, keepdim=True) + 0.125))
+
+    def exactly(self):
+        w = rational(self.weight)
+        apart = w - w.sum(1, keepdims=True) / Fraction(w.shape[1])
+        variance = (apart * apart).sum(1, keepdims=True) / Fraction(w.shape[1] - 1)
+        return apart * smooth(lambda v: 1 / (mp.sqrt(v) + mp.mpf(0.125)), variance)
+
+
+class Normed(nn.Module):
+    """A linear layer with a norm of its own for each row, as torch has it."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(inputs, outputs, bias=False))
+
+    def forward(self, z):
+        return self.linear(z)
+
+    def exactly(self):
+        parts = self.linear.parametrizations.weight
+        size, v = rational(parts.original0), rational(parts.original1)
+        return v * size * smooth(lambda s: 1 / mp.sqrt(s), (v * v).sum(1, keepdims=True))
+
+
 def evaluate(module, z):
     """The module's value at one example, in real arithmetic with the floats it stores."""
     if isinstance(module, nn.Sequential):
@@ -142,6 +192,8 @@ def evaluate(module, z):
         return z
     if isinstance(module, Twice):
         return z + evaluate(module.inner, z)
+    if isinstance(module, Tied | Standard | Normed):
+        return module.exactly() @ z
     if isinstance(module, nn.Linear):
         return rational(module.weight) @ z + bias(module, module.out_features)
     if isinstance(module, nn.Conv2d):

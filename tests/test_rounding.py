@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from functools import partial
 
 import mpmath as mp
 import numpy as np
@@ -12,11 +13,13 @@ from torch import nn
 import autodual as ad
 from autodual.bound import module, outward
 from autodual.bound.estimators import exact, optimised
-from autodual.duals import REGISTRY, Elementwise
+from autodual.duals import REGISTRY, Call, Elementwise
+from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
+from autodual.interval import Interval
 from autodual.rounding import gamma, up
 from tests.coarse import coarse
-from tests.exactly import SMOOTH, Attend, Twice, evaluate, rational
+from tests.exactly import SMOOTH, Attend, Normed, Standard, Tied, Twice, evaluate, rational
 
 METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
 DTYPES = torch.float32, torch.float64
@@ -490,9 +493,11 @@ def test_ops_whose_errors_nobody_told():
     certified = ad.certify(net, 0.1, rounding="outward", rules={nn.Tanhshrink: rule})
     with pytest.raises(UnsupportedOpError, match="errors="):
         certified(torch.randn(1, 4))
-    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU())
+    net = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 3)), nn.ReLU())
     with pytest.raises(UnsupportedOpError, match="constant that is computed"):
         ad.certify(net, 0.1, rounding="outward")(torch.randn(1, 4))
+    with pytest.raises(UnsupportedOpError, match="one formula or another"):
+        ad.certify(Standard(4, 3), 0.1, rounding="deployed")(torch.randn(1, 4))
 
 
 def test_numbers_that_are_refused():
@@ -556,6 +561,42 @@ def test_parts_and_chunks_are_charged_alike(monkeypatch):
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
+WEIGHTS = {
+    "tied": lambda: Tied(6, 5, 4),
+    "standardised": lambda: Standard(6, 4),
+    "normed": lambda: Normed(6, 4),
+}
+
+
+def computed_weights(name="tied", dtype=torch.float32):
+    """Bounds hold for the weights that the network would have without rounding."""
+    torch.manual_seed(20)
+    wrong = -np.inf
+    for _ in range(4):
+        layer = WEIGHTS[name]()
+        net = nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 3)).to(dtype)
+        with torch.no_grad():
+            if name == "tied":  # sums of large numbers that cancel
+                layer.a[:, 1], layer.b[1] = layer.a[:, 0], -layer.b[0] + 2.0**-10 * layer.b[1]
+                layer.b[:2] *= 2.0**10
+        x, C = torch.randn(2, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+        for eps in (0.0, 1e-3):
+            values = values_at(net, C, worst_points(net, x, C, eps))
+            for bounds in ("ibp", "dual", "ibp&dual"):
+                found = lower(net, x, C, eps, bounds, rounding="outward")
+                assert found.isfinite().all()
+                assert excess(found, values) <= 0, WRONG
+                wrong = max(wrong, excess(lower(net, x, C, eps, bounds), values))
+                assert torch.allclose(found, lower(net, x, C, eps, bounds), rtol=0.05, atol=0.2)
+    return wrong
+
+
+@pytest.mark.parametrize("name", list(WEIGHTS))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_that_are_computed(name, dtype):
+    assert computed_weights(name, dtype) > 0
+
+
 COMPOSED = {
     "softmax": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1), nn.Linear(3, 3)),
     "layer norm": lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)),
@@ -616,6 +657,15 @@ ELEMENTARY = {
     "sqrt": (mp.sqrt, (1e-6, 1e6)),
     "rsqrt": (lambda z: 1 / mp.sqrt(z), (1e-6, 1e6)),
     "reciprocal": (lambda z: 1 / z, (1e-6, 1e6)),
+    "sin": (mp.sin, (-700, 700)),
+    "cos": (mp.cos, (-700, 700)),
+    "tan": (mp.tan, (-700, 700)),
+    "sinc": (mp.sincpi, (-200, 200)),
+    "asin": (mp.asin, (-1, 1)),
+    "acos": (mp.acos, (-1, 1)),
+    "acosh": (mp.acosh, (1, 1e6)),
+    "atanh": (mp.atanh, (-0.9999, 0.9999)),
+    "logit": (lambda z: mp.log(z / (1 - z)), (1e-6, 0.9999)),
     "sinh": (mp.sinh, (-80, 80)),
     "cosh": (mp.cosh, (-80, 80)),
     "atan": (mp.atan, (-1e4, 1e4)),
@@ -661,6 +711,56 @@ def test_how_far_library_functions_lie_from_the_truth(name):
     size = exact.abs().clamp(min=max(rule.floor, torch.finfo(torch.double).tiny))
     errors = torch.tensor([abs(float(e)) for e in error], dtype=torch.double)
     assert float((errors / size).max() * 2**53) <= rule.errors
+
+
+def enclosed(name, op, truth, low, high, dtype, **args):
+    """Whether planes and intervals of a function hold in 200 bits, with what it is charged."""
+    names = [a.name for a in op._schema.arguments]
+    (argument,) = set(names) - set(args)
+    call = Call(op, {a: args.get(a, Hole(0)) for a in names})
+    rule = REGISTRY[name].serving([argument], call.args)
+    generator = torch.Generator().manual_seed(19)
+    center = (low + (high - low) * torch.rand(12, generator=generator, dtype=torch.double)).to(
+        dtype
+    )
+    width = (high - low) * 10 ** (-9 * torch.rand(12, generator=generator)).to(dtype)
+    box = Interval((center - width).clamp(min=low), (center + width).clamp(max=high))
+    planes = rule.relax(call, box, at=[box.center])
+    slack, image = rule.slack(call, box, planes=planes), rule.interval(call, box)
+    lines = [*planes.lower_slopes, planes.lower_intercept, *planes.upper_slopes]
+    parts = [*lines, planes.upper_intercept, slack, image.lower, image.upper]
+    for share in (0.0, 0.3, 0.7, 1.0):
+        z = torch.lerp(box.lower, box.upper, share).clamp(box.lower, box.upper)
+        for v, *numbers in zip(z.tolist(), *(p.tolist() for p in parts), strict=True):
+            if not all(map(np.isfinite, numbers[:5])):
+                continue
+            with mp.workprec(200):
+                f = truth(mp.mpf(v))
+                a, b, c, d, s, least, most = map(mp.mpf, numbers)
+                lost = (rule.errors + 4) * 2 * torch.finfo(dtype).eps
+                size = mp.mpf(max(abs(f), rule.floor)) * lost
+                assert a * v + b - s <= f <= c * v + d + s, f"{name} leaves its planes at {v}"
+                assert least - size <= f <= most + size, f"{name} leaves its interval at {v}"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(ELEMENTARY.keys() - {"gelu", "elu", "logit", "log_sigmoid_forward"})
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smooth_functions_in_200_bits(name, dtype):
+    truth, (low, high) = ELEMENTARY[name]
+    enclosed(f"aten.{name}.default", getattr(torch.ops.aten, name).default, truth, low, high, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_powers_in_200_bits(dtype):
+    """Exponents that float32 does not hold are rounded on the way to a library."""
+    power = torch.ops.aten.pow.Tensor_Scalar
+    for n, high in ((1.1, 1e30), (0.3, 1e30), (-2.7, 1e12), (3.0, 1e12), (2.0, 1e3)):
+        truth = partial(lambda z, n: z ** mp.mpf(n), n=n)
+        enclosed("aten.pow.Tensor_Scalar", power, truth, 1e-3, high, dtype, exponent=n)
+    base = torch.ops.aten.pow.Scalar
+    enclosed("aten.pow.Scalar", base, lambda z: mp.mpf(3) ** z, -50, 50, dtype, self=3.0)
 
 
 def coarsely(monkeypatch, net, x, C, eps, bounds, way, rounding="outward", **options):

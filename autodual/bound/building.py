@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autodual.bound import outward
 from autodual.bound.budget import Purse
+from autodual.bound.constants import doubt, doubts
 from autodual.bound.cost import Record
 from autodual.bound.estimators import (
     CauchyNoise,
@@ -33,7 +34,7 @@ from autodual.duals import Call, Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.rounding import widened
+from autodual.rounding import up, widened
 from autodual.threat import ThreatModel
 from autodual.working import check_time
 
@@ -103,8 +104,10 @@ class Building:
         self.batch = len(x)
         self.purse = Purse(job.budget)
         around, box = threat.interval(x), None
+        self.doubts: Mapping[Value, Tensor] = {}
         if self.plan.rounding is not None:
             box = around = widened(around)
+            self.doubts = doubts(self.plan.graph, env, self.batch)
         network = Relaxation(self.plan, Entry(entry, x, threat, box=box), {}, self.batch)
         observe = None if record is None else lambda step, rows: record.tick(step)
         setting = Setting((), job.seed, job.memory, job.options.select, shared, observe)
@@ -203,7 +206,16 @@ class Building:
         """Return an interval of what an op computes, rounded outward if that is wanted."""
         if self.plan.rounding is None:
             return step.rule.interval(call, *boxes)
-        return outward.image(step, call, boxes, self.batch, self.plan.rounding == "deployed")
+        box = outward.image(step, call, boxes, self.batch, self.plan.rounding == "deployed")
+        sizes = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
+        other = self._other_constants(step, sizes)
+        return box if other is None else widened(Interval(box.lower - other, box.upper + other))
+
+    def _other_constants(self, step: Step, sizes: Sequence[Tensor]) -> Tensor | None:
+        """Return how far an op's value may lie from that with constants free of rounding."""
+        if not self.doubts:
+            return None
+        return doubt(step, self.env, self.doubts, sizes, self.batch)
 
     @torch.no_grad()
     def _charge(self, made: Layer, call: Call) -> outward.Charge | None:
@@ -215,7 +227,11 @@ class Building:
         ]
         found, twice = self.reach[made.value], self.plan.rounding == "deployed"
         how = self.batch, twice, self.plan.sizes
-        return outward.charge(made.step, call, made.relaxed, read, found, *how)
+        charge = outward.charge(made.step, call, made.relaxed, read, found, *how)
+        other = self._other_constants(made.step, [value.size for value in read])
+        if charge is None or other is None:
+            return charge
+        return replace(charge, radius=up(charge.radius + other))
 
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from autodual.bound.constants import unknown_constants
 from autodual.bound.plan import Plan, Step
 from autodual.duals import (
-    REGISTRY,
     Affine,
     Call,
     DualLayer,
@@ -35,29 +35,11 @@ from autodual.duals import (
     Product,
     Relaxed,
 )
-from autodual.duals.affine import copies, no_sums, picks
 from autodual.duals.intervals import IntervalRule
 from autodual.errors import UnsupportedOpError
-from autodual.front.ir import Node, Value
+from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
-
-EXACT = frozenset(
-    f"aten.{op}.default"
-    for op in (
-        "alias",
-        "arange",
-        "clone",
-        "detach",
-        "embedding",
-        "eye",
-        "full",
-        "ones",
-        "scalar_tensor",
-        "zeros",
-    )
-)
-"""Further ops that compute constants without rounding."""
 
 MEANS = 16
 """Of how many planes a mean is made at most."""
@@ -77,12 +59,7 @@ def check_rounded(plan: Plan) -> None:
     missing = [
         f"{step.node.where}: {_untold(step.rule)}" for step in plan.steps if _untold(step.rule)
     ]
-    missing += [
-        f"{node.where}: a constant that is computed in floating point, so that the network in real "
-        "arithmetic has another; store it in a parameter or buffer"
-        for node in graph.prelude
-        if not _is_exact(node)
-    ]
+    missing += unknown_constants(graph, plan.rounding == "deployed")
     if plan.rounding == "deployed":
         missing += [
             f"the pass {name} writes ops in others, which are rounded otherwise than the model's"
@@ -108,19 +85,6 @@ def _untold(rule: DualLayer) -> str:
     if isinstance(rule, IntervalRule):
         return "" if rule.errors == 0 else "its rule has no errors=0"
     return f"its dual layer ({rule.kind}) does not say how it is rounded"
-
-
-def _is_exact(node: Node) -> bool:
-    """Return whether a constant is computed without rounding."""
-    if not node.out.dtype.is_floating_point or node.op in EXACT:
-        return True
-    rule = REGISTRY.get(node.op)
-    moves = isinstance(rule, Affine) and rule.terms in (no_sums, copies, picks)
-    return moves and all(v.dtype == node.out.dtype for v in node.inputs if _is_float(v))
-
-
-def _is_float(value: Value) -> bool:
-    return value.dtype.is_floating_point
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call
+from autodual.duals.base import Call, DualLayer, Either
 from autodual.duals.piecewise import Piecewise, enclose, pieces
 from autodual.duals.relaxed import Lines
 from autodual.interval import Interval
@@ -73,7 +74,9 @@ def minus_lambda(call: Call) -> float:
     return -float(call["lambd"])
 
 
-TABLE = {
+SHRINK = pieces(minus_lambda, "lambd", nondecreasing=True)
+
+TABLE: dict[str, DualLayer | Either] = {
     "aten.hardtanh.default": clamp("min_val", "max_val", ends=named("min_val", "max_val")),
     "aten.relu6.default": clamp(0.0, 6.0, ends=lambda args: (0.0, 6.0)),
     "aten.hardsigmoid.default": clamp(
@@ -82,7 +85,12 @@ TABLE = {
     "aten.clamp.default": clamp("min", "max", ends=named("min", "max")),
     "aten.clamp_min.default": clamp("min", ends=named("min", "max")),
     "aten.clamp_max.default": clamp("max", ends=named("min", "max")),
-    "aten.softshrink.default": pieces(minus_lambda, "lambd", nondecreasing=True),
+    "aten.softshrink.default": Either(
+        (
+            replace(SHRINK, accepts=lambda args: float(args["lambd"]) <= 1, errors=3, floor=1.0),
+            SHRINK,
+        )
+    ),
     "aten.hardshrink.default": pieces(minus_lambda, "lambd", jumps=True, nondecreasing=True),
     "aten.threshold.default": pieces("threshold", jumps=True),
 }

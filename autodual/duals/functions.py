@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autodual.duals.base import Call, DualLayer, Either
+from autodual.duals.base import Call, DualLayer, Either, always
 from autodual.duals.curves import Curve, by_curve, everywhere, smooth
 from autodual.interval import Interval
 
@@ -98,9 +99,13 @@ def _multiples(offset: float) -> Callable[[Interval], list[Tensor]]:
 
 
 def _within_a_turn(box: Interval) -> Tensor:
-    """Return where a box is no wider than 2π, and multiples of π are exact to 10⁻⁴ there."""
+    """Return where a box is no wider than 2π, and multiples of π are exact enough there.
+
+    To 10⁻⁴, and to the root of the unit roundoff: a wave's peak is then found to a roundoff.
+    """
     width, far = box.upper - box.lower, torch.maximum(box.lower.abs(), box.upper.abs())
-    close = far <= 1e-4 / torch.finfo(far.dtype).eps
+    eps = torch.finfo(far.dtype).eps
+    close = far <= min(1e-4 / eps, 0.5 / math.sqrt(eps))
     return (width == 0) | ((width <= 2 * math.pi) & close)
 
 
@@ -157,7 +162,23 @@ SINC = Curve(
 SINE = _wave(torch.cos, 0.0)
 COSINE = _wave(lambda z: -torch.sin(z), 0.5)
 ROOT = 2 / math.sqrt(math.pi)
-POWER_OF_CONSTANT = by_curve(_power_of_constant, argument="exponent", partial=True)
+
+
+def _is_held(args: Mapping[str, Any]) -> bool:
+    """Return whether float32 holds the base of a power, so that no library rounds it."""
+    base = args["self"]
+    return not isinstance(base, int | float) or float(torch.tensor(base).float()) == base
+
+
+ANY_BASE = by_curve(_power_of_constant, argument="exponent", partial=True)
+POWER_OF_CONSTANT = Either((replace(ANY_BASE, accepts=_is_held, errors=8), ANY_BASE))
+WHOLE_POWER = replace(
+    by_curve(_power, partial=True, errors=8),
+    accepts=lambda args: float(args["exponent"]).is_integer(),
+)
+"""zⁿ. Other exponents may be rounded on the way to a library, as 0.1 is to float32: by u, which is
+u n ln z of the result, and so are those of the derivative, n − 1. Results are finite: 89 u, or in
+float64 no more than what is left of n − 1."""
 
 TABLE: dict[str, DualLayer | Either] = {
     "aten.exp.default": smooth(torch.exp, range=(0.0, INF), errors=4),
@@ -171,33 +192,56 @@ TABLE: dict[str, DualLayer | Either] = {
     "aten.sqrt.default": smooth(lambda z: torch.rsqrt(z) / 2, holds=above(0.0), errors=4),
     "aten.rsqrt.default": smooth(lambda z: -torch.rsqrt(z) / (2 * z), holds=positive, errors=4),
     "aten.reciprocal.default": smooth(lambda z: -(z**-2), (0.0,), holds=apart_from_zero, errors=4),
-    "aten.pow.Tensor_Scalar": by_curve(_power, partial=True, errors=8),
-    "aten.pow.Tensor_Tensor": Either((by_curve(_powers, partial=True), POWER_OF_CONSTANT)),
-    "aten.sin.default": by_curve(lambda call: SINE),
-    "aten.cos.default": by_curve(lambda call: COSINE),
-    "aten.sinc.default": by_curve(lambda call: SINC),
+    "aten.pow.Tensor_Scalar": Either(
+        (WHOLE_POWER, replace(WHOLE_POWER, errors=100, accepts=always))
+    ),
+    "aten.pow.Tensor_Tensor": Either(
+        (by_curve(_powers, partial=True, errors=50), *POWER_OF_CONSTANT.rules)
+    ),
+    "aten.sin.default": by_curve(lambda call: SINE, errors=4, floor=1.0),
+    "aten.cos.default": by_curve(lambda call: COSINE, errors=4, floor=1.0),
+    "aten.sinc.default": by_curve(lambda call: SINC, errors=6, floor=1.0),
     "aten.tan.default": smooth(
-        lambda z: 1 + torch.tan(z) ** 2, _multiples(0.0), holds=between_poles
+        lambda z: 1 + torch.tan(z) ** 2, _multiples(0.0), holds=between_poles, errors=6
     ),
     "aten.asin.default": smooth(
-        lambda z: torch.rsqrt(1 - z * z), (0.0,), holds=within(1.0), inside=0.5
+        lambda z: torch.rsqrt(1 - z) * torch.rsqrt(1 + z),
+        (0.0,),
+        holds=within(1.0),
+        inside=0.5,
+        errors=6,
     ),
     "aten.acos.default": smooth(
-        lambda z: -torch.rsqrt(1 - z * z), (0.0,), holds=within(1.0), inside=0.5
+        lambda z: -torch.rsqrt(1 - z) * torch.rsqrt(1 + z),
+        (0.0,),
+        holds=within(1.0),
+        inside=0.5,
+        errors=6,
+        floor=1.0,
     ),
     "aten.sinh.default": smooth(torch.cosh, (0.0,), errors=6),
     "aten.cosh.default": smooth(torch.sinh, (), (0.0,), range=(1.0, INF), errors=4),
     "aten.atan.default": smooth(
         lambda z: 1 / (1 + z * z), (0.0,), range=(-math.pi / 2, math.pi / 2), errors=4
     ),
-    "aten.acosh.default": smooth(lambda z: torch.rsqrt(z * z - 1), holds=above(1.0), inside=2.0),
-    "aten.atanh.default": smooth(lambda z: 1 / (1 - z * z), (0.0,), holds=within(1.0), inside=0.5),
+    "aten.acosh.default": smooth(
+        lambda z: torch.rsqrt(z - 1) * torch.rsqrt(z + 1),
+        holds=above(1.0),
+        inside=2.0,
+        errors=6,
+        floor=1.0,
+    ),
+    "aten.atanh.default": smooth(
+        lambda z: 1 / ((1 - z) * (1 + z)), (0.0,), holds=within(1.0), inside=0.5, errors=6
+    ),
     "aten.logit.default": replace(
         smooth(
             lambda z: 1 / (z * (1 - z)),
             (0.5,),
             holds=lambda box: (box.lower >= 0) & (box.upper <= 1),
             inside=0.5,
+            errors=6,
+            floor=1.0,
         ),
         accepts=lambda args: args["eps"] is None,
     ),

@@ -8,10 +8,22 @@ import torch
 from torch import nn
 
 from autodual.duals import REGISTRY, Lines
+from autodual.duals.base import always
+from autodual.duals.functions import WHOLE_POWER
 from autodual.testing import check_dual_layer
+from tests import test_rounding
 from tests.canaries.canary import Canary, checks_of, must_be_noticed, must_fail
 from tests.cases.rules import CASES, name
-from tests.test_rounding import WAYS, WRONG, coarsely, lower, mlp, programs, sums_of_means
+from tests.test_rounding import (
+    WAYS,
+    WRONG,
+    coarsely,
+    computed_weights,
+    lower,
+    mlp,
+    programs,
+    sums_of_means,
+)
 
 
 def errors(net, eps, bounds, size=6, outputs=3, **options):
@@ -73,7 +85,7 @@ def deep():
 
 def bends():
     """Many lines and no sums."""
-    return nn.Sequential(nn.Linear(6, 3), *[nn.LeakyReLU(0.99) for _ in range(24)])
+    return nn.Sequential(nn.Linear(6, 3), *[nn.LeakyReLU(0.99) for _ in range(20)])
 
 
 def wrong_lines():
@@ -135,6 +147,12 @@ CANARIES = {
     "means are exact": Canary(
         "autodual.bound.outward.distances", forgotten, sums_of_means, "too small"
     ),
+    "weights are exact": Canary(
+        "autodual.bound.building.doubts",
+        lambda doubts: lambda graph, env, batch: {},
+        computed_weights,
+        WRONG,
+    ),
     "programs are exact": Canary(
         "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
     ),
@@ -171,3 +189,10 @@ def test_the_kit_notices_what_is_not_charged():
     must_fail(lambda: untold("aten.tanh.default", **free), says)
     nothing = {"terms": lambda call, read, given: (-8, -8)}  # less than what is spare
     must_fail(lambda: untold("aten.linear.default", **nothing), says)
+
+
+def test_exponents_that_a_library_rounds_are_noticed(monkeypatch):
+    one_for_all = replace(WHOLE_POWER, accepts=always)
+    power = {"aten.pow.Tensor_Scalar": one_for_all}
+    monkeypatch.setattr(test_rounding, "REGISTRY", {**REGISTRY, **power})
+    must_fail(lambda: test_rounding.test_powers_in_200_bits(torch.float32), "leaves its planes")
