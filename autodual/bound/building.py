@@ -245,7 +245,8 @@ class Building:
             inputs = network.inputs(step.variables)
             made = Layer(step, self.batch, constants, inputs, boxes, origins, relaxed[kind])
             if self.plan.rounding is not None:
-                made = replace(made, charge=self._charge(made, call))
+                charge, image = self._charge(made, call), self.reach[made.value]
+                made = replace(made, charge=charge, image=image)
             network = network.extended(made)
             for sums in group:
                 sums.extend(network, made)

@@ -79,6 +79,11 @@ class Entry:
             return [self.weights]
         return [self.x, *self.threat.tensors()] if self.local is None else self.local.tensors
 
+    @property
+    def image(self) -> Interval | None:
+        """``box``, as a layer has it."""
+        return self.box
+
     def replace(self, others: Mapping[int, Tensor]) -> Entry:
         """Return the entry with tensors replaced, by their identity."""
         twin = Entry(self.value, others.get(id(self.x), self.x), self.threat.replace(others))
@@ -188,6 +193,7 @@ class Layer:
         grad: whether gradients were wanted where the layer was made; what is found later, wherever
             that is, has them then.
         charge: what rounding may add, if anything is charged for it.
+        image: an interval of its value that holds whatever is rounded, if that is charged.
     """
 
     step: Step
@@ -199,6 +205,7 @@ class Layer:
     relaxed: Relaxed
     grad: bool = field(default_factory=torch.is_grad_enabled)
     charge: Charge | None = None
+    image: Interval | None = None
 
     def __str__(self) -> str:
         boxes = zip(self.step.variables, self.origins, strict=bool(self.origins))
@@ -359,9 +366,13 @@ class Layer:
         else:
             relaxed = Exact(self.step.call(constants, batch), self.relaxed.transpose)
         made = Layer(self.step, batch, constants, inputs, boxes, self.origins, relaxed)
-        if self.charge is None:
-            return made
-        return replace(made, charge=self.charge.map(lambda t: f(self.value, t), index))
+
+        def own(tensor: Tensor) -> Tensor:
+            return f(self.value, tensor)
+
+        charge = None if self.charge is None else self.charge.map(own, index)
+        image = None if self.image is None else self.image.map(own)
+        return replace(made, charge=charge, image=image)
 
 
 def example_layout(batch: int, index: Tensor) -> Change:

@@ -15,11 +15,10 @@ from autodual.bound.once import once
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Margins, Memo, Specs, Units, to_dense
 from autodual.bound.travel import Passage, journey, passage
-from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.labels import Classes
-from autodual.rounding import down, slack, widened
+from autodual.rounding import down, gamma, least, slack, up, widened
 from autodual.threat.base import inner
 
 
@@ -29,11 +28,21 @@ def lower(sums: Sums, specs: Mapping[Value, Tensor]) -> Tensor:
     nominal = _at_nominal(network, rows)
     seeds = Specs.per_example({v: c.expand(network.batch, *c.shape[1:]) for v, c in rows.items()})
     fall = sums.deviations(seeds, both=False)[0]
+    return known(_below(network, rows, seeds, nominal, fall))
+
+
+def _below(
+    network: Relaxation, rows: Mapping[Value, Tensor], seeds: Specs, nominal: Tensor, fall: Tensor
+) -> Tensor:
+    """Return lower bounds [N, S] on Σ C·z for rows that fall so far, [N · S]."""
     size = None
     if network.plan.rounding is not None:
         size = _at_nominal(network, rows, torch.abs).flatten()
+        if len(rows) > 1:
+            starts = {v: r.full().abs() for v, r in seeds.rows(network.x).items()}
+            fall = fall + network.joined(starts, seeds.owner, len(rows))
     found = network.below(seeds.values, nominal.flatten(), size, fall, seeds.owner)
-    return known(found.unflatten(0, (network.batch, -1)))
+    return found.unflatten(0, (network.batch, -1))
 
 
 def known(bound: Tensor) -> Tensor:
@@ -49,18 +58,21 @@ def lines(
     Σ C·z ≥ Σ C·z⁰ − Σⱼ rⱼ|νⱼ| − ν₁ᵀ(x − x⁰), for values z with rows C [N or 1, S, *] each. Offsets
     are [N, S].
     """
-    if network.plan.rounding is not None:
-        raise InputError("rounding= is for bounds, not for the linear functions below them")
     batch, rows = network.batch, _rows(specs)
     seeds = Specs.per_example({v: c.expand(batch, *c.shape[1:]) for v, c in rows.items()})
-    down = {v: -r for v, r in seeds.rows(network.x).items()}
-    lost, entry = journey(network, down, Memo(False, 0), through=through)
-    offset = known(_at_nominal(network, rows) - lost.unflatten(0, (batch, -1)))
+    way = {v: -r for v, r in seeds.rows(network.x).items()}
+    lost, entry = journey(network, way, Memo(False, 0), through=through)
+    offset = known(_below(network, rows, seeds, _at_nominal(network, rows), lost))
     if entry is None:
         return offset.new_zeros(*offset.shape, network.entry.value.numel), offset
     slope = -to_dense(entry).full().reshape(*offset.shape, -1)
     at = network.entry.reference.reshape(len(network.entry.reference), 1, -1)
-    return slope, offset - torch.linalg.vecdot(slope, at)
+    low = offset - torch.linalg.vecdot(slope, at)
+    if network.plan.rounding is None:
+        return slope, low
+    size = torch.linalg.vecdot(slope.abs(), at.abs())
+    off = gamma(2 * slope.shape[2], size.dtype) * size + slope.shape[2] * least(size.dtype)
+    return slope, down(low - up(off)) - slack(offset)
 
 
 def _rows(specs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:

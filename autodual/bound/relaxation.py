@@ -17,7 +17,7 @@ from autodual.bound.plan import Plan
 from autodual.duals import Choice
 from autodual.errors import InputError
 from autodual.front.ir import Value
-from autodual.rounding import down, gamma, least, up
+from autodual.rounding import down, gamma, least, reach, up
 from autodual.threat.base import wide
 
 Make = Callable[[Layer, tuple[Layer | Entry, ...]], Layer]
@@ -128,13 +128,10 @@ class Relaxation:
             fall: the sums [R], computed.
             owner: the example [R] of each row.
 
-        Raises:
-            InputError: rows start at several values.
+        Rows that start at several values, or are no floats, are charged by ``joined`` besides.
         """
         if self.plan.rounding is None:
             return fall
-        if len(values) > 1:
-            raise InputError("rounding= is for rows at one value at a time")
         lost = torch.zeros_like(self.x.detach().flatten(1)[:, 0])
         for layer in self.path(values):
             if layer.charge is not None:
@@ -143,6 +140,31 @@ class Relaxation:
         lost = lost * 2 + least(dtype) * width
         return up(fall + (fall * gamma(self.sizes, dtype)).detach() + lost[owner])
 
+    @torch.no_grad()
+    def joined(self, sizes: Mapping[Value, Tensor], owner: Tensor, count: int) -> Tensor:
+        """Return what rounding may add where rows join others on their way, [R].
+
+        A row that starts at a value is the sum of ``count``, and of what comes by there: it is off
+        by so many roundings of their ``sizes``, and acts on z, or on z − z⁰.
+
+        Args:
+            sizes: for the values where rows start, the sum of the sizes of their parts, [R, *].
+            owner: the example [R] of each row.
+            count: how many rows are added up.
+        """
+        total = self.x.new_zeros(len(owner))
+        for value, size in sizes.items():
+            layer = self[value]
+            assert layer.image is not None
+            box, z = layer.image, layer.reference
+            far = torch.maximum(box.lower.abs(), box.upper.abs()) + reach(box, z)
+            own = value.per_example(far, self.batch).flatten(1)[owner]
+            flat, dtype = size.flatten(1), size.dtype
+            terms = torch.where(flat == 0, flat, flat * own).sum(1)
+            share = gamma(count + 2, dtype) * (1 + gamma(value.numel, dtype))
+            total = up(total + share * terms + value.numel * least(dtype))
+        return total
+
     def below(
         self,
         values: Sequence[Value],
@@ -150,6 +172,7 @@ class Relaxation:
         size: Tensor | None,
         fall: Tensor,
         owner: Tensor,
+        more: int = 0,
     ) -> Tensor:
         """Return lower bounds [R] on Σ C·z for rows at some values.
 
@@ -158,11 +181,12 @@ class Relaxation:
             nominal: Σ C·z⁰ [R], computed.
             size: Σ |C|·|z⁰| [R], computed, if bounds hold whatever is rounded.
             fall: how far they can fall below, [R].
+            more: how many further terms are in these sums.
         """
         bound = nominal - self.outward(values, fall, owner)
         if size is None:
             return bound
-        count, dtype = sum(v.numel for v in values), size.dtype
+        count, dtype = sum(v.numel for v in values) + more, size.dtype
         lost = up(gamma(2 * count, dtype) * size + count * least(dtype))
         return down(down(bound) - lost.detach())
 

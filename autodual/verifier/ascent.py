@@ -105,7 +105,7 @@ class Ascent:
         weights = point.weights.softmax(1)
         rows = {v: _weighed(weights, c).reshape(-1, *v.size(1)) for v, c in self.specs.items()}
         total = -(weights * self.offset).sum(1)
-        size = total.detach().abs()  # of all terms: rounding is a part of that
+        size = (weights * self.offset.abs()).sum(1).detach()  # of all terms: what is rounded
         for value, mu in point.multipliers.items():
             box = self.intervals[value]
             ends = (mu.clamp(min=0) * box.upper + mu.clamp(max=0) * box.lower).flatten(1)
@@ -127,8 +127,37 @@ class Ascent:
                 nu = to_dense(end).full().reshape(len(far), *entry.x.shape[1:])
                 point.corner = self._corner(nu)
         point.losses, point.shares = mixture.losses, mixture.shares
+        if self.network.plan.rounding is not None:
+            return known(self._outward(point, weights, [*rows], total, size, far)), mixture.sizes
         rounding = SLACK * torch.finfo(far.dtype).eps * (size + far.detach().abs())
         return known(total - far - rounding), mixture.sizes
+
+    def _outward(
+        self,
+        point: Point,
+        weights: Tensor,
+        values: Sequence[Value],
+        total: Tensor,
+        size: Tensor,
+        far: Tensor,
+    ) -> Tensor:
+        """Return bounds [M] that hold whatever was rounded in rows, in ``total`` and in ``far``.
+
+        Weights need not add up to 1: if a weighted sum of rows is positive, one of them is.
+        """
+        met = {self.network.entry.value, *point.multipliers}  # where a row alone meets others
+        parts = {
+            v: _weighed(weights, c.abs())
+            for v, c in self.specs.items()
+            if weights.shape[1] > 1 or v in met
+        }
+        for value, mu in point.multipliers.items():
+            own = mu.abs().flatten(1)
+            parts[value] = parts[value].flatten(1) + own if value in parts else own
+        index = torch.arange(len(far), device=far.device)
+        lost = self.network.joined(parts, index, weights.shape[1] + 1)
+        more = self.offset.shape[1] + sum(v.numel for v in point.multipliers)
+        return self.network.below(values, total, size, far + lost, index, more)
 
     def _corner(self, nu: Tensor) -> Tensor | None:
         """Return where in the input's set rows ν₁ [M, *] are largest, if the set can say."""

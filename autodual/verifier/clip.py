@@ -83,4 +83,5 @@ class Lines:
     def _slack(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return what rounding may do to the sums of each row, [B, S]."""
         far = torch.maximum(lower.abs(), upper.abs()).unsqueeze(1)
-        return SLACK * torch.finfo(self.A.dtype).eps * ((self.A.abs() * far).sum(2) + self.b.abs())
+        size, most = (self.A.abs() * far).sum(2) + self.b.abs(), max(SLACK, 2 * self.A.shape[2])
+        return most * torch.finfo(self.A.dtype).eps * size

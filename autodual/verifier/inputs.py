@@ -51,7 +51,10 @@ class InputSplits:
         widest, units = max((v.numel for v in bounded), default=1), sum(v.numel for v in bounded)
         size = max(1, widest * units) * system.like.element_size()  # of columns, all of it open
         small = size <= SMALL
-        self.cheap = system.forward if small else system.forms
+        if system.rounded:  # of which columns and forms know nothing
+            self.cheap = system.arithmetic
+        else:
+            self.cheap = system.forward if small else system.forms
         self.most = max(1, min(MOST, ROOM // size if small else WIDE // widest))
         self.gain = self.ahead = 0.0
         self.turns = 0

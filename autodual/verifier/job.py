@@ -18,6 +18,7 @@ from autodual.files import load, save
 from autodual.formats.onnx import OnnxModel
 from autodual.proof import QueryOrigin
 from autodual.query import Case, Query
+from autodual.rounding import at_least
 from autodual.verifier.digest import written
 from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
 from autodual.verifier.inputs import InputSplits
@@ -60,8 +61,9 @@ class Job:
         attack: bool,
         told: Told | None,
         threads: Threads,
+        rounding: str | None,
     ) -> None:
-        self.threads = threads
+        self.threads, self.rounding = threads, rounding
         self.problem, self.start, self.end = problem, start, end
         around = problem.around
         self.attack = attack and (around is None or around.attackable)
@@ -125,7 +127,9 @@ class Job:
     ) -> str:
         """Search; return why it ended."""
         cuts_inputs = self.branch == "inputs"
-        branching: Branching = InputSplits(system) if cuts_inputs else UnitSplits(system.cuttable)
+        deployed = self.rounding == "deployed"  # it has maxima, and no ReLUs of differences
+        cut = system if cuts_inputs or deployed else system.cuttable
+        branching: Branching = InputSplits(cut) if cuts_inputs else UnitSplits(cut)
         search = Search(
             system, branching, self._confirmed, room, self.threads, self.attack, self.told
         )
@@ -153,16 +157,18 @@ class Job:
     def _compiled(self, query: Query) -> System:
         """Compile the model."""
         x = self.problem.x
-        net, found = admitted(self.problem.model, x, self.problem.around)
+        net, found = admitted(self.problem.model, x, self.problem.around, self.rounding)
         if found.graph.output.numel != query.outputs:
             raise InputError(
                 f"the property is about {query.outputs} outputs, the model has "
                 f"{found.graph.output.numel}"
             )
         self.exact = query.cases
-        if self.problem.around is None:
+        if self.problem.around is None and self.rounding != "deployed":
             self.origin = QueryOrigin(found.graph, found.env, x, self.problem.query)
         cases = tuple(case.to(x) for case in query.cases)
+        if self.rounding is not None:
+            cases = tuple(map(_no_smaller, query.cases, cases))
         return System(net, found, tuple(x.shape[1:]), cases, self.problem.around)
 
     def _programs(self, search: Search) -> str:
@@ -191,6 +197,7 @@ class Job:
         assert self.search is not None
         found, around = self.search.system.found, self.problem.around
         told: list[object] = [str(found.graph), numbers, list(found.env.values())]
+        told += [] if self.rounding is None else [self.rounding]
         told += [] if around is None else [around.x, around.threat]
         for part in written(told):
             digest.update(part)
@@ -272,6 +279,7 @@ class Job:
             x = self._placed(case.lower.to(self.problem.x), 0)
         with torch.no_grad():
             output = None if x is None else self.replay(x)[0]
+        how += "" if self.rounding is None else f"; rounding={self.rounding!r}"
         search, bound = self.search, -math.inf if status == UNKNOWN else math.inf
         verdict = Verdict(
             status=status,
@@ -286,6 +294,20 @@ class Job:
             curve=() if search is None else tuple(search.curve),
         )
         return verdict if self.origin is None else verdict.of(self.origin)
+
+
+def _no_smaller(exact: Case, case: Case) -> Case:
+    """Return a case in a model's dtype that has no fewer points than the one it was made of.
+
+    Raises:
+        InputError: the dtype does not hold its rows.
+    """
+    if not all(bool((t.to(s) == s).all()) for t, s in ((case.A, exact.A), (case.C, exact.C))):
+        raise InputError(
+            f"rounding= is for a property whose factors {case.C.dtype} holds exactly: give others, "
+            "or verify model.double()"
+        )
+    return replace(case, d=at_least(exact.d, case.d))
 
 
 def _snapped(point: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -10,15 +10,26 @@ import torch
 from scipy.optimize import OptimizeResult, linprog
 from torch import Tensor
 
+from autodual.front.ir import Value
 from autodual.solve.branching import INFEASIBLE
 from autodual.solve.emptiness import proved_empty
 from autodual.solve.linear import CUTS
+from autodual.solve.outward import shares
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
+from autodual.verifier.ascent import Point
 from autodual.verifier.pool import Nodes
 from autodual.working import check_time
 
 if TYPE_CHECKING:
+    from autodual.bound.relaxation import Relaxation
+    from autodual.interval import Interval
     from autodual.verifier.units import UnitSplits
+
+STIFF = 1e3
+"""What it costs to miss a constraint, in units of the rows."""
+
+TINY = 1e-30
+"""The least weight of a row."""
 
 
 def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
@@ -49,6 +60,9 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     """Return a bound on t, and the point of the input at which HiGHS found it."""
     network, boxes, _ = branching.relaxed(node)
     program = polytope(network, matrices)
+    rounded = branching.system.rounded
+    own = len(program.most)
+    program = program.roomy() if rounded else program
     for value, box in boxes.items():
         program = _within(program, value, box.lower - network.nominal(value), -1)
         program = _within(program, value, box.upper - network.nominal(value), 1)
@@ -56,6 +70,12 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     costs, nominal = system.question(program, network, node.case)
     if not program.finite_with(costs, nominal):
         return -np.inf, None
+    if rounded:
+        y = _elastic(program, costs, nominal)
+        if y is None:
+            return -np.inf, None
+        start = _as_point(network, program, boxes, y, own)
+        return branching.proved(node, network, boxes, start), None
     least, center = -np.inf, network.entry.reference.flatten()
     for _ in range(CUTS):
         check_time()
@@ -91,6 +111,54 @@ def _solved(program: Polytope, costs: Array, nominal: Array) -> OptimizeResult:
         bounds=[*zip(program.low, program.high, strict=True), (None, None)],
         method="highs",
     )
+
+
+def _elastic(program: Polytope, costs: Array, nominal: Array) -> Array | None:
+    """Return y for the least t + M s with nominal + costs · d ≤ t and rows d ≤ most + s, s ≥ 0.
+
+    There is always one: where nothing satisfies the rows it proves as much as M allows.
+    """
+    count, rows = len(costs), program.rows.shape[0]
+    price = STIFF * (1 + float(abs(costs).max(initial=0)))
+    both = sp.vstack(
+        [
+            sp.hstack([program.rows, sp.csr_matrix((rows, 1)), -np.ones((rows, 1))]),
+            sp.hstack([sp.csr_matrix(costs), -np.ones((count, 1)), np.zeros((count, 1))]),
+        ],
+        format="csr",
+    )
+    found = linprog(
+        np.concatenate([np.zeros(len(program.low)), [1.0, price]]),
+        A_ub=both,
+        b_ub=np.concatenate([program.most, -nominal]),
+        bounds=[*zip(program.low, program.high, strict=True), (None, None), (0, None)],
+        method="highs",
+    )
+    return None if found.x is None else np.maximum(-found.ineqlin.marginals, 0)
+
+
+def _as_point(
+    network: Relaxation,
+    program: Polytope,
+    boxes: dict[Value, Interval],
+    y: Array,
+    own: int,
+) -> Point:
+    """Return where a dual point leads rows: by which planes, multipliers and weights.
+
+    What these prove is evaluated anew, so that nothing depends on how a solver rounds.
+
+    Args:
+        own: how many of the constraints are the network's; intervals of values follow.
+    """
+    total, like = program.rows.shape[0], network.x
+    multipliers, at = dict[Value, Tensor](), own
+    for value in boxes:
+        low, high = (y[at + i * value.numel : at + (i + 1) * value.numel] for i in (0, 1))
+        at += 2 * value.numel
+        multipliers[value] = torch.from_numpy(high - low).to(like).reshape(1, *value.size(1))
+    weights = torch.from_numpy(np.log(np.maximum(y[total:], TINY))).to(like).unsqueeze(0)
+    return Point(dict(shares(network, program, [y])), multipliers, weights)
 
 
 def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:

@@ -116,10 +116,11 @@ def _like(model: nn.Module) -> Tensor:
 
 
 def admitted(
-    model: nn.Module, x: Tensor, around: Around | None = None
+    model: nn.Module, x: Tensor, around: Around | None = None, rounding: str | None = None
 ) -> tuple[Certified, Compiled]:
     """Return a model, certified for boxes or another set, and let in with an input [1, *]."""
-    net = certify(model, Box(x, x) if around is None else around.threat, budget=None)
+    threat = Box(x, x) if around is None else around.threat
+    net = certify(model, threat, budget=None, rounding=rounding)
     return net, net.admitted(x, sound=True)
 
 

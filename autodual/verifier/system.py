@@ -18,6 +18,7 @@ from autodual.front.evaluate import run
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.query import Case
+from autodual.rounding import down
 from autodual.threat import Box, ThreatModel
 from autodual.verifier.around import Around
 from autodual.verifier.blame import lines_and_blame
@@ -50,6 +51,11 @@ class System:
     shape: tuple[int, ...]
     cases: tuple[Case, ...]
     around: Around | None = None
+
+    @property
+    def rounded(self) -> bool:
+        """Whether bounds hold whatever is rounded."""
+        return self.net.options.rounding is not None
 
     @property
     def like(self) -> Tensor:
@@ -189,4 +195,5 @@ class System:
     def lines(self, bound: Bound, case: Tensor) -> tuple[Lines, Tensor]:
         """Return linear functions below the rows of each box's case, and the blame of inputs."""
         lines, blame = lines_and_blame(bound.travelled, self.specs(case))
-        return Lines(lines.A, lines.b - self.rows[2][case]), blame
+        offset = lines.b - self.rows[2][case]
+        return Lines(lines.A, down(offset) if self.rounded else offset), blame

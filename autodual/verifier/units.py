@@ -101,6 +101,8 @@ class UnitSplits:
         """Whether mixed-integer programs can say all of it, and it is small enough for them."""
         steps, around = self.network.plan.steps, self.system.around
         known = all(s.rule.exact or isinstance(s.rule, Piecewise | Extreme) for s in steps)
+        if self.system.rounded:
+            return False
         small = self.count <= (SMALL if len(self.units) > 1 else SHALLOW)
         return known and small and (around is None or around.programmable)
 
@@ -132,8 +134,7 @@ class UnitSplits:
         found, start = list[Unit](), 0
         for layer in self.network.layers.values():
             if isinstance(layer.step.rule, Elementwise) and len(layer.boxes) == 1:
-                assert layer.radius is not None
-                open_ = (layer.radius != 0).flatten(1).any(0)
+                open_ = (~layer.meet).flatten(1).any(0)
                 value = layer.step.variables[0]
                 if value == self.network.entry.value or open_.numel() != value.numel:
                     continue
@@ -273,6 +274,14 @@ class UnitSplits:
         point = self._point(nodes, network)
         bound = ascent.run(point, steps).masked_fill(empty, torch.inf)
         return self._noted(nodes, point, torch.fmax(nodes.bound, bound), network)
+
+    def proved(
+        self, node: Nodes, network: Relaxation, boxes: dict[Value, Interval], point: Point
+    ) -> float:
+        """Return what planes, multipliers and weights from outside prove of a sub-problem."""
+        specs, offset = self.system.specs(node.case), self.system.rows[2][node.case]
+        ascent = Ascent(network, specs, offset, boxes, {}, self.system.around)
+        return float(ascent.run(point, 0))
 
     def _point(self, nodes: Nodes, network: Relaxation) -> Point:
         """Return where sub-problems start: where their parents ended."""

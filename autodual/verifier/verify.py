@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autodual.bound.memory import default_memory, parse_memory
 from autodual.errors import InputError
 from autodual.formats.onnx import OnnxModel
+from autodual.rounding import ROUNDINGS
 from autodual.verifier.job import Job, Replay
 from autodual.verifier.problem import stated
 from autodual.verifier.search import Told
@@ -39,6 +40,7 @@ def verify(
     replay: Replay | None = None,
     told: Told | None = None,
     trace: list[tuple[Tensor, Tensor]] | None = None,
+    rounding: str | None = None,
 ) -> Verdict:
     """Decide whether a property holds at every point of a region.
 
@@ -47,7 +49,8 @@ def verify(
     found counts where the model itself violates the property.
 
     Sound in real arithmetic: bounds are computed in the model's dtype and leave some room for the
-    rounding of their own sums. What holds by no more than rounding does wants ``model.double()``.
+    rounding of their own sums. What holds by no more than rounding does wants ``model.double()``,
+    or ``rounding=``, with which every bound that closes a sub-problem holds whatever is rounded.
 
     Args:
         model: a module in eval mode, for inputs [N, *].
@@ -68,6 +71,9 @@ def verify(
         told: hears of each ``Moment`` of the search.
         trace: a list to which the ends [B, n] of the boxes of each batch are added, where inputs
             are cut: to be drawn.
+        rounding: ``"outward"``: what is verified holds of the network in real arithmetic, with the
+            floats that it stores; ``"deployed"``: of the values that it computes itself. As for
+            ``certify``. Programs of HiGHS count for nothing then.
 
     Raises:
         InputError: a region or property that does not fit the model; no time.
@@ -79,6 +85,13 @@ def verify(
         raise InputError(f"timeout is a number of seconds above 0, not {timeout!r}")
     if branch not in BRANCH:
         raise InputError(f"branch={branch!r} is none of {', '.join(BRANCH)}")
+    if rounding is not None and rounding not in ROUNDINGS:
+        raise InputError(f"rounding={rounding!r} is none of {', '.join(ROUNDINGS)}")
+    if rounding is not None and branch == "programs":
+        raise InputError(
+            "mixed-integer programs are solved to tolerances, and give no proof that could be "
+            "evaluated with rounding=: take another branch="
+        )
     room = parse_memory(memory)
     if isinstance(region, Region) and len(region.members) > 1:
         if resume is not None or trace is not None:
@@ -86,7 +99,8 @@ def verify(
 
         def decide(member: Region, seconds: float) -> Verdict:
             options = {"memory": memory, "attack": attack, "replay": replay, "told": told}
-            return verify(model, member, property, seconds, branch=branch, **options)  # type: ignore[arg-type]
+            how = {**options, "branch": branch, "rounding": rounding}
+            return verify(model, member, property, seconds, **how)  # type: ignore[arg-type]
 
         return _of_all(region.members, decide, start + timeout)
     problem = stated(model, region, property)
@@ -94,7 +108,7 @@ def verify(
     if replay is None and isinstance(model, OnnxModel):
         replay = model.replay
     with _showing(told) as hears, Threads() as threads:
-        job = Job(problem, replay, start, start + timeout, attack, hears, threads)
+        job = Job(problem, replay, start, start + timeout, attack, hears, threads, rounding)
         return job.run(branch, room, None if resume is None else Path(resume), trace)
 
 

@@ -11,7 +11,7 @@ from autodual.duals import REGISTRY, Lines
 from autodual.duals.base import always
 from autodual.duals.functions import WHOLE_POWER
 from autodual.testing import check_dual_layer
-from tests import test_rounding
+from tests import test_rounding, test_verify_rounding
 from tests.canaries.canary import Canary, checks_of, must_be_noticed, must_fail
 from tests.cases.rules import CASES, name
 from tests.test_rounding import (
@@ -24,6 +24,7 @@ from tests.test_rounding import (
     programs,
     sums_of_means,
 )
+from tests.test_verify_rounding import coarse_verdicts, sums_of_rows
 
 
 def errors(net, eps, bounds, size=6, outputs=3, **options):
@@ -152,6 +153,15 @@ CANARIES = {
         lambda doubts: lambda graph, env, batch: {},
         computed_weights,
         WRONG,
+    ),
+    "affine ops are free in a search": Canary(
+        "autodual.bound.outward._affine", without, coarse_verdicts, test_verify_rounding.WRONG
+    ),
+    "means of rows are exact": Canary(
+        "autodual.bound.relaxation.Relaxation.joined",
+        lambda joined: lambda self, sizes, owner, count: torch.zeros(len(owner)),
+        sums_of_rows,
+        "off by more",
     ),
     "programs are exact": Canary(
         "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
