@@ -74,7 +74,7 @@ class Certificate(Margins):
                 "there are proofs of what net(x, y) returns, or of some of its examples, where "
                 "sums are exact"
             )
-        if self.rounding == "deployed":
+        if self.rounding not in (None, "outward"):
             raise InputError(
                 'proofs are of networks in real arithmetic: save what rounding="outward" certifies'
             )

@@ -45,7 +45,7 @@ from autodual.ladder import IBP, LP, Dual, Optimised, Solver
 from autodual.ladder.radius import Radii, attacked, radius
 from autodual.proof import Origin
 from autodual.properties import HalfSpaces, Property
-from autodual.rounding import ROUNDINGS, at_most, check_device, down, up
+from autodual.rounding import ROUNDINGS, at_most, check_device, check_short, down, up
 from autodual.threat import Ball, Eps, ThreatModel, as_threat, keys
 from autodual.wrapper import Wrapper
 
@@ -737,8 +737,7 @@ class Certified(Wrapper):
         def make(graph: Graph) -> BoundModule:
             registry, graph = options.rules.registry, pairwise(graph) if options.pairs else graph
             plan = make_plan(graph, registry, options.method, options.intervals, options.rounding)
-            if options.rounding is not None:
-                check_rounded(plan)
+            check_rounded(plan)
             return BoundModule(plan, options, graph.device)
 
         found = admit(
@@ -746,6 +745,8 @@ class Certified(Wrapper):
         )
         if options.rounding is not None:
             check_device(found.x)
+        if options.rounding == "bfloat16":
+            check_short(found.x, (found.env[v] for v in found.graph.constants))
         threat = self.around(found)
         threat.check_shape(found.x)
         if self._looks(found.x):

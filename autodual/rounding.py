@@ -10,6 +10,7 @@ number for each of its operations, also where hardware flushes subnormal numbers
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -21,8 +22,14 @@ ROUNDINGS = {
     "outward": "bounds hold for the network in real arithmetic, with the floats it stores",
     "deployed": "bounds hold for the network in its own floating-point numbers, each op summed in "
     "any order",
+    "bfloat16": "bounds hold for the network in bfloat16: each op computes in float32 or wider, "
+    "summed in any order, and rounds what it gives",
 }
 """What ``certify(rounding=)`` may be, and what bounds then say."""
+
+OWN: dict[str, float | None] = {"outward": None, "deployed": 0.0, "bfloat16": 2.0**-7}
+"""How the network's own results are rounded: not at all; as numbers of the bound's dtype are; and
+by how much more: a result and a number in the code, by 2⁻⁸ each."""
 
 SPARE = 8
 """How many more operations are counted than a sum has: those on what is charged for it."""
@@ -81,6 +88,24 @@ def at_least(value: float | Tensor, like: Tensor) -> Tensor:
 def at_most(value: float | Tensor, like: Tensor) -> Tensor:
     """Return a number that is none above ``value``, in the dtype and on the device of ``like``."""
     return -at_least(-value, like)
+
+
+def check_short(x: Tensor, constants: Iterable[Tensor]) -> None:
+    """Raise unless bounds in x's dtype can be of a network in bfloat16 with these constants.
+
+    Raises:
+        InputError: x is not float32; a number is none that bfloat16 holds.
+    """
+    if x.dtype != torch.float32:
+        raise InputError(
+            f'rounding="bfloat16" is for bounds in float32, where the same numbers underflow, not '
+            f"in {x.dtype}: give model.bfloat16().float() and x.float()"
+        )
+    floats = (t for t in constants if t.is_floating_point())
+    if not all(bool((t.bfloat16().to(t) == t).all()) for t in floats):
+        raise InputError(
+            'rounding="bfloat16" is for weights that bfloat16 holds: give model.bfloat16().float()'
+        )
 
 
 def check_device(x: Tensor) -> None:

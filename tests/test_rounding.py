@@ -264,6 +264,49 @@ def test_the_deployed_network_in_any_order(scale, eps):
                 assert Fraction(float(bounds["deployed"][i, s])) <= value
 
 
+def short(net, z, order):
+    """A dense network in bfloat16: sums in float32 in some order, then one rounding."""
+    z = z.flatten().bfloat16().float()
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            terms = torch.cat([layer.weight.detach() * z, layer.bias.detach()[:, None]], 1)
+            total = torch.zeros(len(terms))
+            for term in order(terms).unbind(1):
+                total = total + term
+            z = total.bfloat16().float()
+        if isinstance(layer, nn.ReLU):
+            z = z.relu()
+    return z
+
+
+def networks_in_bfloat16():
+    """Bounds hold for numbers of eight digits; returns by how much those in float32 do not."""
+    torch.manual_seed(22)
+    orders = (lambda t: t, lambda t: t.flip(1), lambda t: t.sort(1).values)
+    wrong = -np.inf
+    for _ in range(3):
+        net = mlp(36, 16, 16, 3).bfloat16().float()
+        x, C = torch.randn(4, 1, 6, 6).bfloat16().float(), torch.randn(6, 3)
+        bounds = {r: lower(net, x, C, 1e-4, rounding=r) for r in ("deployed", "bfloat16")}
+        assert (bounds["bfloat16"] > bounds["deployed"] - 1).all(), "of some use"
+        for i, order in itertools.product(range(4), orders):
+            value = rational(C) @ rational(short(net, x[i], order))
+            for kind, bound in bounds.items():
+                over = max(Fraction(b) - v for b, v in zip(bound[i].tolist(), value, strict=True))
+                assert kind != "bfloat16" or over <= 0, WRONG
+                wrong = max(wrong, over)
+    return wrong
+
+
+def test_networks_in_bfloat16():
+    assert networks_in_bfloat16() > 0
+    net = mlp(4, 3, 2)
+    with pytest.raises(InputError, match="weights that bfloat16 holds"):
+        ad.certify(net, 0.1, rounding="bfloat16")(torch.randn(1, 4))
+    with pytest.raises(InputError, match="in float32"):
+        ad.certify(net.double(), 0.1, rounding="bfloat16")(torch.randn(1, 4).double())
+
+
 SETS = {
     "ℓ∞ in a domain": ad.LinfBall(0.125, domain=(-0.5, 0.5)),
     "ℓ2": ad.L2Ball(0.3),

@@ -34,7 +34,7 @@ from autodual.duals import Call, Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.rounding import up, widened
+from autodual.rounding import OWN, up, widened
 from autodual.threat import ThreatModel
 from autodual.working import check_time
 
@@ -206,7 +206,7 @@ class Building:
         """Return an interval of what an op computes, rounded outward if that is wanted."""
         if self.plan.rounding is None:
             return step.rule.interval(call, *boxes)
-        box = outward.image(step, call, boxes, self.batch, self.plan.rounding == "deployed")
+        box = outward.image(step, call, boxes, self.batch, OWN[self.plan.rounding])
         sizes = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
         other = self._other_constants(step, sizes)
         return box if other is None else widened(Interval(box.lower - other, box.upper + other))
@@ -225,8 +225,8 @@ class Building:
             outward.Reached(self.reach[v], layer.reference, reads[v])
             for v, layer in zip(values, made.inputs, strict=True)
         ]
-        found, twice = self.reach[made.value], self.plan.rounding == "deployed"
-        how = self.batch, twice, self.plan.sizes
+        assert self.plan.rounding is not None
+        found, how = self.reach[made.value], (self.batch, OWN[self.plan.rounding], self.plan.sizes)
         charge = outward.charge(made.step, call, made.relaxed, read, found, *how)
         other = self._other_constants(made.step, [value.size for value in read])
         if charge is None or other is None:

@@ -71,11 +71,8 @@ def uncertain(graph: Graph) -> frozenset[Value]:
     return frozenset(found)
 
 
-def unknown_constants(graph: Graph, deployed: bool) -> list[str]:
-    """Return which constants of a graph nobody can bound, and why.
-
-    ``deployed`` says whether they are those that any library computes.
-    """
+def unknown_constants(graph: Graph, rounding: str) -> list[str]:
+    """Return which constants of a graph nobody can bound, and why."""
     doubted, said = uncertain(graph), list[str]()
     for node in graph.prelude:
         reads = doubted.intersection(node.inputs)
@@ -86,7 +83,12 @@ def unknown_constants(graph: Graph, deployed: bool) -> list[str]:
                 f"{node.where}: a constant that is computed in floating point, by an op of which "
                 "nobody told how it is rounded; store it in a parameter or buffer"
             )
-        elif deployed and node.op == "aten.var.correction":
+        elif node.out in doubted and rounding == "bfloat16":
+            said.append(
+                f"{node.where}: a constant that is computed, in bfloat16 with few digits; store it "
+                "in a parameter or buffer"
+            )
+        elif rounding != "outward" and node.op == "aten.var.correction":
             said.append(
                 f"{node.where}: a constant that libraries compute by one formula or another, with "
                 "errors of any size; store it in a parameter or buffer"

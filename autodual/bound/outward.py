@@ -39,7 +39,7 @@ from autodual.duals.intervals import IntervalRule
 from autodual.errors import UnsupportedOpError
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
+from autodual.rounding import OWN, ROUNDINGS, down, gamma, least, reach, roundoff, up
 
 MEANS = 16
 """Of how many planes a mean is made at most."""
@@ -50,24 +50,27 @@ and with a and b taken by their sizes."""
 
 
 def check_rounded(plan: Plan) -> None:
-    """Raise unless every error of rounding in a plan's network is known.
+    """Raise unless every error of rounding in a plan's network is known, if it is to be charged.
 
     Raises:
         UnsupportedOpError: ops whose errors nobody has told, and constants that are computed.
     """
+    if plan.rounding is None:
+        return
     graph = plan.graph
     missing = [
         f"{step.node.where}: {_untold(step.rule)}" for step in plan.steps if _untold(step.rule)
     ]
-    missing += unknown_constants(graph, plan.rounding == "deployed")
-    if plan.rounding == "deployed":
+    missing += unknown_constants(graph, plan.rounding)
+    if OWN[plan.rounding] is not None:
         missing += [
-            f"the pass {name} writes ops in others, which are rounded otherwise than the model's"
+            f"the pass {name} writes ops in others, and libraries compute them by one formula or "
+            'another: take rounding="outward", or write the op in those that are added up'
             for name in graph.rewritten
         ]
     if missing:
         raise UnsupportedOpError(
-            f"rounding={plan.rounding!r} ({ROUNDINGS[plan.rounding or 'outward']}): "
+            f"rounding={plan.rounding!r} ({ROUNDINGS[plan.rounding]}): "
             f"{len(missing)} operation(s) may be rounded nobody knows how:\n  "
             + "\n  ".join(missing)
         )
@@ -115,13 +118,13 @@ class Surroundings:
     Attributes:
         reads: how many ops read what it reads, at most.
         image: an interval of its value.
-        twice: whether the op itself is rounded, too.
+        own: how the op itself is rounded, see ``OWN``.
         sizes: how many numbers a row's sum is made of, at most.
     """
 
     reads: int
     image: Interval
-    twice: bool
+    own: float | None
     sizes: int
 
 
@@ -150,25 +153,28 @@ class Reached:
         return self.reference.abs() + self.far
 
 
-def image(step: Step, call: Call, boxes: Sequence[Interval], batch: int, twice: bool) -> Interval:
+def image(
+    step: Step, call: Call, boxes: Sequence[Interval], batch: int, own: float | None
+) -> Interval:
     """Return an interval of an op's value that holds whatever is rounded.
 
     Args:
         step, call: the op.
         boxes: intervals of its perturbed arguments that do.
         batch: the number of examples.
-        twice: whether the op itself is rounded, too.
+        own: how the op itself is rounded, see ``OWN``.
     """
     rule = step.rule
     if isinstance(rule, Affine):
-        return _affine_image(step, rule, call, boxes, batch, twice)
+        return _affine_image(step, rule, call, boxes, batch, own)
     found = rule.interval(call, *boxes)
     if isinstance(rule, MatrixProduct):
-        return _product_image(step, call, found, boxes, batch, twice)
+        return _product_image(step, call, found, boxes, batch, own)
     if rule.errors == 0:
         return found
     assert rule.errors is not None
-    share = (rule.errors + 4) * (1 + twice) * roundoff(found.lower.dtype)
+    u = roundoff(found.lower.dtype)
+    share = (rule.errors + 4) * (u if own is None else 2 * u + own)
 
     def lost(end: Tensor) -> Tensor:
         return share * end.abs().clamp(min=rule.floor) + least(end.dtype)
@@ -177,19 +183,24 @@ def image(step: Step, call: Call, boxes: Sequence[Interval], batch: int, twice: 
 
 
 def _product_image(
-    step: Step, call: Call, found: Interval, boxes: Sequence[Interval], batch: int, twice: bool
+    step: Step,
+    call: Call,
+    found: Interval,
+    boxes: Sequence[Interval],
+    batch: int,
+    own: float | None,
 ) -> Interval:
     """Widen what was found for a product of matrices by γ f(|x|, |y|)."""
     x, y = (torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes)
     ahead, dtype = x.shape[-1] + 2, x.dtype
-    share = _share(ahead, ahead, dtype, twice)
+    share = _share(ahead, ahead, dtype, own)
     lost = share * call(x + least(dtype) / share, y + least(dtype) / share)
     lost = lost + _underflow(step, ahead, (x, y), batch)
     return Interval(down(found.lower - lost), up(found.upper + lost))
 
 
 def _affine_image(
-    step: Step, rule: Affine, call: Call, boxes: Sequence[Interval], batch: int, twice: bool
+    step: Step, rule: Affine, call: Call, boxes: Sequence[Interval], batch: int, own: float | None
 ) -> Interval:
     """Return A c + b ± (|A| r + γ(|A||c| + |b|)) for centers c and radii r ≥ |z − c|."""
     ahead, _ = _terms(step, rule, call)
@@ -198,7 +209,7 @@ def _affine_image(
     centers = [box.center for box in boxes]
     radii = [reach(box, c) for box, c in zip(boxes, centers, strict=True)]
     middle, dtype = call(*centers), centers[0].dtype
-    share = _share(ahead, ahead, dtype, twice)
+    share = _share(ahead, ahead, dtype, own)
     sizes = [c.abs() + r + least(dtype) / share for c, r in zip(centers, radii, strict=True)]
     spread = rule.extent(call, *radii, constant=False) * (1 + gamma(ahead, dtype))
     spread = spread + share * rule.extent(call, *sizes) + _underflow(step, ahead, sizes, batch)
@@ -212,7 +223,7 @@ def charge(
     read: Sequence[Reached],
     found: Interval,
     batch: int,
-    twice: bool,
+    own: float | None,
     sizes: int,
 ) -> Charge | None:
     """Return what rounding may add at an op; None where nothing is rounded.
@@ -221,15 +232,15 @@ def charge(
         step, call, relaxed: the op.
         read: its perturbed arguments.
         found: the interval of its value.
-        batch, twice: as for ``image``.
+        batch, own: as for ``image``.
         sizes: as for ``Surroundings``.
     """
     if isinstance(step.rule, Affine):
-        return _affine(step, step.rule, call, read, batch, twice)
+        return _affine(step, step.rule, call, read, batch, own)
     if isinstance(relaxed, Product):
-        return _product(step, call, relaxed, read, batch, twice)
+        return _product(step, call, relaxed, read, batch, own)
     assert isinstance(relaxed, Planes)
-    around = Surroundings(max(value.reads for value in read), found, twice, sizes)
+    around = Surroundings(max(value.reads for value in read), found, own, sizes)
     z, boxes = [value.reference for value in read], [value.box for value in read]
     radius = _planes(step, call, relaxed, z, boxes, around)
     far = [value.far for value in read]
@@ -268,12 +279,12 @@ def distances(gap: Tensor, lost: Tensor, sizes: int) -> Tensor:
         sizes: how many numbers a row's sum is made of.
     """
     share = gamma(LERP * MEANS, gap.dtype)
-    twice = 3 * gamma(sizes, gap.dtype)
-    return up(gap + lost + share * gap.abs() + twice * gap.clamp(max=0).abs())
+    signs = 3 * gamma(sizes, gap.dtype)
+    return up(gap + lost + share * gap.abs() + signs * gap.clamp(max=0).abs())
 
 
 def _affine(
-    step: Step, rule: Affine, call: Call, read: Sequence[Reached], batch: int, twice: bool
+    step: Step, rule: Affine, call: Call, read: Sequence[Reached], batch: int, own: float | None
 ) -> Charge | None:
     """Return γ(|A|(|z⁰| + D) + |b|)."""
     ahead, back = _terms(step, rule, call)
@@ -286,7 +297,7 @@ def _affine(
     if ahead == 0:
         radius = gamma(back, dtype) * rule.extent(call, *far, constant=False)
         return Charge(radius + least(dtype), floor)
-    share = _share(max(ahead, back), ahead, dtype, twice)
+    share = _share(max(ahead, back), ahead, dtype, own)
     sizes = [value.size + least(dtype) / share for value in read]
     radius = share * rule.extent(call, *sizes) + _underflow(step, ahead, sizes, batch)
     return Charge(radius, floor)
@@ -319,14 +330,15 @@ def _planes(
         back = gamma(2 + around.reads + more, dtype)
         for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
             radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
-        if around.twice and step.rule.errors:
+        if around.own is not None and step.rule.errors:
             most = torch.maximum(found.lower.abs(), found.upper.abs()).clamp(min=step.rule.floor)
-            radius = radius + (step.rule.errors + 1) * roundoff(dtype) * most + least(dtype)
+            u = roundoff(dtype) + around.own
+            radius = radius + (step.rule.errors + 1) * u * most + least(dtype)
     return radius * (1 + gamma(count, dtype))
 
 
 def _product(
-    step: Step, call: Call, product: Product, read: Sequence[Reached], batch: int, twice: bool
+    step: Step, call: Call, product: Product, read: Sequence[Reached], batch: int, own: float | None
 ) -> Charge:
     """Return what the rest is larger by than was computed, and γ of all other products."""
     centers, dtype = product.centers, product.rest.dtype
@@ -336,15 +348,15 @@ def _product(
     back = max(rows, columns) if alike else step.out.numel
     back += max(value.reads for value in read)
     ahead = centers[0].shape[-1] + 4
-    share = _share(max(ahead, back), ahead, dtype, False)
+    share = _share(max(ahead, back), ahead, dtype, None)
     c_x, c_y = (c.abs() + least(dtype) / share for c in centers)
     x, y = (value.size + least(dtype) / share for value in read)
     lost = call(x, c_y) + call(c_x, y) + call(c_x, c_y)
-    lost = lost + call(x, y) if twice else lost
+    ours = 0.0 if own is None else _share(ahead, ahead, dtype, own)
     rest = call(*(reach(value.box, c) for value, c in zip(read, centers, strict=True)))
     beyond = (rest * (1 + 2 * gamma(ahead, dtype)) - product.rest).clamp(min=0)
     sizes = (x, y, c_x, c_y)
-    lost = share * lost + _underflow(step, ahead, sizes, batch)
+    lost = share * lost + ours * call(x, y) + _underflow(step, ahead, sizes, batch)
     return Charge(up(beyond + lost), _floor(step, back, far, batch))
 
 
@@ -354,9 +366,10 @@ def _terms(step: Step, rule: Affine, call: Call) -> tuple[int, int]:
     return rule.terms(call, min(v.numel for v in step.variables), step.out.numel)
 
 
-def _share(count: int, ahead: int, dtype: torch.dtype, twice: bool) -> float:
+def _share(count: int, ahead: int, dtype: torch.dtype, own: float | None) -> float:
     """Return γ of ``count``, for a sum of ``ahead`` sizes that is rounded too."""
-    return (1 + twice) * gamma(count, dtype) * (1 + gamma(ahead, dtype))
+    known = gamma(count, dtype)
+    return (known if own is None else 2 * known + own) * (1 + gamma(ahead, dtype))
 
 
 def _total(values: Sequence[Value], sizes: Sequence[Tensor], batch: int) -> Tensor:

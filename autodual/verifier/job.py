@@ -127,7 +127,7 @@ class Job:
     ) -> str:
         """Search; return why it ended."""
         cuts_inputs = self.branch == "inputs"
-        deployed = self.rounding == "deployed"  # it has maxima, and no ReLUs of differences
+        deployed = self.rounding not in (None, "outward")  # it has no ReLUs of differences
         cut = system if cuts_inputs or deployed else system.cuttable
         branching: Branching = InputSplits(cut) if cuts_inputs else UnitSplits(cut)
         search = Search(
@@ -164,7 +164,7 @@ class Job:
                 f"{found.graph.output.numel}"
             )
         self.exact = query.cases
-        if self.problem.around is None and self.rounding != "deployed":
+        if self.problem.around is None and self.rounding in (None, "outward"):
             self.origin = QueryOrigin(found.graph, found.env, x, self.problem.query)
         cases = tuple(case.to(x) for case in query.cases)
         if self.rounding is not None:

@@ -21,6 +21,7 @@ from tests.test_rounding import (
     computed_weights,
     lower,
     mlp,
+    networks_in_bfloat16,
     programs,
     sums_of_means,
 )
@@ -162,6 +163,12 @@ CANARIES = {
         lambda joined: lambda self, sizes, owner, count: torch.zeros(len(owner)),
         sums_of_rows,
         "off by more",
+    ),
+    "results have all digits": Canary(
+        "autodual.bound.building.OWN",
+        lambda own: {**own, "bfloat16": own["deployed"]},
+        networks_in_bfloat16,
+        WRONG,
     ),
     "programs are exact": Canary(
         "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
