@@ -264,7 +264,7 @@ class Certified(Wrapper):
             InputError: intervals are not found by interval arithmetic, or there is no dual network;
                 an example has several labels.
         """
-        self._check_plain("a fused loss")
+        self._check_plain("a fused loss proves nothing: train without it, and certify with it")
         method = {"ibp+dual": FUSED, "ibp&dual": METHODS["ibp&dual"]}.get(self.method)
         if method is None or type(self.options.estimator) is not Exact or self.options.optimize:
             raise InputError(
@@ -392,13 +392,10 @@ class Certified(Wrapper):
         found = replace(found, env=env, x=env[found.graph.perturbed])
         return self.solver.prepare(self, found, self.around(found))
 
-    def _check_plain(self, what: str) -> None:
-        """Raise if bounds are to hold whatever is rounded."""
+    def _check_plain(self, why: str) -> None:
+        """Raise if bounds are to hold whatever is rounded, and say why they would not."""
         if self.options.rounding is not None:
-            raise InputError(
-                f"{what} knows nothing of rounding={self.options.rounding!r}, which is for bounds "
-                "in one pass: certify the model without it"
-            )
+            raise InputError(f"rounding={self.options.rounding!r}: {why}")
 
     def _check_sums(self) -> None:
         """Raise unless sums are exact, as all solvers take them."""
@@ -478,7 +475,10 @@ class Certified(Wrapper):
                 named. The set is none that ``lp`` takes.
             Interrupted: Ctrl-C; ``partial`` is the verdict so far.
         """
-        self._check_plain("a mixed-integer program")
+        self._check_plain(
+            "mixed-integer programs are solved to tolerances, and give no proof that could be "
+            "evaluated anew; ad.verify(..., rounding=) decides by one that is"
+        )
         from autodual.ladder.exact import exact  # scipy.optimize takes a while to import
 
         return exact(self, x, y, time_limit, told)
@@ -548,7 +548,9 @@ class Certified(Wrapper):
             InputError: the set is neither an ℓ∞ nor an ℓ2 ball; optimize= was asked for.
             UnsoundError: the bound guarantees nothing.
         """
-        self._check_plain("an emitted bound")
+        self._check_plain(
+            "an emitted bound is one formula, without what rounding may add: certify without it"
+        )
         if self.options.optimize is not None or self.last_by is not None:
             raise InputError("emit writes bounds without steps: certify without optimize=")
         whole = self.with_options(select=False)

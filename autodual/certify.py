@@ -104,9 +104,11 @@ def certify(
             by op as ``net.graph`` prints them, sums in any order, with or without fused
             multiply-add, with partial sums in any wider format, with subnormal numbers or not; not
             for convolutions by transforms or short formats, with elementary functions as close to
-            the truth as their rules say (``errors``, 4 to 8 roundings). On the CPU, in float32 or
-            float64, by exact sums. Ops whose errors no rule tells are refused, and so are constants
-            that are computed. None: the bound's own rounding may make it wrong in its last digits.
+            the truth as their rules say (``errors``, 4 to 8 roundings). ``"bfloat16"``: the same
+            for ``model.bfloat16()``, where ``model`` holds its numbers in float32: ops compute in
+            float32 or wider, and round what they give. On the CPU, in float32 or float64, by exact
+            sums, in one pass, by ``optimize=`` and by ``ad.LP()``. Ops whose errors no rule tells
+            are refused. None: the bound's own rounding may make it wrong in its last digits.
 
     Raises:
         ModelError: the model is not a module, or is certified already.
@@ -178,11 +180,19 @@ def _check_rounding(
     if rounding not in ROUNDINGS:
         kinds = "; ".join(f'"{name}": {text}' for name, text in ROUNDINGS.items())
         raise InputError(f"rounding={rounding!r} is none. There are {kinds}.")
-    if type(estimator) is not Exact or compile:
-        raise InputError("rounding= is for exact sums: leave estimator= and compile= out")
+    if type(estimator) is not Exact:
+        raise InputError(f"rounding= is for exact sums, not for {estimator}: leave estimator= out")
+    if compile:
+        raise InputError(
+            "rounding= is for operations one by one, which a compiler may write anew: leave "
+            "compile= out"
+        )
     other = {name: how for name, how in choose.items() if how not in ("ibp", "backward")}
     if other:
-        raise InputError(f'rounding= is for choose= "ibp" and "backward", not {other}')
+        raise InputError(
+            f"rounding= charges rows that travel back, and no columns or estimates, {other}: give "
+            'choose= "ibp" or "backward"'
+        )
 
 
 def _steps(optimize: int | Steps | None) -> Steps | None:

@@ -25,7 +25,13 @@ from torch import Tensor, nn
 
 import autodual as ad
 
-METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
+METHODS: dict[str, dict[str, object]] = {
+    "ibp": {"bounds": "ibp"},
+    "ibp+dual": {"bounds": "ibp+dual"},
+    "dual": {"bounds": "dual"},
+    "ibp&dual": {"bounds": "ibp&dual"},
+    "optimised": {"optimize": ad.Steps(3, 2)},
+}
 INPUTS, UNITS, OUTPUTS, BATCH, ROWS = 6, 8, 3, 32, 4
 
 
@@ -143,7 +149,7 @@ def cases(wanted: int) -> None:
         kinds = itertools.product(METHODS, (None, "outward"))
         nets[dtype, hidden] = (
             net,
-            {k: ad.certify(net, 0.0, bounds=k[0], rounding=k[1]) for k in kinds},
+            {k: ad.certify(net, 0.0, **METHODS[k[0]], rounding=k[1]) for k in kinds},
         )
     turn = itertools.cycle(itertools.product(nets, FAMILIES))
     start = time.perf_counter()
@@ -171,7 +177,8 @@ def cases(wanted: int) -> None:
         for kind, bound in low.items():
             lost[(family.__name__, *kind)] += int((~bound.isfinite()).sum())
     seconds = time.perf_counter() - start
-    print(f"{sum(done.values())} cases, each for 4 methods, plain and outward, {seconds:.0f} s")
+    count = sum(done.values())
+    print(f"{count} cases, each for {len(METHODS)} methods, plain and outward, {seconds:.0f} s")
     print("wrong, plain / outward (bounds of −∞, plain / outward)")
     for family in FAMILIES:
         name = family.__name__
@@ -191,6 +198,7 @@ def costs(data: Path, batch: int, rounds: int) -> None:
     models: list[tuple[str, nn.Module, ad.LinfBall]] = [
         ("wk_mnist", wk_mnist(data), ad.LinfBall(0.1)),
         ("rvb LPD", rvb(data, "LPD_MLP_B_0.1"), ad.LinfBall(0.1, (0, 1))),
+        ("residual", residual(), ad.LinfBall(0.01)),
     ]
     print(
         "net, dtype, bounds: plain s, outward s, ratio, deployed ratio; verified plain / outward;"
@@ -201,7 +209,7 @@ def costs(data: Path, batch: int, rounds: int) -> None:
         scale = float(model(z).abs().max())
         for method in METHODS:
             kinds = (None, "outward", "deployed")
-            nets = {r: ad.certify(model, threat, bounds=method, rounding=r) for r in kinds}
+            nets = {r: ad.certify(model, threat, **METHODS[method], rounding=r) for r in kinds}
             seconds: dict[str | None, list[float]] = {r: [] for r in kinds}
             found: dict[str | None, ad.Certificate] = {}
             for _, kind in itertools.product(range(rounds + 1), kinds):
@@ -218,6 +226,26 @@ def costs(data: Path, batch: int, rounds: int) -> None:
                 f"{out / first:.2f} {own / first:.2f}  {counts}  "
                 f"{float(share.median()):.1e} {float(lost.median()) / scale:.1e}"
             )
+
+
+class Block(nn.Module):
+    """z ↦ relu(z + f(z)), f two convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Add the input."""
+        return torch.relu(z + self.inner(z))
+
+
+def residual() -> nn.Module:
+    """Return a small residual network for MNIST, as it is initialised."""
+    start = nn.Conv2d(1, 8, 4, stride=4), nn.ReLU(), Block(8), Block(8)
+    return nn.Sequential(*start, nn.Flatten(), nn.Linear(8 * 49, 10))
 
 
 def main() -> None:

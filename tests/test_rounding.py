@@ -506,7 +506,7 @@ class OwnReLU(nn.Module):
     [
         ({"rounding": "up"}, "is none"),
         ({"rounding": "outward", "estimator": ad.Cauchy(10)}, "exact sums"),
-        ({"rounding": "outward", "compile": True}, "exact sums"),
+        ({"rounding": "outward", "compile": True}, "compiler"),
         ({"rounding": "outward", "bounds": ad.MILP()}, "knows nothing of rounding"),
         ({"rounding": "outward", "choose": {"1": "forward"}}, "choose="),
     ],
@@ -524,6 +524,7 @@ def test_questions_that_know_nothing_of_rounding():
         lambda: net.exact(x),
         lambda: net.emit(x),
         lambda: ad.robust_loss(net, x, torch.tensor([0, 1]), fused=True),
+        lambda: ad.certify(mlp(4, 3, 2), ad.Wasserstein(0.1), rounding="outward")(x.abs()),
     ):
         with pytest.raises(InputError, match="rounding="):
             ask()

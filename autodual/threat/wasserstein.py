@@ -11,7 +11,7 @@ from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
 from autodual.threat.ball import Ball
-from autodual.threat.base import ROUNDING, Domain, wide
+from autodual.threat.base import ROUNDING, Domain, ThreatModel, wide
 from autodual.threat.cheapest import least_cost
 from autodual.threat.cut import Local
 from autodual.threat.freight import Freight
@@ -161,6 +161,17 @@ class Wasserstein(Ball):
         cells, mass, alive = (lanes.flat(t.unsqueeze(1), 0.0) for t in images)
         budget = self.budget(x, moves).expand(len(x)).unsqueeze(1)
         return best_plan(Problem.of(lanes, cells, mass, alive, budget, False))
+
+    def outward(self, x: Tensor) -> ThreatModel:
+        """Refuse: the support is a minimum over prices of differences that cancel.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "rounding= is for boxes and ℓ∞, ℓ2 and ℓ1 balls: nobody has counted what rounding does "
+            "to the prices of a Wasserstein ball. Certify it without rounding=, in float64"
+        )
 
     def interval(self, x: Tensor) -> Interval:
         """Return the smallest box around the set: each pixel drained, or filled from around it."""
