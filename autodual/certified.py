@@ -435,7 +435,8 @@ class Certified(Wrapper):
         smooth ones tangents at both ends and in the middle, and the chord; for maxima each argument
         below, and above the largest upper end and the plane of shared slopes; for products
         McCormick's four. Intervals are this net's own, and tighter with ``optimize=``. The value is
-        proved by the dual point that HiGHS finds, not read off its solution.
+        proved by the dual point that HiGHS finds, not read off its solution. With ``rounding=`` it
+        is evaluated as optimised planes are, by those planes that the dual point has weight on.
 
         Args:
             x, C: as for ``lower_bound``.

@@ -372,6 +372,63 @@ def test_every_set(name, dtype):
     assert compared(SETS[name], dtype, 5)[0] > 10
 
 
+def moved_mass(dtype=torch.float32):
+    """The best single move of all that the budget pays, exactly; returns by how much plain is off.
+
+    Costs are whole numbers, and every pixel holds more than can be moved.
+    """
+    wrong, threat = -np.inf, ad.Wasserstein(0.0078125, p=2.0)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).to(dtype)
+        x, C = 1 + torch.rand(1, 1, 6, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
+        bounds = {r: lower(net, x, C, threat, "dual", rounding=r) for r in (None, "outward")}
+        z, budget = rational(x[0]), Fraction(threat.eps) * rational(x).sum()
+        rows = rational(C) @ rational(net[1].weight)
+        at = (rational(C) @ evaluate(net, z).reshape(-1)).tolist()
+        for s, row in enumerate(rows.reshape(4, 6, 6)):
+            gains = [
+                (row[i, j] - row[k, m]) / ((k - i) ** 2 + (m - j) ** 2)
+                for i, j, k, m in itertools.product(range(6), repeat=4)
+                if 0 < max(abs(k - i), abs(m - j)) <= 2
+            ]
+            value = at[s] - budget * max(gains)
+            assert Fraction(float(bounds["outward"][0, s])) <= value, WRONG
+            wrong = max(wrong, Fraction(float(bounds[None][0, s])) - value)
+            off = value - Fraction(float(bounds["outward"][0, s]))
+            assert off <= 1e-4 * max(1, abs(value))
+    return wrong
+
+
+def filled():
+    """No pixel gets more, and none keeps less, than the interval of the ball says."""
+    torch.manual_seed(24)
+    threat, x = ad.Wasserstein(2.0**-10, p=2.0), 1 + torch.rand(8, 1, 4, 4)
+    box = threat.outward(x).interval(x)
+    for i, image in enumerate(x):
+        z, budget = rational(image), Fraction(threat.eps) * rational(image).sum()
+        assert (rational(box.upper[i]) >= z + budget).all(), "a pixel gets more"
+        assert (rational(box.lower[i]) <= z - budget).all(), "a pixel keeps less"
+
+
+def test_filled():
+    filled()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wasserstein_balls(dtype):
+    assert moved_mass(dtype) > 0
+    torch.manual_seed(23)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)).to(dtype)
+    x, C = torch.rand(2, 1, 6, 6, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+    for bounds in METHODS:
+        threat = ad.Wasserstein(0.01)
+        plain = lower(net, x, C, threat, bounds)
+        found = lower(net, x, C, threat, bounds, rounding="outward")
+        assert (found <= plain).all()
+        assert torch.allclose(found, plain, rtol=1e-3, atol=1e-4)
+
+
 def test_plain_bounds_are_wrong_where_weights_cancel():
     """Somewhere among hundreds of cases: which ones depends on how a machine adds up."""
     seeds = range(6, 16)
@@ -524,7 +581,9 @@ def test_questions_that_know_nothing_of_rounding():
         lambda: net.exact(x),
         lambda: net.emit(x),
         lambda: ad.robust_loss(net, x, torch.tensor([0, 1]), fused=True),
-        lambda: ad.certify(mlp(4, 3, 2), ad.Wasserstein(0.1), rounding="outward")(x.abs()),
+        lambda: ad.certify(mlp(4, 3, 2), ad.Wasserstein(0.1, domain=(0, 9)), rounding="outward")(
+            x.abs()
+        ),
     ):
         with pytest.raises(InputError, match="rounding="):
             ask()

@@ -207,15 +207,11 @@ class Building:
         if self.plan.rounding is None:
             return step.rule.interval(call, *boxes)
         box = outward.image(step, call, boxes, self.batch, OWN[self.plan.rounding])
-        sizes = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
-        other = self._other_constants(step, sizes)
-        return box if other is None else widened(Interval(box.lower - other, box.upper + other))
-
-    def _other_constants(self, step: Step, sizes: Sequence[Tensor]) -> Tensor | None:
-        """Return how far an op's value may lie from that with constants free of rounding."""
         if not self.doubts:
-            return None
-        return doubt(step, self.env, self.doubts, sizes, self.batch)
+            return box
+        sizes = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
+        other = doubt(step, self.env, self.doubts, sizes, self.batch)
+        return box if other is None else widened(Interval(box.lower - other, box.upper + other))
 
     @torch.no_grad()
     def _charge(self, made: Layer, call: Call) -> outward.Charge | None:
@@ -228,10 +224,11 @@ class Building:
         assert self.plan.rounding is not None
         found, how = self.reach[made.value], (self.batch, OWN[self.plan.rounding], self.plan.sizes)
         charge = outward.charge(made.step, call, made.relaxed, read, found, *how)
-        other = self._other_constants(made.step, [value.size for value in read])
-        if charge is None or other is None:
+        if charge is None or not self.doubts:
             return charge
-        return replace(charge, radius=up(charge.radius + other))
+        sizes = [value.size for value in read]
+        other = doubt(made.step, self.env, self.doubts, sizes, self.batch)
+        return charge if other is None else replace(charge, radius=up(charge.radius + other))
 
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""

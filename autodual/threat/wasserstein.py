@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from autodual.brief import brief
 from autodual.errors import InputError
 from autodual.interval import Interval
+from autodual.rounding import gamma, least
 from autodual.threat.ball import Ball
-from autodual.threat.base import ROUNDING, Domain, ThreatModel, wide
+from autodual.threat.base import ROUNDING, Domain, wide
 from autodual.threat.cheapest import least_cost
 from autodual.threat.cut import Local
 from autodual.threat.freight import Freight
-from autodual.threat.nearest import nearest
+from autodual.threat.nearest import nearest as nearest_point
 from autodual.threat.polyhedron import Polyhedron
 from autodual.threat.sinkhorn import ENTROPY, ITERATIONS, projected_sinkhorn
 from autodual.threat.support import Problem, best_plan
@@ -79,7 +81,7 @@ class Wasserstein(Ball):
         if cost is not None:
             cost = _checked_cost(cost)
         self.kernel, self.p, self.cost = kernel, p, cost
-        self.symmetric = False
+        self.symmetric, self.rounded = False, False
 
     def said(self, word: Callable[[object], str]) -> str:
         """Return the ball's name with ε, the domain and the cost."""
@@ -130,6 +132,9 @@ class Wasserstein(Ball):
     def budget(self, x: Tensor, moves: Moves) -> Tensor:
         """Return ε·Σx [N], or what moves all mass as far as possible if that is less."""
         mass = self.center(x).flatten(1).sum(1)
+        if self.rounded:
+            count = x[0].numel() + 8 * len(moves.target) + 16 * math.ceil(self.p)
+            mass = mass * (1 + gamma(count, x.dtype))
         return mass * self.radius(x).flatten().clamp(max=2 * float(moves.cost.max()) + 1)
 
     def deviation(self, x: Tensor, nu: Tensor) -> Tensor:
@@ -162,16 +167,25 @@ class Wasserstein(Ball):
         budget = self.budget(x, moves).expand(len(x)).unsqueeze(1)
         return best_plan(Problem.of(lanes, cells, mass, alive, budget, False))
 
-    def outward(self, x: Tensor) -> ThreatModel:
-        """Refuse: the support is a minimum over prices of differences that cancel.
+    def outward(self, x: Tensor) -> Ball:
+        """Return the ball with a larger budget, by more than rounding does.
+
+        For a price ψ, mass that gains ν at a cost C is worth ν − ψC. What is computed of that is
+        worth it exactly for gains and costs that are off by a few u of their own size, and such
+        change the support by as small a part of it, however much cancels.
 
         Raises:
-            InputError: always.
+            InputError: a domain cuts the ball.
         """
-        raise InputError(
-            "rounding= is for boxes and ℓ∞, ℓ2 and ℓ1 balls: nobody has counted what rounding does "
-            "to the prices of a Wasserstein ball. Certify it without rounding=, in float64"
-        )
+        if self.domain is not None:
+            raise InputError(
+                "rounding= takes a Wasserstein ball without a domain: the prices of pixels that "
+                "overflow are not counted. Leave domain= out, or rounding="
+            )
+        twin = self.rounded_up(x)
+        assert isinstance(twin, Wasserstein)
+        twin.rounded = True
+        return twin
 
     def interval(self, x: Tensor) -> Interval:
         """Return the smallest box around the set: each pixel drained, or filled from around it."""
@@ -187,10 +201,13 @@ class Wasserstein(Ball):
             left, upper = left - got * cost, upper + got
         there = moves.target[1:] < mass.shape[1]
         exits = moves.cost[1:].expand_as(there).masked_fill(~there, torch.inf)
-        least = exits.amin(0) if len(exits) else torch.full_like(mass[0], torch.inf)
-        free = least <= 0
-        gone = (budget[:, None] / torch.where(free, 1, least)).masked_fill(free, torch.inf)
+        nearest = exits.amin(0) if len(exits) else torch.full_like(mass[0], torch.inf)
+        free = nearest <= 0
+        gone = (budget[:, None] / torch.where(free, 1, nearest)).masked_fill(free, torch.inf)
         lower = (mass - gone).clamp(min=0)
+        if self.rounded:
+            lower = (lower - gamma(1, x.dtype) * mass).clamp(min=0)
+            upper = upper * (1 + gamma(2 * len(moves.target), x.dtype)) + least(x.dtype)
         return Interval(lower, upper).map(lambda end: self.clamp(end.reshape(x.shape)))
 
     def maximizer(self, x: Tensor, direction: Tensor, prices: int = PRICES) -> Tensor:
@@ -237,7 +254,7 @@ class Wasserstein(Ball):
             return ball.maximizer(images, direction.reshape(images.shape), prices=4).flatten(1)
 
         aim = point[outside].clamp(-far, far).flatten(1)
-        near = nearest(aim, start[outside].flatten(1), best, steps).reshape(images.shape)
+        near = nearest_point(aim, start[outside].flatten(1), best, steps).reshape(images.shape)
         return point.index_copy(0, outside, self.clamp(near))
 
     def steepest(

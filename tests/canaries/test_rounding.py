@@ -19,6 +19,7 @@ from tests.test_rounding import (
     WRONG,
     coarsely,
     computed_weights,
+    filled,
     lower,
     mlp,
     networks_in_bfloat16,
@@ -169,6 +170,12 @@ CANARIES = {
         lambda own: {**own, "bfloat16": own["deployed"]},
         networks_in_bfloat16,
         WRONG,
+    ),
+    "mass is exact": Canary(
+        "autodual.threat.wasserstein.Wasserstein.outward",
+        lambda outward: lambda self, x: self,
+        filled,
+        "a pixel",
     ),
     "programs are exact": Canary(
         "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
