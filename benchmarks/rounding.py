@@ -1,8 +1,9 @@
 """What rounding does to bounds, and what it costs to bound that.
 
 Dense nets made to defeat plain bounds are evaluated exactly, in integers, at corners of the set and
-inside: by how many cases (a point and a row of C each) a lower bound is wrong. Then the time of a
-bound that is rounded outward beside the plain one, and how much looser its margins are.
+inside: by how many cases (a point and a row of C each) a lower bound is wrong. Then the time of
+searches, of linear programs and of bounds that are rounded outward beside plain ones, and how much
+looser margins are.
 
 python benchmarks/rounding.py [--cases 1000000] [--data PATH]
 """
@@ -228,6 +229,45 @@ def costs(data: Path, batch: int, rounds: int) -> None:
             )
 
 
+def programs(data: Path) -> None:
+    """Print times of linear programs and the bounds they come to, plain and outward, in float64."""
+    C = (torch.eye(10)[:3] - torch.eye(10)[3:6]).double()
+    x = mnist_test(data)[0][:5].double()
+    models = (
+        (wk_mnist(data), ad.LinfBall(0.1)),
+        (rvb(data, "LPD_MLP_B_0.1"), ad.LinfBall(0.1, (0, 1))),
+    )
+    print("linear programs: plain s, outward s; mean bound, plain, outward")
+    for model, threat in models:
+        nets = [ad.certify(model.double(), threat, rounding=r) for r in (None, "outward")]
+        nets[0].lp(x[:1], C)  # what is loaded once
+        seconds, found = [], []
+        for net in nets:
+            begin = time.process_time()
+            found.append(float(net.lp(x, C).mean()))
+            seconds.append(time.process_time() - begin)
+        print(f"  {seconds[0]:.2f} {seconds[1]:.2f}  {found[0]:.9f} {found[1]:.9f}")
+
+
+def searches() -> None:
+    """Print times and sub-problems of searches over boxes of five inputs, plain and outward."""
+    print("searches, 5 inputs, three layers of 24: plain s, outward s; sub-problems; verdicts")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        layers = [m for n in (5, 24, 24) for m in (nn.Linear(n, 24), nn.ReLU())]
+        net = nn.Sequential(*layers, nn.Linear(24, 3)).double()
+        with torch.no_grad():
+            most = float(net(2 * torch.rand(200_000, 5).double() - 1).amax(0)[0])
+        region, asked = ad.Region(-torch.ones(5), torch.ones(5)), ad.Y[0] < round(most + 0.03, 1)
+        seconds, found = [], []
+        for rounding in (None, "outward"):
+            begin = time.process_time()
+            found.append(ad.verify(net, region, asked, timeout=60, rounding=rounding))
+            seconds.append(time.process_time() - begin)
+        count, status = ([getattr(v, name) for v in found] for name in ("bounded", "status"))
+        print(f"  {seconds[0]:.2f} {seconds[1]:.2f}  {count}  {status}")
+
+
 class Block(nn.Module):
     """z ↦ relu(z + f(z)), f two convolutions."""
 
@@ -262,7 +302,9 @@ def main() -> None:
     random.seed(args.seed)
     if args.cases:
         cases(args.cases)
+    searches()
     if args.data:
+        programs(args.data)
         costs(args.data, args.batch, args.rounds)
 
 
