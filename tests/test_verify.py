@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -333,12 +334,38 @@ def test_what_is_asked_wrongly_is_refused() -> None:
         with pytest.raises(InputError, match=match):
             wrong()
     with pytest.raises(UnsupportedOpError):
-        ad.verify(nn.Sequential(model, Rounded()), region, ad.Y[0] > 0)
+        ad.verify(nn.Sequential(model, Summed()), region, ad.Y[0] > 0)
 
 
-class Rounded(nn.Module):
+class Summed(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
-        return torch.round(z)
+        return z[:, :2] * torch.linalg.det(z[:, :1, None] + torch.eye(2).to(z))[:, None]
+
+
+class Jumping(nn.Module):
+    def __init__(self, jump: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.before, self.jump, self.after = nn.Linear(3, 8), jump, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.jump(3 * self.before(x)))
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+@pytest.mark.parametrize("jump", [torch.floor, torch.sign, lambda z: torch.sort(z, 1)[0]])
+def test_what_jumps_is_decided_though_only_intervals_bound_it(
+    branch: str, jump: Callable[[Tensor], Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model, x, told = Jumping(jump).double().eval(), torch.randn(6, 3).double(), set[str]()
+    for one, label in zip(x, model(x).argmax(1).tolist(), strict=True):
+        keeps = ad.all_of(*(ad.Y[label] > ad.Y[k] for k in range(3) if k != label))
+        verdict = ad.verify(model, (one - 0.1, one + 0.1), keeps, 3, branch=branch)
+        points = one + 0.2 * (torch.rand(5_000, 3).double() - 0.5)
+        kept = bool((model(points).argmax(1) == label).all())
+        assert kept or not verdict.verified
+        told.add(verdict.status)
+    assert "verified" in told
 
 
 def test_a_negated_statement_fails_where_the_statement_holds() -> None:

@@ -14,7 +14,7 @@ import autodual as ad
 from autodual.errors import ControlFlowError, DomainError, InputError
 from autodual.solve.emptiness import proved_empty
 from autodual.threat import ThreatModel
-from autodual.verifier import inputs, job, search, units
+from autodual.verifier import inputs, points, search, units
 from autodual.verifier.around import Around
 
 X, Y = ad.X, ad.Y
@@ -172,12 +172,11 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_no_part_is_lost_whenever_a_search_is_stopped(branch: str, monkeypatch) -> None:
     """Stopped at any point of a step, what is left covers all that was not proved."""
     model, region = net(1, 2), ad.Region(-torch.ones(2), torch.ones(2))
-    points = torch.rand(20_000, 2).double() * 2 - 1
     with torch.no_grad():
-        z = model(points)
+        z = model(torch.rand(20_000, 2).double() * 2 - 1)
     prop = Y[0] - Y[1] > float((z[:, 0] - z[:, 1]).amin()) + 0.01  # it does not hold
     kind = {"inputs": inputs.InputSplits, "units": units.UnitSplits}[branch]
-    for owner, where in ((kind, "learn"), (search.Search, "attempt"), (search.Search, "_note")):
+    for owner, where in ((kind, "learn"), (points.Points, "attempt"), (search.Search, "_note")):
         own, raised = getattr(owner, where), list[bool]()
 
         def stopped(self: object, *given: object, **options: object) -> None:
@@ -188,7 +187,7 @@ def test_no_part_is_lost_whenever_a_search_is_stopped(branch: str, monkeypatch) 
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, where, stopped)
-            patch.setattr(job.Job, "_descend", lambda *_: None)
+            patch.setattr(points.Points, "begin", lambda *_: None)
             patch.setattr(search.Search, "glance", lambda *_: None)
             attack = where == "attempt"
             verdict = ad.verify(model, region, prop, 5, branch=branch, attack=attack)

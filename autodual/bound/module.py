@@ -299,7 +299,7 @@ class BoundModule:
             yield
             return
         speed, members = pace(x.device), threat.members
-        if len(members) * len(x) * self._most < PATIENCE * speed:
+        if len(members) * len(x) * self.most_work < PATIENCE * speed:
             yield
             return
         work = sum(total(self.plan, self.forecast(env, member)) for member in members)
@@ -307,7 +307,7 @@ class BoundModule:
             yield
 
     @cached_property
-    def _most(self) -> float:
+    def most_work(self) -> float:
         """What the rows of an example take at most."""
         return at_most(self.plan, self.options, self._servings({}), self._budget)
 
@@ -350,7 +350,7 @@ class BoundModule:
         room = self.memory // 2 if x.is_cuda else 3 * self.memory // 4
         fit = room // max(1, held * x.element_size())
         if self._plans and not torch.is_grad_enabled():  # what is finished outlives Ctrl-C
-            fit = min(fit, int(PART / max(1.0, self._most)))
+            fit = min(fit, int(PART / max(1.0, self.most_work)))
         return max(1, fit)
 
 

@@ -322,7 +322,7 @@ def _pair(facet: Facet, maps: Sequence[sp.csr_matrix], flat: bool) -> tuple[Plan
 
     def plane(slopes: Sequence[Tensor], away: Tensor) -> Plane:
         if flat:
-            return Plane(sp.csr_matrix((away.numel(), 0)), array(away))
+            return Plane(sp.csr_matrix((away.numel(), maps[0].shape[1])), array(away))
         scaled = (sp.diags(array(a)) @ of for a, of in zip(slopes, maps, strict=True))
         return Plane(sp.csr_matrix(sum(scaled)), array(away))
 

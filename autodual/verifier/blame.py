@@ -32,7 +32,7 @@ class _Influence(Projection):
         """Push the columns through one layer; note which share of its boxes is whose."""
         parts = list[Tensor]()
         for value, box in zip(layer.step.variables, layer.boxes, strict=bool(layer.boxes)):
-            columns = self.at[value]
+            columns = self.at.get(value)  # none of what only intervals know
             if columns is not None:
                 radius = value.per_example(box.radius, self.batch).flatten(1).unsqueeze(1)
                 share = columns.flatten(2).abs() / radius.clamp(min=1e-30)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from autodual.bound.forecast import pace
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.verifier.clip import Lines
@@ -15,7 +18,11 @@ from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
 LEVELS = 3.0
-"""A dear bound pays where it is as far ahead of the cheap one as so many cuts would be."""
+"""A dear bound pays where it is as far ahead of the cheap one as so many cuts would be, or more
+cuts, where it takes more than 2^LEVELS times as long."""
+
+PART = 0.5
+"""Which part of the time gone by the rows of one box may take in large networks."""
 
 SAMPLE = 16
 """How many boxes of each batch are asked both, to know how far ahead the dear one is."""
@@ -50,14 +57,14 @@ class InputSplits:
         bounded = system.found.program.plan.bounded
         widest, units = max((v.numel for v in bounded), default=1), sum(v.numel for v in bounded)
         size = max(1, widest * units) * system.like.element_size()  # of columns, all of it open
-        small = size <= SMALL
+        self.small = size <= SMALL
         if system.rounded:  # of which columns and forms know nothing
             self.cheap = system.arithmetic
         else:
-            self.cheap = system.forward if small else system.forms
-        self.most = max(1, min(MOST, ROOM // size if small else WIDE // widest))
-        self.gain = self.ahead = 0.0
-        self.turns = 0
+            self.cheap = system.forward if self.small else system.forms
+        self.most = max(1, min(MOST, ROOM // size if self.small else WIDE // widest))
+        self.gain = self.ahead = self.dearer = 0.0
+        self.turns, self.start = 0, time.perf_counter()
 
     def roots(self) -> Nodes:
         """Return the box of each case."""
@@ -68,7 +75,7 @@ class InputSplits:
 
     def glance(self, nodes: Nodes) -> Step:
         """Bound boxes."""
-        nodes, lines = self._bounded(nodes, {})
+        nodes, lines = self._bounded(nodes, {}, glance=True)
         nodes = nodes.without("blame")
         return Step(nodes, *_points(nodes, lines), nodes.none)
 
@@ -88,22 +95,22 @@ class InputSplits:
     def learn(self, step: Step) -> None:
         """Hear how far cuts and dear bounds came in some step."""
         self.turns += 1
-        if "gain" in step.learned:
-            self.gain = _mixed(self.gain, step.learned["gain"])
-        if "ahead" in step.learned:
-            self.ahead = _mixed(self.ahead, step.learned["ahead"])
+        for name, now in step.learned.items():
+            setattr(self, name, _mixed(getattr(self, name), now))
 
     def state(self) -> dict[str, Any]:
         """Return what it has learned."""
-        return {"gain": self.gain, "ahead": self.ahead}
+        return {"gain": self.gain, "ahead": self.ahead, "dearer": self.dearer}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on with what was learned."""
-        self.gain, self.ahead = state["gain"], state["ahead"]
+        self.gain, self.ahead, self.dearer = state["gain"], state["ahead"], state["dearer"]
 
-    def _bounded(self, nodes: Nodes, learned: dict[str, float]) -> tuple[Nodes, Lines]:
+    def _bounded(
+        self, nodes: Nodes, learned: dict[str, float], glance: bool = False
+    ) -> tuple[Nodes, Lines]:
         """Return the boxes that stay open, cut down, with linear functions below their rows."""
-        system, before = self.system, nodes["cheap"]
+        system, before, start = self.system, nodes["cheap"], time.perf_counter()
         bound = system.bound(self.cheap, nodes["lower"], nodes["upper"])
         lines, blame = system.lines(bound, nodes.case)
         cheap = lines.together(nodes["lower"], nodes["upper"])
@@ -112,23 +119,43 @@ class InputSplits:
             learned["gain"] = float(gains.mean())
         data = {**nodes.data, "cheap": cheap, "blame": blame}
         nodes, lines, kept = _kept(Nodes(nodes.bound, nodes.case, data), lines)
-        count = len(nodes) if self.ahead >= LEVELS * self.gain else 0
-        if len(before) < RARELY or self.turns % RARELY == 0:
-            count = max(count, min(len(nodes), SAMPLE))
+        between = time.perf_counter()
+        count = self._asked_dearly(len(before), len(nodes), glance)
         if count == 0:
             return nodes, lines
         some, rest = kept[:count], torch.arange(count, len(nodes), device=kept.device)
         known = system.select(bound, some)
         dear, better = self._dear(nodes.select(torch.arange(count)), known, learned)
+        each = (time.perf_counter() - between) / count
+        learned["dearer"] = each / max(1e-9, (between - start) / len(before))
         cat = Lines(torch.cat([better.A, lines.A[rest]]), torch.cat([better.b, lines.b[rest]]))
         return Nodes.cat([dear, nodes.select(rest)]), cat
+
+    def _asked_dearly(self, batch: int, left: int, glance: bool) -> int:
+        """Return how many of those left of a batch get a dear bound: all, a sample, or none.
+
+        All where it comes farther than all the cuts that take as long.
+        """
+        if glance:
+            return left if self.small else 0
+        cuts = max(LEVELS, math.log2(max(1.0, self.dearer)))
+        if self.ahead >= cuts * self.gain:
+            return left
+        sample = min(left, SAMPLE if self.small else 1)
+        return sample if batch < RARELY or self.turns % RARELY == 0 else 0
+
+    def _work(self) -> float:
+        """Return how much work the rows of a box may take: the longer it lasts, the more."""
+        seconds = max(1.0, PART * (time.perf_counter() - self.start))
+        return 2.0 ** int(math.log2(seconds * pace(self.system.like.device)))
 
     def _dear(
         self, nodes: Nodes, known: Mapping[Value, Interval], learned: dict[str, float]
     ) -> tuple[Nodes, Lines]:
         """Do the same with intervals found by rows, within those that are known."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
-        bound = system.bound(system.found, lower, upper, known)
+        compiled = system.found if self.small else system.within(self._work())
+        bound = system.bound(compiled, lower, upper, known)
         lines, blame = system.lines(bound, nodes.case)
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
         ahead = ahead[ahead.isfinite()].clamp(min=0)

@@ -20,8 +20,8 @@ from autodual.proof import QueryOrigin
 from autodual.query import Case, Query
 from autodual.rounding import at_least
 from autodual.verifier.digest import written
-from autodual.verifier.falsify import STARTS, STEPS, descend, random_starts
 from autodual.verifier.inputs import InputSplits
+from autodual.verifier.points import Points
 from autodual.verifier.problem import Problem, admitted, has_points
 from autodual.verifier.search import Branching, Search, Told
 from autodual.verifier.system import System
@@ -39,14 +39,8 @@ TRIED = 0.01
 FEW = 20
 """How many inputs may vary where they are cut, and not units of the network."""
 
-FIRST, QUICK = 4, 0.3
-"""How many points of a case are tried first, and after how many seconds no more before bounds."""
-
 SNAP = 1e-3
 """Within which part of an input's width of an end a solver's point is taken for the end."""
-
-AT_ONCE = 1024
-"""How many points are tried together."""
 
 
 class Job:
@@ -71,6 +65,7 @@ class Job:
         self.exact = problem.query.cases
         self.replay: Replay = problem.model if replay is None else replay
         self.search: Search | None = None
+        self.points: Points | None = None
         self.print = ""
         self.origin: QueryOrigin | None = None
 
@@ -126,23 +121,29 @@ class Job:
         trace: list[tuple[Tensor, Tensor]] | None,
     ) -> str:
         """Search; return why it ended."""
+        self.points = points = Points(system, self._confirmed)
+        cases = torch.arange(len(system.cases), device=system.like.device)
+        fresh = kept is None or not kept.exists()
+        before = fresh and self.attack and system.slow  # then points are tried before bounds
+        if before:
+            points.begin(cases)
+            if points.witness is not None:
+                return "done"
         cuts_inputs = self.branch == "inputs"
         deployed = self.rounding not in (None, "outward")  # it has no ReLUs of differences
         cut = system if cuts_inputs or deployed else system.cuttable
         branching: Branching = InputSplits(cut) if cuts_inputs else UnitSplits(cut)
-        search = Search(
-            system, branching, self._confirmed, room, self.threads, self.attack, self.told
-        )
+        search = Search(branching, points, room, self.threads, self.attack, self.told)
         self.search, search.trace = search, trace if cuts_inputs else None
-        self.print = "" if kept is None else self._print()
-        if kept is not None and kept.exists():
+        self.print = "" if kept is None else self._print(system)
+        if kept is not None and not fresh:
             search.load(self._read(kept))
         else:
             search.glance()
-            if self.attack and not search.done:
-                self._descend(search)
+            if self.attack and not before and not search.done:
+                points.begin(torch.tensor(search.cases, device=cases.device))
         if branch == "programs":
-            return self._programs(search)
+            return self._programs(system, search)
         if branch != "auto" or not isinstance(branching, UnitSplits) or not branching.programmable:
             return search.run(self.end)
         tried = TRIED * branching.count
@@ -152,7 +153,7 @@ class Job:
         self.how += (
             f"; mixed-integer programs after {tried:.2g} s: {branching.count} units are open"
         )
-        return self._programs(search)
+        return self._programs(system, search)
 
     def _compiled(self, query: Query) -> System:
         """Compile the model."""
@@ -171,18 +172,18 @@ class Job:
             cases = tuple(map(_no_smaller, query.cases, cases))
         return System(net, found, tuple(x.shape[1:]), cases, self.problem.around)
 
-    def _programs(self, search: Search) -> str:
+    def _programs(self, system: System, search: Search) -> str:
         """Ask a program about each case that is open; return why any stays so."""
         from autodual.verifier.programs import decide_by_programs  # scipy takes a while to import
 
-        left = list[str]()
-        for i, why, point in decide_by_programs(search.system, search.cases, self.end):
+        points, left = search.points, list[str]()
+        for i, why, point in decide_by_programs(system, search.cases, self.end):
             search.bounded += 1
             if point is not None:
-                case = search.system.cases[i]
-                points = torch.stack([point, _snapped(point, case.lower, case.upper)])
-                search.attempt(points, torch.full((2,), i, device=point.device))
-            if search.witness is not None:
+                case = system.cases[i]
+                two = torch.stack([point, _snapped(point, case.lower, case.upper)])
+                points.ask(two, torch.full((2,), i, device=point.device))
+            if points.witness is not None:
                 return "done"
             if why is None:
                 search.close(i)
@@ -190,12 +191,11 @@ class Job:
                 left.append(why)
         return left[0] if left else "done"
 
-    def _print(self) -> str:
+    def _print(self, system: System) -> str:
         """Return what tells this problem from others: the model's numbers, and the query's."""
         digest = hashlib.sha256()
         numbers = [t for c in self.exact for t in (c.lower, c.upper, c.A, c.C, c.d)]
-        assert self.search is not None
-        found, around = self.search.system.found, self.problem.around
+        found, around = system.found, self.problem.around
         told: list[object] = [str(found.graph), numbers, list(found.env.values())]
         told += [] if self.rounding is None else [self.rounding]
         told += [] if around is None else [around.x, around.threat]
@@ -212,21 +212,6 @@ class Job:
                 "another file"
             )
         return state
-
-    def _descend(self, search: Search) -> None:
-        """Try random points of open cases, and where gradients lead; more where that is quick."""
-        system, generator = search.system, torch.Generator().manual_seed(0)
-        cases, begun = torch.tensor(search.cases, device=system.like.device), time.perf_counter()
-        for count in (FIRST, STARTS - FIRST):
-            for some in cases.split(AT_ONCE // count):
-                x = random_starts(system, some, count, generator)
-                index = some.repeat_interleave(count)
-                found, _ = descend(system, x, index, STEPS)
-                search.attempt(found, index)
-                if search.witness is not None:
-                    return
-            if time.perf_counter() - begun > QUICK:
-                return
 
     @torch.no_grad()
     def _confirmed(self, point: Tensor, index: int) -> bool:
@@ -248,18 +233,19 @@ class Job:
 
     def _verdict(self, why: str, kept: Path | None) -> Verdict:
         """Return what is known when the search has ended; keep what is left in a file."""
-        search = self.search
+        search, witness = self.search, None if self.points is None else self.points.witness
+        if witness is not None:
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+            said = "the model violates the property at the witness"
+            return self._said(FALSIFIED, said, self.how, x=self._placed(*witness))
         if search is None:  # time was over before anything was bounded
             return self._said(UNKNOWN, why, self.how)
-        if kept is not None and search.witness is None and search.left > 0:
+        if kept is not None and search.left > 0:
             save({**search.state(), "print": self.print}, kept)
         elif kept is not None:
             kept.unlink(missing_ok=True)
         why = "done" if search.left == 0 else why
-        if search.witness is not None:
-            point, index = search.witness
-            said = "the model violates the property at the witness"
-            return self._said(FALSIFIED, said, self.how, x=self._placed(point, index))
         if why == "done" and not search.stuck:
             return self._said(VERIFIED, "every sub-problem is proved", self.how)
         if why == "done":

@@ -120,7 +120,7 @@ def admitted(
 ) -> tuple[Certified, Compiled]:
     """Return a model, certified for boxes or another set, and let in with an input [1, *]."""
     threat = Box(x, x) if around is None else around.threat
-    net = certify(model, threat, budget=None, rounding=rounding)
+    net = certify(model, threat, budget=None, intervals=True, rounding=rounding)
     return net, net.admitted(x, sound=True)
 
 

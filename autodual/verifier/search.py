@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from autodual.verifier.falsify import descend
+from autodual.verifier.points import Points
 from autodual.verifier.pool import Nodes, Pool, Step
-from autodual.verifier.system import System
 from autodual.verifier.threads import Threads
 from autodual.verifier.verdict import Moment
 from autodual.working import TimeOver, check_time, until
@@ -23,20 +22,8 @@ FIRST = 32
 SLOW = 1.0
 """How many seconds a batch may take before the next ones are made smaller: time is kept so."""
 
-FEWEST, TRIED, STEPS = 8, 128, 30
-"""How many points of a batch go on by gradient descent, at least and at most, and how far."""
-
-SHARE = 0.15
-"""Which part of the time that may take."""
-
-CHECKED = 8
-"""How many points of a batch the model is asked about."""
-
 OFTEN = 0.5
 """Seconds between two points of the curve, at first; later, a part of the time gone by."""
-
-Confirm = Callable[[Tensor, int], bool]
-"""(a point [n], the number of a case) → whether the model itself is unsafe there."""
 
 Told = Callable[[Moment], None]
 
@@ -73,16 +60,14 @@ class Search:
     """Branch and bound under way.
 
     Args:
-        system: what is verified.
-        branching: how.
-        confirm: asks the model itself about a point.
+        branching: how sub-problems are bounded and cut.
+        points: what is tried of them.
         room: how many bytes open sub-problems may take.
         threads: in which batches are bounded.
         attack: whether points are tried.
         told: hears how far it is.
 
     Attributes:
-        witness: a confirmed point and its case, once one is found.
         stuck: sub-problems that can be neither decided nor cut.
         bounded: how many sub-problems were bounded.
         trace: where the ends of boxes are added that are bounded, if that is wanted.
@@ -90,32 +75,28 @@ class Search:
 
     def __init__(
         self,
-        system: System,
         branching: Branching,
-        confirm: Confirm,
+        points: Points,
         room: int,
         threads: Threads,
         attack: bool = True,
         told: Told | None = None,
     ) -> None:
-        self.system, self.branching, self.confirm = system, branching, confirm
+        self.branching, self.points = branching, points
         self.attack, self.told, self.threads = attack, told, threads
         roots = branching.roots()
         self.pool = Pool(most=max(1, room // (2 * max(1, roots.bytes // len(roots)))))
         self.pool.add(roots)
         self.stuck: list[Nodes] = []
-        self.witness: tuple[Tensor, int] | None = None
         self.bounded, self.size = 0, FIRST
         self.curve: list[Moment] = []
         self.trace: list[tuple[Tensor, Tensor]] | None = None
         self.seconds, self._start = 0.0, time.perf_counter()
-        self._descending, self._generator = 0.0, torch.Generator().manual_seed(0)
-        self._each: float | None = None  # how many seconds a point took to go on
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.witness is not None or len(self.pool) == 0
+        return self.points.witness is not None or len(self.pool) == 0
 
     @property
     def left(self) -> int:
@@ -156,7 +137,7 @@ class Search:
             self.pool.give_back()
         if self.attack:
             for step in steps:
-                self._try(step.points, step.case)
+                self.points.ask(step.points, step.case)
 
     @torch.no_grad()
     def run(self, end: float) -> str:
@@ -195,7 +176,8 @@ class Search:
         self.pool.settle()
         if self.attack:
             for step in steps:
-                self.attempt(step.points, step.case)
+                gone = time.perf_counter() - self._start
+                self.points.attempt(step.points, step.case, gone)
         self.bounded += len(nodes)
         took = time.perf_counter() - start
         if took > SLOW:
@@ -208,38 +190,6 @@ class Search:
         count = max(1, min(most, len(nodes) // FIRST))
         index = torch.arange(len(nodes), device=nodes.bound.device)
         return [nodes.select(part) for part in index.tensor_split(count)]
-
-    def attempt(self, points: Tensor, case: Tensor) -> None:
-        """Try points [P, n], and now and then where gradients lead from some."""
-        self._try(points, case)
-        start = time.perf_counter()
-        left = SHARE * (start - self._start) - self._descending
-        count = FEWEST if self._each is None else min(TRIED, int(left / self._each))
-        if len(points) == 0 or self.done or left <= 0 or count < FEWEST:
-            return
-        chosen = torch.randperm(len(points), generator=self._generator)[:count].to(case.device)
-        which = case[chosen]
-        found, _ = descend(self.system, points[chosen], which, STEPS)
-        self._try(found, which)
-        took = time.perf_counter() - start
-        self._descending, self._each = self._descending + took, took / len(which)
-
-    def _try(self, points: Tensor, case: Tensor) -> None:
-        """Ask the graph about points, and the model about those that the graph calls unsafe.
-
-        Where the two disagree, points farther on are tried.
-        """
-        if len(points) == 0 or self.witness is not None:
-            return
-        worst = self.system.excess(points, case).amax(1)
-        for i in (worst <= 0).nonzero().squeeze(1)[:CHECKED].tolist():
-            at, which, index = points[i : i + 1], case[i : i + 1], int(case[i])
-            if not self.confirm(at[0], index):
-                at, _ = descend(self.system, at, which, STEPS, goal=-math.inf)
-                if not self.confirm(at[0], index):
-                    continue
-            self.witness = at[0], index
-            return
 
     def _note(self, last: bool = False) -> None:
         """Note how far it is, now and then."""

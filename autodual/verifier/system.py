@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from autodual.bound.forecast import pace
 from autodual.bound.layer import example_layout
 from autodual.bound.plan import METHODS
 from autodual.bound.reading import Bound
 from autodual.duals.maximum import Extreme
 from autodual.front.evaluate import run
-from autodual.front.ir import Value
+from autodual.front.ir import Graph, Value
+from autodual.front.passes.conditions import lean
 from autodual.interval import Interval
 from autodual.query import Case
 from autodual.rounding import down
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 SWALLOWED = 100.0
 """How many times as large as a maximum its arguments may be for differences to stand for it."""
+LONG = 2.0
+"""From how many seconds on bounds take long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +130,16 @@ class System:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Return the outputs [N, K] of the graph at points [N, n]."""
-        output = self.found.graph.output
-        env = {**self.found.env, self.found.graph.perturbed: x.reshape(-1, *self.shape)}
-        return output.per_example(run(self.found.graph, env), len(x)).flatten(1)
+        graph = self.leaning if torch.is_grad_enabled() else self.found.graph
+        env = {**self.found.env, graph.perturbed: x.reshape(-1, *self.shape)}
+        return graph.output.per_example(run(graph, env), len(x)).flatten(1)
+
+    @cached_property
+    def leaning(self) -> Graph:
+        """The graph with steps that have a gradient, for points to follow."""
+        graph = self.found.graph
+        nodes = [replace(n, target=lean) if n.op == "autodual.step" else n for n in graph.nodes]
+        return replace(graph, nodes=tuple(nodes))
 
     def excess(self, x: Tensor, case: Tensor) -> Tensor:
         """Return A x + C z − d at points [N, n], each for a case [N], [N, S]."""
@@ -143,6 +154,16 @@ class System:
         """The model with intervals inside found by affine forms, for large networks."""
         net = self.net.with_options(method=METHODS["ibp+dual"], forms=True)
         return net.admitted(self.found.inputs)
+
+    def within(self, work: float) -> Compiled:
+        """Return the model with intervals inside found by rows, as far as a budget for each box."""
+        return self.net.with_options(budget=work).admitted(self.found.inputs)
+
+    @property
+    def slow(self) -> bool:
+        """Whether the rows of all cases may take long."""
+        work = self.found.program.most_work * len(self.cases)
+        return work > LONG * pace(self.like.device)
 
     @cached_property
     def arithmetic(self) -> Compiled:

@@ -32,6 +32,13 @@ def step(input: Tensor, edge: Number, relation: str) -> Tensor:
     return _holds(input, edge, relation).to(input.dtype)
 
 
+def lean(input: Tensor, edge: Number, relation: str) -> Tensor:
+    """Return a step with the gradient of a slope around it, by which points find their way."""
+    away = input - edge
+    slope = (away / (away.detach().abs().mean() + 1e-30)).tanh() * 0.5
+    return step(input, edge, relation) + (slope - slope.detach())
+
+
 def split(
     input: Tensor,
     edge: Number,
@@ -314,8 +321,21 @@ def _put(emit: Emit, node: Node) -> Value | None:
     return choose(emit, mask, values, z, node.out)
 
 
+def _sign(emit: Emit, node: Node) -> Value | None:
+    """sign z = 1[z > 0] + 1[z ≥ 0] − 1."""
+    z = node.args["self"]
+    if z.dtype != emit.graph.perturbed.dtype:
+        return None
+    above, least = (
+        emit.own("autodual.step", step, {"input": z, "edge": 0.0, "relation": relation})
+        for relation in ("gt", "ge")
+    )
+    return emit(aten.sub.Scalar, emit(aten.add.Tensor, above, least), 1.0)
+
+
 TABLE: dict[str, Decomposition] = {
     "aten.where.self": _where,
+    "aten.sign.default": _sign,
     "aten.mul.Tensor": _product,
     "aten._to_copy.default": _number,
     "aten.masked_fill.Scalar": _fill,
