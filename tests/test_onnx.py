@@ -801,3 +801,25 @@ def test_what_to_install(missing, load, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match="pip install onnx onnxruntime"):
         load(MLP)
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm, turned"])
+def test_zeros_of_a_large_weight_are_left_out(op, load):
+    """The product is the same, and so is its bound; what is not thin is multiplied as a whole."""
+    weight = np.zeros((256, 128), np.float32)
+    weight[RANDOM.integers(0, 256, 300), RANDOM.integers(0, 128, 300)] = floats(300)
+    weight[:, 5] = 0
+    stored = {"w": weight.T.copy() if "turned" in op else weight, "b": floats(128)}
+    given = ["x", "w"] if op == "MatMul" else ["x", "w", "b"]
+    turned = {"transB": 1} if "turned" in op else {}
+    nodes = [(op.split(",")[0], given, ["z"], turned), ("Relu", ["z"], ["y"], {})]
+    net = load(graph(nodes, [1, 256], stored))
+    assert all(t.numel() < 4096 for t in net.constants.buffers())
+    x = torch.randn(3, 256)
+    bias = torch.zeros(128) if op == "MatMul" else torch.from_numpy(stored["b"])
+    dense = torch.nn.Sequential(torch.nn.Linear(256, 128), torch.nn.ReLU())
+    dense.load_state_dict({"0.weight": torch.from_numpy(weight).mT, "0.bias": bias})
+    torch.testing.assert_close(net(x), dense(x))
+    spec = torch.randn(3, 1, 128)
+    bounds = [ad.certify(m, 0.1).lower_bound(x, spec) for m in (net, dense)]
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)

@@ -21,11 +21,11 @@ LEVELS = 3.0
 """A dear bound pays where it is as far ahead of the cheap one as so many cuts would be, or more
 cuts, where it takes more than 2^LEVELS times as long."""
 
-PART = 0.5
-"""Which part of the time gone by the rows of one box may take in large networks."""
-
 SAMPLE = 16
 """How many boxes of each batch are asked both, to know how far ahead the dear one is."""
+
+PART = 0.3
+"""Which part of the time gone by such samples may take in large networks, and the next one, too."""
 
 MOST = 1024
 """How many boxes are bounded together at most."""
@@ -64,7 +64,7 @@ class InputSplits:
             self.cheap = system.forward if self.small else system.forms
         self.most = max(1, min(MOST, ROOM // size if self.small else WIDE // widest))
         self.gain = self.ahead = self.dearer = 0.0
-        self.turns, self.start = 0, time.perf_counter()
+        self.turns, self.start, self.sampled = 0, time.perf_counter(), 0.0
 
     def roots(self) -> Nodes:
         """Return the box of each case."""
@@ -95,8 +95,10 @@ class InputSplits:
     def learn(self, step: Step) -> None:
         """Hear how far cuts and dear bounds came in some step."""
         self.turns += 1
-        for name, now in step.learned.items():
-            setattr(self, name, _mixed(getattr(self, name), now))
+        for name in ("gain", "ahead", "dearer"):
+            if name in step.learned:
+                setattr(self, name, _mixed(getattr(self, name), step.learned[name]))
+        self.sampled += step.learned.get("sampled", 0.0)
 
     def state(self) -> dict[str, Any]:
         """Return what it has learned."""
@@ -126,8 +128,9 @@ class InputSplits:
         some, rest = kept[:count], torch.arange(count, len(nodes), device=kept.device)
         known = system.select(bound, some)
         dear, better = self._dear(nodes.select(torch.arange(count)), known, learned)
-        each = (time.perf_counter() - between) / count
-        learned["dearer"] = each / max(1e-9, (between - start) / len(before))
+        took = time.perf_counter() - between
+        learned["dearer"] = took / count / max(1e-9, (between - start) / len(before))
+        learned["sampled"] = took
         cat = Lines(torch.cat([better.A, lines.A[rest]]), torch.cat([better.b, lines.b[rest]]))
         return Nodes.cat([dear, nodes.select(rest)]), cat
 
@@ -141,8 +144,11 @@ class InputSplits:
         cuts = max(LEVELS, math.log2(max(1.0, self.dearer)))
         if self.ahead >= cuts * self.gain:
             return left
-        sample = min(left, SAMPLE if self.small else 1)
-        return sample if batch < RARELY or self.turns % RARELY == 0 else 0
+        if batch >= RARELY and self.turns % RARELY > 0:
+            return 0
+        if self.small:
+            return min(left, SAMPLE)
+        return 1 if left > 0 and self.sampled <= PART * (time.perf_counter() - self.start) else 0
 
     def _work(self) -> float:
         """Return how much work the rows of a box may take: the longer it lasts, the more."""

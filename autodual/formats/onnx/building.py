@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.formats.onnx.graph import Graph
+from autodual.formats.onnx.ops_linear import thin, thinned
 from autodual.formats.onnx.reading import attributes_of
-from autodual.formats.onnx.registry import OPS, SOURCES
-from autodual.formats.onnx.value import LARGEST, WORK, Node, Value, known
+from autodual.formats.onnx.registry import OPS, SOURCES, THIN
+from autodual.formats.onnx.value import LARGEST, WORK, Node, Op, Value, known
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -61,6 +62,7 @@ def build(graph: Graph, dtype: torch.dtype | None) -> Built:
     if found is None:
         raise InputError("its output does not depend on its input")
     steps = _needed(building.steps, graph.output)
+    steps = [_thinned(step, building.constants) for step in steps]
     read = {name for step in steps for name in step.inputs}
     constants = {n: t for n, t in building.constants.items() if n in read}
     return Built(steps, constants, found.shape)
@@ -78,7 +80,8 @@ def shown(shape: Sequence[int]) -> tuple[int, ...]:
 
 def compute(node: Node, values: Sequence[Value | None]) -> tuple[Value, ...]:
     """Return what a node makes."""
-    made = OPS[node.op](node, *values)
+    op: Op = thin if node.op == THIN else OPS[node.op]
+    made = op(node, *values)
     return tuple(value.inner for value in (made if isinstance(made, tuple) else (made,)))
 
 
@@ -201,6 +204,20 @@ def _needed(steps: Sequence[Step], output: str) -> list[Step]:
             wanted.update(step.inputs)
             kept.append(step)
     return kept[::-1]
+
+
+def _thinned(step: Step, constants: dict[str, Tensor]) -> Step:
+    """Return a step, a product with few entries that are not 0 as one that leaves out the zeros."""
+    left, *others = (*step.inputs, "", "")[:3]
+    if step.node.op not in ("MatMul", "Gemm") or left in constants or others[0] not in constants:
+        return step
+    weight, bias = constants[others[0]], constants.get(others[1])
+    found = None if others[1] and bias is None else thinned(step.node, weight, bias)
+    if found is None:
+        return step
+    parts = [f"{others[0]} of {step.outputs[0]}, {part}" for part in ("places", "entries")]
+    constants.update(zip(parts, found, strict=True))
+    return Step(replace(step.node, op=THIN), (left, *parts, *step.inputs[2:]), step.outputs)
 
 
 def last_readers(steps: Sequence[Step], output: str) -> Mapping[int, tuple[str, ...]]:

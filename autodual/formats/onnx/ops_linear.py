@@ -11,6 +11,10 @@ from torch.nn import functional as F
 
 from autodual.formats.onnx.value import Node, Op, Value, placed, room, together
 
+LARGE, THIN = 2**14, 16
+"""How large a weight is, and how many times as many rows it has as entries in a column that are not
+0, for its zeros to be left out."""
+
 
 def matmul(node: Node, a: Value, b: Value) -> Value:
     """A b, as numpy has it: a vector is a row on the left and a column on the right."""
@@ -86,6 +90,36 @@ def _turned(matrix: Value) -> Value:
     if not matrix.varies:
         return Value(matrix.tensor.mT, None)
     return Value(matrix.stacked.mT, 1).inner
+
+
+def thin(node: Node, a: Value, places: Value, entries: Value, bias: Value | None = None) -> Value:
+    """A b for a b of which few entries are not 0: those of each column [M, K] and their rows."""
+    picked = a.tensor.index_select(-1, places.tensor.flatten()).unflatten(-1, places.shape)
+    made = (picked * entries.tensor).sum(-1)
+    return a.like(made if bias is None else made + bias.tensor)
+
+
+def thinned(node: Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Return what ``thin`` reads in place of a product's weight, if few of its entries are not 0.
+
+    Args:
+        node: a MatMul or Gemm of something with a weight.
+        weight, bias: in the order of the file.
+    """
+    turned, plain = node.flag("transB", False), node.op == "MatMul"
+    factors = 1.0 if plain else (node.real("alpha", 1.0), node.real("beta", 1.0))
+    if weight.dim() != 2 or weight.numel() < LARGE or node.flag("transA", False):
+        return None
+    columns = weight if turned else weight.mT
+    if not plain and (
+        factors != (1.0, 1.0) or (bias is not None and bias.shape != columns[:, 0].shape)
+    ):
+        return None
+    count = max(1, int((columns != 0).sum(1).max()))
+    if count * THIN > columns.shape[1] or not bool(columns.isfinite().all()):
+        return None
+    places = (columns != 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return places.contiguous(), columns.gather(1, places)
 
 
 TABLE: Mapping[str, Op] = {"MatMul": matmul, "Gemm": gemm}

@@ -31,3 +31,6 @@ OPS: Mapping[str, Op] = {
 
 SOURCES = ops_source.TABLE
 """Ops that are constants, whatever the input is."""
+
+THIN = "MatMul of few"
+"""The name, in no file, of products with weights whose zeros are left out."""
