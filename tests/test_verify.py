@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,9 +19,10 @@ from autodual.errors import InputError, Interrupted, UnsupportedOpError
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
 from autodual.query import Case, Query
-from autodual.verifier import clip, inputs, units
+from autodual.verifier import ascent, clip, inputs, leaves, system, units
 from autodual.verifier.clip import Lines
 from autodual.verifier.pool import Nodes
+from autodual.verifier.verdict import Verdict
 
 BRANCH = ["inputs", "units", "programs"]
 
@@ -476,7 +477,7 @@ def test_lines_and_forms_hold_at_every_point(kind: str, with_forms: bool) -> Non
     bound = net.with_options(forms=with_forms).relax(x)
     output = net.graph.output
     C = torch.randn(1, 4, output.numel).double()
-    slope, offset = lines(bound.travelled, {output: C})
+    slope, offset, _ = lines(bound.travelled, {output: C})
     for _ in range(100):
         point = x + radius * (2 * torch.rand_like(x) - 1)
         with torch.no_grad():
@@ -628,3 +629,41 @@ def test_canaries_a_broken_search_gives_wrong_verdicts(broken, monkeypatch) -> N
         if ad.verify(model, ad.Region(*ends), prop, 10, branch=branch, attack=False).verified:
             return
     pytest.fail("all verdicts are right")
+
+
+def of_quarters(seed: int) -> tuple[nn.Module, int]:
+    """A net whose sums are exact at the corners of [0, 1]ⁿ, and n."""
+    draw = torch.Generator().manual_seed(seed)
+    n, hidden, deep = (
+        int(torch.randint(*ends, (), generator=draw)) for ends in ((2, 6), (3, 24), (0, 2))
+    )
+    sizes = [n, *[hidden] * (1 + deep), 2]
+    layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randint(-4, 5, p.shape, generator=draw).double() / 4)
+    return model, n
+
+
+def ties() -> Iterator[Verdict]:
+    """Verdicts on properties that fail at a corner, and there by nothing: a tie is a violation."""
+    for seed, branch in ((2, "inputs"), (13, "inputs"), (15, "inputs"), (33, "units")):
+        model, n = of_quarters(seed)
+        corners = torch.tensor(list(itertools.product([0.0, 1.0], repeat=n))).double()
+        with torch.no_grad():
+            z = model(corners)
+        least = z[z[:, 0].argmin()].tolist()
+        prop = ad.any_of(ad.Y[0] > least[0], ad.Y[1] > least[1])
+        region = torch.zeros(n).double(), torch.ones(n).double()
+        yield ad.verify(model, region, prop, 0.5, branch=branch, attack=False)
+
+
+def test_ties_are_never_verified_away() -> None:
+    assert not any(verdict.verified for verdict in ties())
+
+
+def test_canary_without_room_for_rounding_ties_are_verified(monkeypatch) -> None:
+    for place in (clip, ascent, leaves, system):
+        monkeypatch.setattr(place, "room", lambda dtype: 0.0)
+    assert any(verdict.verified for verdict in ties())

@@ -52,27 +52,27 @@ def known(bound: Tensor) -> Tensor:
 
 def lines(
     network: Relaxation, specs: Mapping[Value, Tensor], through: Passage = passage
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return linear functions of the input below Σ C·z on its set: slopes [N, S, n], offsets.
 
     Σ C·z ≥ Σ C·z⁰ − Σⱼ rⱼ|νⱼ| − ν₁ᵀ(x − x⁰), for values z with rows C [N or 1, S, *] each. Offsets
-    are [N, S].
+    are [N, S], and so is the third that is returned: how large their terms are together.
     """
     batch, rows = network.batch, _rows(specs)
     seeds = Specs.per_example({v: c.expand(batch, *c.shape[1:]) for v, c in rows.items()})
     way = {v: -r for v, r in seeds.rows(network.x).items()}
     lost, entry = journey(network, way, Memo(False, 0), through=through)
     offset = known(_below(network, rows, seeds, _at_nominal(network, rows), lost))
+    size = _at_nominal(network, rows, torch.abs) + lost.abs().unflatten(0, (batch, -1))
     if entry is None:
-        return offset.new_zeros(*offset.shape, network.entry.value.numel), offset
+        return offset.new_zeros(*offset.shape, network.entry.value.numel), offset, size
     slope = -to_dense(entry).full().reshape(*offset.shape, -1)
     at = network.entry.reference.reshape(len(network.entry.reference), 1, -1)
-    low = offset - torch.linalg.vecdot(slope, at)
-    if network.plan.rounding is None:
-        return slope, low
-    size = torch.linalg.vecdot(slope.abs(), at.abs())
-    off = gamma(2 * slope.shape[2], size.dtype) * size + slope.shape[2] * least(size.dtype)
-    return slope, down(low - up(off)) - slack(offset)
+    low, away = offset - torch.linalg.vecdot(slope, at), torch.linalg.vecdot(slope.abs(), at.abs())
+    if network.plan.rounding is not None:
+        off = gamma(2 * slope.shape[2], away.dtype) * away + slope.shape[2] * least(away.dtype)
+        low = down(low - up(off)) - slack(offset)
+    return slope, low, size + away
 
 
 def _rows(specs: Mapping[Value, Tensor]) -> dict[Value, Tensor]:

@@ -27,14 +27,11 @@ from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat.base import wide
 from autodual.verifier.around import Around
+from autodual.verifier.clip import room
 from autodual.working import check_time
 
 RATE, END = 0.3, 0.02
 """How far shares move in the first step, and in the last; multipliers, as parts of their rows."""
-
-
-SLACK = 256
-"""How many units in the last place of all terms are left for rounding."""
 
 
 @dataclass(eq=False)
@@ -129,7 +126,7 @@ class Ascent:
         point.losses, point.shares = mixture.losses, mixture.shares
         if self.network.plan.rounding is not None:
             return known(self._outward(point, weights, [*rows], total, size, far)), mixture.sizes
-        rounding = SLACK * torch.finfo(far.dtype).eps * (size + far.detach().abs())
+        rounding = room(far.dtype) * (size + far.detach().abs())
         return known(total - far - rounding), mixture.sizes
 
     def _outward(

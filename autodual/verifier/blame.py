@@ -48,14 +48,16 @@ class _Influence(Projection):
         return self._sum([None if g is None else g * slope.unsqueeze(1) for g, slope in pairs])
 
 
-def lines_and_blame(network: Relaxation, specs: Mapping[Value, Tensor]) -> tuple[Lines, Tensor]:
+def lines_and_blame(
+    network: Relaxation, specs: Mapping[Value, Tensor]
+) -> tuple[Lines, Tensor, Tensor]:
     """Return linear functions below the rows, and what these lose by the width of each input.
 
     A nonlinear op takes rⱼ|νⱼ| from a row. It is laid to the inputs by their shares of the width
     of what the op reads.
 
     Returns:
-        The functions; the blame [N, S, n].
+        The functions; the blame [N, S, n]; how large the terms of each function are [N, S].
     """
     influence, live = _Influence(network), set(specs)
     for layer in reversed(network.path(live)):
@@ -72,8 +74,8 @@ def lines_and_blame(network: Relaxation, specs: Mapping[Value, Tensor]) -> tuple
         pulled, far = passage(layer, rows, memo)
         return list(pulled), far
 
-    slope, offset = lines(network, specs, through)
+    slope, offset, size = lines(network, specs, through)
     blame = torch.zeros_like(slope)
     if blamed:
         blame = blame.index_copy(2, influence.moving, sum(blamed[1:], blamed[0]))
-    return Lines(slope, offset), blame
+    return Lines(slope, offset), blame, size

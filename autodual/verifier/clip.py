@@ -16,8 +16,15 @@ WEIGHINGS = 8
 RATE = 2.0
 """How far the weights' logarithms move in the first step."""
 
-SLACK = 256
-"""How many units in the last place of a sum's terms are left for rounding."""
+
+def room(dtype: torch.dtype) -> float:
+    """Return which part of all terms of a sum is left for rounding, theirs included.
+
+    It is 4e-11 in float64 and 2e-5 in float32: far more than an ulp for each op, so that terms may
+    cancel each other on the way. What holds by no more than that is not proved; ``rounding=`` says
+    exactly how far rounding goes.
+    """
+    return float(torch.finfo(dtype).eps ** (2 / 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +54,15 @@ class Lines:
         Row s ≤ 0 leaves to coordinate i what all others leave at most:
         Aₛᵢ xᵢ ≤ −bₛ − Σⱼ≠ᵢ min Aₛⱼ xⱼ.
         """
-        A, tiny, eps = self.A, torch.finfo(self.A.dtype).tiny, torch.finfo(self.A.dtype).eps
+        A, tiny, part = self.A, torch.finfo(self.A.dtype).tiny, room(self.A.dtype)
         for _ in range(ROUNDS):
             each = torch.minimum(A * lower.unsqueeze(1), A * upper.unsqueeze(1))
             rest = each.sum(2, keepdim=True) - each + self.b.unsqueeze(2)
-            room = self._slack(lower, upper).unsqueeze(2) - rest  # Aₛᵢ xᵢ is no more than this
-            end = room / A
+            left = self._slack(lower, upper).unsqueeze(2) - rest  # Aₛᵢ xᵢ is no more
+            end = left / A
             most = torch.where(tiny < A, end, torch.inf).amin(1)
             least = torch.where(-tiny > A, end, -torch.inf).amax(1)
-            reach = SLACK * eps * torch.maximum(lower.abs(), upper.abs())
+            reach = part * torch.maximum(lower.abs(), upper.abs())
             upper, lower = torch.fmin(upper, most + reach), torch.fmax(lower, least - reach)
         return lower, upper
 
@@ -83,5 +90,6 @@ class Lines:
     def _slack(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return what rounding may do to the sums of each row, [B, S]."""
         far = torch.maximum(lower.abs(), upper.abs()).unsqueeze(1)
-        size, most = (self.A.abs() * far).sum(2) + self.b.abs(), max(SLACK, 2 * self.A.shape[2])
-        return most * torch.finfo(self.A.dtype).eps * size
+        size = (self.A.abs() * far).sum(2) + self.b.abs()
+        dtype = self.A.dtype
+        return max(room(dtype), 2 * self.A.shape[2] * torch.finfo(dtype).eps) * size

@@ -17,6 +17,7 @@ from autodual.solve.linear import CUTS
 from autodual.solve.outward import shares
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
 from autodual.verifier.ascent import Point
+from autodual.verifier.clip import room
 from autodual.verifier.pool import Nodes
 from autodual.working import check_time
 
@@ -169,7 +170,10 @@ def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:
     if not total > 0:
         return -np.inf
     own, weights = y[: program.rows.shape[0]] / total, weights / total
-    return program.proved(weights @ costs, own) + float(weights @ nominal)
+    cost, far = weights @ costs, np.maximum(abs(program.low), abs(program.high))
+    reduced = abs(cost) + abs(program.rows).T @ own
+    size = reduced @ far + own @ abs(program.most) + weights @ abs(nominal)
+    return program.proved(cost, own) + float(weights @ nominal) - room(torch.float64) * float(size)
 
 
 def _within(program: Polytope, value: object, end: Tensor, sign: int) -> Polytope:

@@ -24,7 +24,7 @@ from autodual.rounding import down
 from autodual.threat import Box, ThreatModel
 from autodual.verifier.around import Around
 from autodual.verifier.blame import lines_and_blame
-from autodual.verifier.clip import Lines
+from autodual.verifier.clip import Lines, room
 
 if TYPE_CHECKING:
     from autodual.bound.relaxation import Relaxation
@@ -215,6 +215,8 @@ class System:
 
     def lines(self, bound: Bound, case: Tensor) -> tuple[Lines, Tensor]:
         """Return linear functions below the rows of each box's case, and the blame of inputs."""
-        lines, blame = lines_and_blame(bound.travelled, self.specs(case))
-        offset = lines.b - self.rows[2][case]
-        return Lines(lines.A, down(offset) if self.rounded else offset), blame
+        lines, blame, size = lines_and_blame(bound.travelled, self.specs(case))
+        off = self.rows[2][case]
+        if self.rounded:
+            return Lines(lines.A, down(lines.b - off)), blame
+        return Lines(lines.A, lines.b - off - room(size.dtype) * (size + off.abs())), blame
