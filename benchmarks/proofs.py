@@ -28,7 +28,7 @@ def images(data: Path, count: int, eps: float, path: Path) -> None:
     net = ad.certify(wk_mnist(data), ad.LinfBall(eps), bounds="dual", slopes="equal")
     other = ad.certify(net.model, ad.LinfBall(eps), slopes="equal")
     verified = size = accepted = 0
-    solve = write = checking = 0.0
+    solve = write = checking = floating = 0.0
     for start in range(0, count, BATCH):
         some = slice(start, min(start + BATCH, count))
         begun = time.process_time()
@@ -42,6 +42,11 @@ def images(data: Path, count: int, eps: float, path: Path) -> None:
         begun = time.process_time()
         answer, why = check(path)
         checking += time.process_time() - begun
+        begun = time.process_time()
+        rounded = check(path, floats=True)
+        floating += time.process_time() - begun
+        if rounded[0] != answer:
+            print(f"images from {start}: {answer}, but in floats {rounded}")
         verified += int(safe.sum())
         accepted += int(safe.sum()) if answer == "valid" else 0
         size += path.stat().st_size
@@ -56,8 +61,8 @@ def images(data: Path, count: int, eps: float, path: Path) -> None:
         f"wk_mnist at {eps}: {verified} of {count} verified, {accepted} accepted; for each image "
         f"{1e3 * solve / count:.1f} ms to bound (bounds='dual', slopes='equal'; "
         f"{1e3 * fast:.1f} ms with bounds='ibp&dual'), {1e3 * write / verified:.1f} ms to write, "
-        f"{1e3 * checking / verified:.1f} ms to check, {size / verified:.0f} bytes, with "
-        f"{size / files / 1e6:.2f} MB for a file of {BATCH}"
+        f"{1e3 * checking / verified:.1f} ms to check, {1e3 * floating / verified:.1f} in floats; "
+        f"{size / verified:.0f} bytes, with {size / files / 1e6:.2f} MB for a file of {BATCH}"
     )
 
 

@@ -82,10 +82,10 @@ class Entries:
 
 @dataclass
 class Translated:
-    """A network as proofs know it: ``nodes`` as the header lists them, with named arrays."""
+    """A network as proofs know it: what each node reads, with arrays of those that are affine."""
 
     input: int
-    nodes: list[list[Any]] = field(default_factory=list)
+    nodes: list[list[int]] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Translated:
         flat = np.append(z.index.ravel(), -1)
         name, p = str(len(self.nodes) + 1), index.shape[2]
         self.arrays |= {f"W{name}": W, f"I{name}": flat[index].astype(np.int32), f"b{name}": b}
-        self.nodes.append(["affine", list(z.nodes), f"W{name}", f"I{name}", f"b{name}"])
+        self.nodes.append(list(z.nodes))
         self.sizes.append(W.shape[0] * W.shape[1] * p)
         return len(self.nodes)
 
@@ -108,7 +108,7 @@ class Translated:
     def relu(self, z: Entries) -> Entries:
         """Add a ReLU."""
         source = self.whole(z)
-        self.nodes.append(["relu", [source]])
+        self.nodes.append([source])
         self.sizes.append(self.sizes[source])
         return self.entries(len(self.nodes), z.index.shape)
 
@@ -318,12 +318,12 @@ def _clamped(net: Translated, z: Entries, low: float | None, high: float | None)
 def evaluated(net: Translated, z: Entries, x: np.ndarray) -> np.ndarray:
     """Return what the network gives at inputs [N, n], in float64: [N, entries of z]."""
     values = [np.asarray(x, np.float64)]
-    for op, inputs, *names in net.nodes:
+    for i, inputs in enumerate(net.nodes, 1):
         joined = np.concatenate([values[j] for j in inputs], 1)
-        if op == "relu":
+        if f"W{i}" not in net.arrays:
             values.append(np.maximum(joined, 0))
             continue
-        W, index, b = (net.arrays[name] for name in names)
+        W, index, b = (net.arrays[f"{name}{i}"] for name in "WIb")
         padded = np.concatenate([joined, np.zeros((len(x), 1))], 1)
         values.append((W.astype(np.float64) @ padded[:, index] + b).reshape(len(x), -1))
     joined = np.concatenate([*(values[j] for j in z.nodes), np.zeros((len(x), 1))], 1)
