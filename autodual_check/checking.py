@@ -98,10 +98,11 @@ class Bounds:
             if j not in waiting:
                 continue
             parts, z, start = waiting.pop(j), self.values[j], 0
-            at = np.unique(np.concatenate([where for where, _, _ in parts]))
-            V = np.zeros((len(at), len(owner)))
+            at = parts[0][0] if len(parts) == 1 else np.unique(np.hstack([p[0] for p in parts]))
+            V = parts[0][1] if len(parts) == 1 else np.zeros((len(at), len(owner)))
             for where, rows, times in parts:
-                V[np.searchsorted(at, where)] += below(rows, N.row)
+                if len(parts) > 1:
+                    V[np.searchsorted(at, where)] += below(rows, N.row / len(parts))
                 if times:  # how often these were rounded
                     lost = below(z.radius[where].sum(0), N.total) * (times * N.half / N.dual)
                     total = N.up(total + N.up(lost)[owner])

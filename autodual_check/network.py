@@ -15,7 +15,7 @@ WEIGHT, SLOPE, TERMS = 24, 16, 2**24
 
 def below(x: np.ndarray, most: float) -> np.ndarray:
     """Return x if every |x| is below ``most``; NaN is not."""
-    fits = x.size == 0 or max(float(x.max()), -float(x.min())) < most
+    fits = x.size == 0 or most == np.inf or max(float(x.max()), -float(x.min())) < most
     need(fits, "a number is too large for the units that the file chose", "unsupported")
     return x
 
@@ -28,7 +28,7 @@ class Numbers:
         self.value, self.row, self.total, self.exact = 2.0**36, 2.0**46, 2.0**50, 2.0**53
         if floats:
             self.unit, self.dual, self.g, self.half = 1.0, 1.0, 2.0**-49, 2.0**-1000
-            self.value = self.row = self.total = self.exact = 2.0**250
+            self.value, self.row, self.total, self.exact = 2.0**250, np.inf, 2.0**250, np.inf
 
     def up(self, x: np.ndarray, size: Any = 0) -> np.ndarray:
         """Return at least what x should be, that was found by sums of terms of |x| + ``size``."""
@@ -49,8 +49,8 @@ class Numbers:
 
     def coarse(self, x: np.ndarray, most: float) -> tuple[np.ndarray, float]:
         """Return X and h with X·h ≥ x and every |X| ≤ ``most``; of floats x and 1."""
-        h = 2.0 ** max(0, int(np.frexp(np.abs(x).max(initial=0) / (most - 1))[1]))
-        return (x, 1.0) if self.g else (np.ceil(x / h), h)
+        h = 0 if self.g else int(np.frexp(np.abs(x).max(initial=0) / (most - 1))[1])
+        return (x, 1.0) if self.g else (np.ceil(x / 2.0 ** max(0, h)), 2.0 ** max(0, h))
 
     def charge(self, V: np.ndarray, e: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Return Σᵢ Vᵢeᵢ or a little more, in units of values [R]: V ≥ 0 [n, R], e ≥ 0 [n, B]."""
@@ -84,8 +84,7 @@ class Affine:
     def product(self, A: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return A [g, m, k], made of W or 1, times what places read of x [size, B]."""
         padded = np.concatenate([x, np.zeros((1, x.shape[1]))])[self.where]
-        most = self.N.exact / (self.k if A is self.ones else self.k * self.top)
-        X = below(padded.reshape(self.g, self.k, -1), most)
+        X = below(padded.reshape(self.g, self.k, -1), self.N.exact / (self.k * np.abs(A).max() + 1))
         return np.matmul(A, X).reshape(self.n, -1)
 
     def forward(self, inputs: Sequence[Values], slopes: Any) -> Values:
