@@ -11,7 +11,7 @@ import numpy as np
 from autodual_check.network import Affine, Numbers, Relu, Values, below
 from autodual_check.reading import Unproved, need, read
 
-LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**22, 64
+LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**23, 256
 """Most entries of all nodes; weights and reads; numbers of what is bounded at once; such sets."""
 
 
@@ -198,7 +198,7 @@ class Proof:
         need((cuts[:, 1] < np.array(self.sizes)[cuts[:, 0]]).all(), "cuts: no entry of a node")
         todo: list[Any] = [(tree, ()) for tree in range(len(self.trees))][::-1]
         for part, node in enumerate(cuts[:, 0].tolist()):
-            need(todo and part < ENTRIES, f"part {part}: it belongs to no tree, or is too much")
+            need(todo and part < LARGEST, f"part {part}: it belongs to no tree, or is too much")
             tree, above = todo.pop()
             if node >= 0:
                 todo += [(tree, (above, part, 1)), (tree, (above, part, -1))]
@@ -207,7 +207,7 @@ class Proof:
                 path.append((len(owner), *above[1:]))
                 above = above[0]
             owner.append(tree)
-            need(len(path) <= ENTRIES, "the trees are too large", "unsupported")
+            need(len(path) <= LARGEST, "the trees are too large", "unsupported")
         need(not todo, f"{len(todo)} parts are missing")
         leaf, parts, sign = np.array(path, np.int64).reshape(-1, 3).T
         at = self.array("at", "f", len(cuts))[parts] * N.unit
@@ -228,8 +228,7 @@ class Proof:
         """Check all claims: bound sets, then the leaves in them; return how many there are."""
         self.known = self.sets()
         self.walk()
-        of, count = self.trees[self.owner, 0], self.trees[:, 2]
-        first = np.cumsum(count) - count
+        of, count, last = self.trees[self.owner, 0], self.trees[:, 2], np.cumsum(self.trees[:, 2])
         kinds, way = 2 * (self.leaves[:, 0] >= 0) + self.leaves[:, 1], self.way
         for sets in groups(np.zeros(len(self.known[0])), self.together):
             whole = Bounds(self, sets, bool(way[0]), way, None, self.cuts[:, :0])
@@ -246,7 +245,7 @@ class Proof:
                     self.owner[mine],
                     np.repeat(np.arange(len(mine)), count[self.owner[mine]]),
                 )
-                row = np.concatenate([np.arange(first[t], first[t] + count[t]) for t in tree])
+                row = np.concatenate([np.arange(last[t] - count[t], last[t]) for t in tree])
                 y, k = self.rows[row].T
                 lower = bounds.least(len(self.ops), y, k, leaf, scale[leaf], True)
                 holds = lower / self.numbers.unit > self.least[row] * scale[leaf]
@@ -257,6 +256,7 @@ class Proof:
         return f"{len(self.known[0])} sets, {len(self.rows)} claims, {len(self.owner)} leaves"
 
 
+@np.errstate(over="raise", invalid="raise", divide="raise")
 def check(path: Any, seconds: float = np.inf, floats: bool = False) -> tuple[str, str]:
     """Return "valid", "invalid" or "unsupported", and what there is to say about it."""
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autodual.errors import InputError
 from autodual.front.ir import Graph, Value
-from autodual.proof.translate import Entries, Translated, numbers
+from autodual.proof.network import Entries, Translated, numbers
 from autodual.proof.trees import Claim, Growth, listed
 from autodual.proof.write import put, read_by_relus, settled, translated, way
 from autodual.query import Query

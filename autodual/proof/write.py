@@ -15,8 +15,10 @@ from autodual.errors import GraphError, InputError
 from autodual.files import replacing
 from autodual.front.evaluate import run
 from autodual.front.ir import Graph, Value
+from autodual.front.passes.pairwise import pairwise
 from autodual.labels import Classes
-from autodual.proof.translate import Entries, Translated, evaluated, numbers, translate
+from autodual.proof.network import Entries, Translated, evaluated, numbers
+from autodual.proof.translate import translate
 from autodual.proof.trees import Claim, Growth, Part, listed
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
 from autodual_check.checking import Bounds, Proof
@@ -134,12 +136,15 @@ def translated(
 ) -> tuple[Translated, Entries, float]:
     """Return the network, its output, and how large numbers are at x; it gives what the graph does.
 
+    Maxima are ReLUs of differences there, which is the same in real arithmetic.
+
     Raises:
         InputError: it has several inputs.
         UnsupportedOpError: proofs do not know an op.
     """
     if graph.inputs != (graph.perturbed,):
         raise InputError("proofs are written for networks of one input")
+    graph = pairwise(graph)
     net, output = translate(graph, env)
     at = evaluated(net, output, numbers(x).reshape(len(x), -1))
     with torch.no_grad():
