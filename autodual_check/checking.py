@@ -49,8 +49,7 @@ class Bounds:
                 self.tighten(i)
             self.empty |= (z.lo > z.hi).any(0)
             z.hi = np.maximum(z.lo, z.hi)
-            z.up = np.maximum(self.N.up(z.hi - z.c), 0)
-            z.down = np.maximum(self.N.up(z.c - z.lo), 0)
+            z.up, z.down = (np.maximum(self.N.up(x), 0) for x in (z.hi - z.c, z.c - z.lo))
             z.radius = np.maximum(z.up, z.down)
             if len(u):  # νᵀz ≥ νᵀz − Σ β s (z − t): rows −β s of δ, and a cost of β s (c − t)
                 at, row = np.unique(u, return_inverse=True)
@@ -262,8 +261,9 @@ def check(path: Any, seconds: float = np.inf, floats: bool = False) -> tuple[str
     try:
         nodes, arrays = read(path)
         found, told = Proof(nodes, arrays, seconds, floats).check(), hashlib.sha256()
+        told.update(f"{nodes} {arrays['head'][2]} ".encode())
         for name in sorted(name for name in arrays if name[1:].isdigit()):
-            told.update(repr((nodes, name, arrays[name].shape)).encode() + arrays[name].tobytes())
+            told.update(f"{name} {arrays[name].shape} ".encode() + arrays[name].tobytes())
         return "valid", f"{found}; network {told.hexdigest()}"
     except Unproved as error:
         return error.args[0], error.args[1]

@@ -79,7 +79,7 @@ class Growth:
     ) -> None:
         self.proof, self.claims, self.way = proof, claims, way
         self.end, self.most, self.dual = time.monotonic() + seconds, most, Dual(proof)
-        self.whole: dict[int, Bounds] = {}
+        self.whole: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self.roots = [Part(i) for i in range(len(claims))]
 
     def run(self, by_units: bool) -> list[Part]:
@@ -105,11 +105,11 @@ class Growth:
         sets = [self.claims[part.tree].set for part in parts]
         for s in set(sets) - set(self.whole):
             some, slopes = np.array([s]), bool(self.way[0])
-            self.whole[s] = Bounds(self.proof, some, slopes, self.way, None, np.zeros((6, 0)))
-        each = [self.whole[s].values for s in sets]
+            whole = Bounds(self.proof, some, slopes, self.way, None, np.zeros((6, 0)))
+            self.whole[s] = [(z.lo, z.hi) for z in whole.values]
         base = [
-            (np.concatenate([z.lo for z in zs], 1), np.concatenate([z.hi for z in zs], 1))
-            for zs in zip(*each, strict=True)
+            tuple(np.concatenate(ends, 1) for ends in zip(*each, strict=True))
+            for each in zip(*(self.whole[s] for s in sets), strict=True)
         ]
         rows = self.way * again
         return Bounds(self.proof, np.array(sets), alpha, rows, base, self.cuts(parts))
