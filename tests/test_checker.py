@@ -115,6 +115,53 @@ def floats_are_rounded_outward():
             assert gap.max() < 1e-9, f"{kind}: a margin lies {gap.max()} below the truth"
 
 
+def bounds_of_parts_hold_at_their_points():
+    """Random nets, cuts, slopes and multipliers, of few bits, of many, and in floats."""
+    for seed in range(45):
+        floats, few = seed % 3 == 2, seed % 3 == 0
+        generator = np.random.default_rng(seed)
+        n, B, index = 3, 40, np.arange(3, dtype=np.int32).reshape(1, 3, 1)
+        W, b = generator.normal(size=(3, 1, n, n)), generator.normal(size=(3, 1, n, 1))
+        nodes, arrays = [[0], [1], [2], [3], [1, 4]], {}
+        for layer, i in enumerate((1, 3)):
+            arrays |= {f"W{i}": W[layer], f"I{i}": index, f"b{i}": b[layer]}
+        arrays |= {"W5": np.concatenate([W[2], W[0]], 2), "b5": b[2]}
+        arrays["I5"] = np.arange(6, dtype=np.int32).reshape(1, 6, 1)
+        arrays["head"] = np.array([7, 6, n, 0] if few else [30, 22, n, 0], np.int32)
+        arrays |= {"lower": -np.ones((1, n)), "upper": np.ones((1, n))}
+        found = Proof(nodes, arrays, floats=floats)
+        found.known, N = found.sets(), found.numbers
+        values, x = [generator.uniform(-1, 1, (4000, n))], generator.random((4000, n)) < 0.3
+        values[0] = np.where(x, np.sign(values[0]), values[0])
+        for i, inputs in enumerate(nodes, 1):
+            z = np.concatenate([values[j] for j in inputs], 1)
+            dense = f"W{i}" in arrays
+            z = z @ arrays[f"W{i}"][0].T + arrays[f"b{i}"][0, :, 0] if dense else np.maximum(z, 0)
+            values.append(z)
+        count = 3 * B
+        node, entry = generator.integers(0, 6, count), generator.integers(0, n, count)
+        sign = generator.choice([-1.0, 1.0], count)
+        t = np.array([generator.choice(values[i][:, u]) for i, u in zip(node, entry, strict=True)])
+        t = np.rint(t * N.unit) if not floats else t
+        beta = np.rint(generator.exponential(size=count) * N.dual) if not floats else 1.0 * (t > 0)
+        cuts = np.stack([node, entry, np.repeat(np.arange(B), 3), sign, t, beta])
+        alpha = generator.integers(0, 129, (6, B)) / 128
+        way = np.array([0, 0, 0, 1, 0, 0]) * (seed % 2)
+        bounds = Bounds(found, np.zeros(B, np.int64), alpha, way, None, cuts)
+        y, k = generator.integers(0, n, B), generator.integers(-1, n, B)
+        scale = generator.integers(0, 2, B)
+        lower = bounds.least(len(nodes), y, k, np.arange(B), scale, True) / N.unit
+        for leaf in range(B):
+            inside = np.ones(4000, bool)
+            for i, u, _, s, end, _ in cuts[:, cuts[2] == leaf].T:
+                inside &= s * (values[int(i)][:, int(u)] - end / N.unit) >= 0
+            z = np.concatenate([values[-1], np.zeros((4000, 1))], 1)[inside]
+            least = (scale[leaf] * (z[:, y[leaf]] - z[:, k[leaf]])).min(initial=np.inf)
+            gap = least - lower[leaf]
+            assert gap > -1e-9, f"a part's bound lies {-gap} above the truth"
+            assert not (bounds.empty[leaf] and inside.any()), "above the truth: a part has points"
+
+
 def lines_enclose_the_relu():
     generator = np.random.default_rng(0)
     N = Numbers([30, 22], False)
@@ -243,6 +290,7 @@ CHECKS = (
     few_for_errors,
     bounds_with_all_bits_are_tight,
     floats_are_rounded_outward,
+    bounds_of_parts_hold_at_their_points,
     lines_enclose_the_relu,
     bounds_are_those_of_a_second_reading,
     parts_cover_their_set,

@@ -159,6 +159,12 @@ CANARIES = {
         checker.claims_are_compared,
         "a claim of more",
     ),
+    "multipliers cost nothing": Canary(
+        "autodual_check.checking.Bounds.fall",
+        free_pull,
+        checker.bounds_of_parts_hold_at_their_points,
+        TRUE,
+    ),
     "ends of cuts cost nothing": Canary(
         "autodual_check.checking.Bounds.fall",
         free_pull,
