@@ -11,7 +11,7 @@ import numpy as np
 from autodual_check.network import Affine, Numbers, Relu, Values, below
 from autodual_check.reading import Unproved, need, read
 
-LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**23, 256
+LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**22, 64
 """Most entries of all nodes; weights and reads; numbers of what is bounded at once; such sets."""
 
 
@@ -74,7 +74,7 @@ class Bounds:
     def least(self, i: int, y: Any, k: Any, b: Any, sign: Any, pull: bool = False) -> np.ndarray:
         """Return lower bounds [R] on sign (z_y − z_k) of node i over sets b; z_k is 0 for k < 0."""
         found, c = np.zeros(len(y)), self.values[i].c
-        for some in groups(np.zeros(len(y)), max(1, ENTRIES // self.proof.wide)):
+        for some in groups(np.zeros(len(y)), max(1, ENTRIES // max(4096, self.proof.wide))):
             at, columns = np.unique(np.append(y[some], k[some])), np.arange(len(some))
             V = np.zeros((len(at), len(some)))
             V[np.searchsorted(at, y[some]), columns] += sign[some]
