@@ -52,16 +52,21 @@ class Certificate(Margins):
         object.__setattr__(self, "_origin", origin)
         return self
 
-    def save(self, path: str | Path, tight: bool = False) -> None:
+    def save(
+        self, path: str | Path, tight: bool = False, timeout: float = 600.0, most: int = 100_000
+    ) -> None:
         """Write a proof of the margins that ``autodual-check path`` checks without this library.
 
         The checker derives margins anew, in whole numbers, and these are what the file claims.
         Each example goes the cheapest way that verifies it, so that its margins may be smaller
-        than these. Nothing is written unless all that is verified here is verified there, too.
+        than these; where slopes must be sought, and units cut by their signs, they are 0. Nothing
+        is written unless all that is verified here is verified there, too.
 
         Args:
             path: the file, which is replaced.
             tight: derive margins as large as the checker can, which takes it longer.
+            timeout: seconds, after which to give up.
+            most: parts, after which to give up.
 
         Raises:
             InputError: the certificate is none of labels, or joined from others, or holds with a
@@ -78,7 +83,7 @@ class Certificate(Margins):
             raise InputError(
                 'proofs are of networks in real arithmetic: save what rounding="outward" certifies'
             )
-        self._origin.save(path, self.verified, tight)
+        self._origin.save(path, self.verified, tight, timeout, most)
 
     def __getitem__(self, index: Any) -> Certificate:
         part = super().__getitem__(index)

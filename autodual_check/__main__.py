@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from autodual_check.checking import check
 
@@ -10,10 +9,10 @@ from autodual_check.checking import check
 def main() -> None:
     """Check the file that the command line names."""
     parser = argparse.ArgumentParser(prog="autodual-check", description=__doc__)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file")
     parser.add_argument("--seconds", type=float, default=3600, help="give up after so long")
-    args = parser.parse_args()
-    answer, why = check(args.file, args.seconds)
+    parser.add_argument("--float", action="store_true", help="in floats, rounded outward: faster")
+    answer, why = check(*vars(parser.parse_args()).values())
     print(f"{answer}: {why}")
     sys.exit(("valid", "invalid", "unsupported").index(answer))
 

@@ -1,337 +1,273 @@
-"""What a file claims, compared with what weak duality proves."""
+"""What a file claims, compared with what weak duality proves; README.md says why that is right."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autodual_check.network import Affine, Relu, Rows, Values, below, charge, coarse, shifted, whole
-from autodual_check.reading import Invalid, Unsupported, need, read
+from autodual_check.network import Affine, Numbers, Relu, Values, below
+from autodual_check.reading import Unproved, need, read
 
-LARGEST, MANY = 2**23, 2**26
-"""How many entries all nodes may have together, and how many weights and reads."""
+LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**22, 64
+"""Most entries of all nodes; weights and reads; numbers of what is bounded at once; such sets."""
 
-TOGETHER, ENTRIES = 64, 2**22
-"""How many sets are bounded at once at most; how many numbers an array of theirs may hold."""
 
-KINDS = {"box": 0, "linf": 0, "l1": 1, "l2": 2}
+def groups(key: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return where ``key`` has each of its values, in parts of up to ``size``."""
+    each = [np.flatnonzero(key == value) for value in np.unique(key)]
+    return [mine[i : i + size] for mine in each for i in range(0, len(mine), size)]
 
 
 class Bounds:
-    """What is proved of every node over B sets, of boxes [n, B] in units, or balls in them.
+    """What is proved of all nodes over those points of sets ``some`` [B] with s (z − t) ≥ 0.
 
-    ``ball`` is (center [n, B], radius [B], 1 or 2 for the norm), or None; ``rows`` are the nodes
-    whose entries get rows where interval arithmetic leaves their sign open.
+    ``rows`` tells which nodes get rows, ``base`` what is known; cuts are node, entry, set, s, t, β.
     """
 
-    def __init__(self, proof: Proof, lo: np.ndarray, hi: np.ndarray, ball: Any, way: Any) -> None:
-        self.proof, self.ball, self.free, rows = proof, ball, way[0] == "free", way[1]
-        self.values = [Values((lo + hi) >> 1 if ball is None else ball[0], lo, hi)]
-        for i, (op, inputs) in enumerate(zip(proof.ops, proof.inputs, strict=True), 1):
-            proof.look()
-            op.free = self.free
-            self.values.append(op.forward([self.values[j] for j in inputs]))
-            if i in rows:
+    def __init__(self, proof: Any, some: Any, slopes: Any, rows: Any, base: Any, cuts: Any):
+        self.proof, self.N, self.slopes, B = proof, proof.numbers, slopes, len(some)
+        lo, hi, ball = (proof.known[0][some].T, proof.known[1][some].T, proof.known[2])
+        self.ball = ball and (ball[0][some].T, ball[1][some])
+        self.values, self.pull = [Values(self.N, lo, lo, hi)], dict[int, Any]()
+        self.empty = np.zeros(B, bool)
+        for i, inputs in enumerate([[], *proof.nodes]):
+            need(time.monotonic() < proof.end, "it takes longer than --seconds", "unsupported")
+            if i > 0:
+                z = proof.ops[i - 1].forward([self.values[j] for j in inputs], slopes)
+                self.values.append(z)
+            z, (u, b, s, t, beta) = self.values[i], cuts[1:, cuts[0] == i]
+            u, b, (lo, hi) = u.astype(int), b.astype(int), base[i] if base else (z.lo, z.hi)
+            z.lo, z.hi = np.maximum(z.lo, lo), np.minimum(z.hi, hi)
+            np.maximum.at(z.lo, (u[s > 0], b[s > 0]), t[s > 0])
+            np.minimum.at(z.hi, (u[s < 0], b[s < 0]), t[s < 0])
+            if i == 0:
+                z.c = self.ball[0] if self.ball else self.N.near((z.lo + z.hi) / 2)
+            elif rows[i]:
                 self.tighten(i)
+            self.empty |= (z.lo > z.hi).any(0)
+            z.hi = np.maximum(z.lo, z.hi)
+            z.up, z.down = (np.maximum(self.N.up(x), 0) for x in (z.hi - z.c, z.c - z.lo))
+            z.radius = np.maximum(z.up, z.down)
+            if len(u):  # νᵀz ≥ νᵀz − Σ β s (z − t): rows −β s of δ, and a cost of β s (c − t)
+                at, row = np.unique(u, return_inverse=True)
+                np.add.at(V := np.zeros((len(at), B)), (row, b), -s * beta)
+                most = float(below(np.bincount(b, beta, B), self.N.row).max())
+                X, h = self.N.coarse(s * (z.c[u, b] - t), 2.0**52 / max(1.0, most))
+                size = np.bincount(b, beta * (np.abs(X) + z.radius[u, b]), B)
+                cost = np.bincount(b, beta * X, B) * (h / self.N.dual)
+                self.pull[i] = at, V, self.N.up(cost, size)
 
     def tighten(self, i: int) -> None:
         """Bound by rows those entries of node i whose sign is open, a place at a time."""
         z, op = self.values[i], self.proof.ops[i - 1]
-        p = op.p if op.n > op.p else 1  # where a place has one entry all go together
         unit, owner = np.nonzero((z.lo < 0) & (z.hi > 0))
-        size = max(1, ENTRIES // self.proof.wide)
-        for place in np.unique(unit % p):
-            mine = np.flatnonzero(unit % p == place)
-            for some in np.split(mine, range(size, len(mine), size)):
-                u, b = unit[some], owner[some]
-                at, row = np.unique(u, return_inverse=True)
-                V = np.zeros((len(at), len(u)))
-                V[row, np.arange(len(u))] = 2.0**self.proof.dual
-                fall = self.fall(i, (at, V), b)
-                rise = self.fall(i, (at, -V), b) if self.free else fall
-                z.lo[u, b] = np.maximum(z.lo[u, b], z.c[u, b] - fall)
-                z.hi[u, b] = np.minimum(z.hi[u, b], z.c[u, b] + rise)
-        z.measure()
+        for some in groups(unit % op.p if op.n > op.p else 0 * unit, len(unit)):
+            u, b, none = unit[some], owner[some], np.full(len(some), -1)
+            low = self.least(i, u, none, b, none + 2)
+            high = 2 * z.c[u, b] - low if self.slopes is True else -self.least(i, u, none, b, none)
+            z.lo[u, b] = np.maximum(z.lo[u, b], low)
+            z.hi[u, b] = np.minimum(z.hi[u, b], self.N.up(high))
 
-    def fall(self, i: int, rows: Rows, owner: np.ndarray) -> np.ndarray:
-        """Return d [R], in units, with Vδ ≥ −d for rows of node i over the sets ``owner`` [R].
+    def least(self, i: int, y: Any, k: Any, b: Any, sign: Any, pull: bool = False) -> np.ndarray:
+        """Return lower bounds [R] on sign (z_y − z_k) of node i over sets b; z_k is 0 for k < 0."""
+        found, c = np.zeros(len(y)), self.values[i].c
+        for some in groups(np.zeros(len(y)), max(1, ENTRIES // max(4096, self.proof.wide))):
+            at, columns = np.unique(np.append(y[some], k[some])), np.arange(len(some))
+            V = np.zeros((len(at), len(some)))
+            V[np.searchsorted(at, y[some]), columns] += sign[some]
+            V[np.searchsorted(at, k[some]), columns] -= sign[some]
+            at, V = at[at >= 0], V[at >= 0]
+            along = (V * c[at][:, b[some]]).sum(0)
+            fall = self.fall(i, at, V * self.N.dual, b[some], pull)
+            found[some] = -self.N.up(fall - along, np.abs(along))
+        return found
 
-        Vδ ≥ V_in δ_in − what the node's own error and the rounding of V_in may cost.
-        """
-        waiting, total = {i: [rows]}, np.zeros(len(owner), np.int64)
-        for j in range(i, 0, -1):
+    def fall(self, i: int, at: np.ndarray, V: np.ndarray, owner: Any, pull: bool) -> np.ndarray:
+        """Return d [R] with Vδ ≥ −d, for rows V at entries ``at`` of node i over sets ``owner``."""
+        N, waiting, total = self.N, {i: [(at, V, 0)]}, np.zeros(len(owner))
+        for j in range(i, -1, -1):
+            need(time.monotonic() < self.proof.end, "--seconds are over", "unsupported")
+            if pull and j in self.pull:
+                where, rows, cost = self.pull[j]
+                waiting.setdefault(j, []).append((where, rows[:, owner], 0))
+                total = N.up(total + cost[owner])
             if j not in waiting:
                 continue
-            self.proof.look()
-            op, start = self.proof.ops[j - 1], 0
-            (at, V), paid, halves = op.back(_joined(waiting.pop(j)), owner, self.proof.dual)
-            total += paid
-            for source in self.proof.inputs[j - 1]:
-                z = self.values[source]
-                first, last = np.searchsorted(at, [start, start + len(z.c)])
-                mine = at[first:last] - start
-                radius = z.radius[mine] * op.open[mine] if op.relu else z.radius[mine]
-                lost = below(radius.sum(0), 2.0**47) * halves
-                total += np.ceil(shifted(lost, -self.proof.dual - 1)).astype(np.int64)[owner]
-                waiting.setdefault(source, []).append((mine, V[first:last]))
-                start += len(z.c)
-        return total + self.support(_joined(waiting[0]), owner) if 0 in waiting else total
+            parts, z, start = waiting.pop(j), self.values[j], 0
+            at = parts[0][0] if len(parts) == 1 else np.unique(np.hstack([p[0] for p in parts]))
+            V = parts[0][1] if len(parts) == 1 else np.zeros((len(at), len(owner)))
+            for where, rows, times in parts:
+                if len(parts) > 1:
+                    V[np.searchsorted(at, where)] += below(rows, N.row / len(parts))
+                if times:  # how often these were rounded
+                    lost = below(z.radius[where].sum(0), N.total) * (times * N.half / N.dual)
+                    total = N.up(total + N.up(lost)[owner])
+            if j == 0:
+                return N.up(total + self.support(at, V, owner))
+            charged = [(np.maximum(V, 0), z.below), (np.maximum(-V, 0), z.above)]
+            for rows, e in charged if z.below is not z.above else [(np.abs(V), z.below)]:
+                total = N.up(total + N.charge(rows, e[at], owner))
+            at, V, times = self.proof.ops[j - 1].back(z, at, V, owner)
+            for source in self.proof.nodes[j - 1]:
+                own = slice(*np.searchsorted(at, [start, start + self.proof.sizes[source]]))
+                waiting.setdefault(source, []).append((at[own] - start, V[own], times))
+                start += self.proof.sizes[source]
+        return total
 
-    def support(self, rows: Rows, owner: np.ndarray) -> np.ndarray:
-        """Return at least −Vδ over the sets: Σ|V|r over boxes, ε‖V‖_* over balls, or less.
-
-        Of a ball |V| more, since its center is rounded to half a unit.
-        """
-        V, dual = np.abs(rows[1]), self.proof.dual
-        box = charge(V, self.values[0].radius[rows[0]], owner, dual)
-        if self.ball is None:
+    def support(self, at: np.ndarray, V: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return at least −Vδ over the sets: Σ|V|r or ε‖V‖_*; centers of balls are off by half."""
+        V, N = np.abs(V), self.N
+        box = N.charge(V, self.values[0].radius[at], owner)
+        if not self.ball:
             return box
-        _, eps, power = self.ball
-        norm = V.max(0, initial=0)
-        if power == 2:
-            X, h = coarse(V, 2.0**20)
-            squares = below((X * X).sum(0), 2.0**53).tolist()
-            norm = np.array([math.isqrt(int(s)) + 1.0 for s in squares]) * 2.0**h
-        moved = charge(V.sum(0)[None], np.ones((1, len(eps))), owner, dual)
-        return np.minimum(
-            box, charge(norm[None], eps[None].astype(np.float64), owner, dual) + moved
-        )
-
-    def least(self, y: np.ndarray, k: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """Return lower bounds [R], in units, on z_y − z_k of the last node, on z_y where k < 0."""
-        z, size = self.values[-1], max(1, ENTRIES // self.proof.wide)
-        found = [np.zeros(0, np.int64)]
-        for start in range(0, len(y), size):
-            plus, minus, b = (x[start : start + size] for x in (y, k, owner))
-            other = minus >= 0
-            at = np.unique(np.concatenate([plus, minus[other]]))
-            V, columns = np.zeros((len(at), len(b))), np.arange(len(b))
-            V[np.searchsorted(at, plus), columns] = 2.0**self.proof.dual
-            V[np.searchsorted(at, minus[other]), columns[other]] -= 2.0**self.proof.dual
-            fall = self.fall(len(self.proof.ops), (at, V), b)
-            along = z.c[plus, b] - np.where(other, z.c[minus, b], 0) - fall
-            found.append(np.maximum(along, z.lo[plus, b] - np.where(other, z.hi[minus, b], 0)))
-        return np.concatenate(found)
-
-
-def _joined(rows: Sequence[Rows]) -> Rows:
-    """Return sums of rows."""
-    if len(rows) == 1:
-        return rows[0]
-    at = np.unique(np.concatenate([r[0] for r in rows]))
-    V = np.zeros((len(at), rows[0][1].shape[1]))
-    for mine, more in rows:
-        V[np.searchsorted(at, mine)] += below(more, 2.0**46)
-    return at, V
+        norm, (X, h) = V.max(0, initial=0), N.coarse(V, 2.0**19)
+        if self.proof.power == 2:
+            root = np.sqrt(N.up(below((X * X).sum(0), N.exact)))
+            norm = N.up(root) if N.g else (np.floor(root) + 1) * h
+        moved = N.charge(V.sum(0)[None], 0 * self.ball[1][None] + N.half, owner)
+        return np.minimum(box, N.up(N.charge(norm[None], self.ball[1][None], owner) + moved))
 
 
 class Proof:
-    """A network, sets of inputs, and claims, as a file has them."""
+    """A network, sets of inputs, trees of their parts and claims, as a file has them."""
 
-    def __init__(
-        self, header: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float = math.inf
-    ) -> None:
-        self.header, self.arrays, self.end = header, arrays, time.monotonic() + seconds
-        get: Any = header.get
-        self.unit, self.dual, n = sizes = [get(name) for name in ("unit", "dual", "input")]
-        need(all(type(s) is int for s in sizes) and n > 0, "unit, dual, input: not whole numbers")
-        need(-60 <= self.unit <= 80 and 0 <= self.dual <= 40, "unit, dual: out of range")
-        self.sizes, self.inputs, self.ops = [n], list[list[int]](), list[Any]()
-        self.ways, nodes, self.room = get("ways"), get("nodes"), MANY
-        need(isinstance(nodes, list) and 0 < len(nodes) <= 4096, "nodes: none, or too many")
-        for i, node in enumerate(nodes, 1):
-            self.ops.append(self.op(node, f"node {i}"))
-            self.inputs.append(node[1])
-            self.sizes.append(self.ops[-1].n)
-        need(sum(self.sizes) <= LARGEST, "the network is too large")
-        self.wide = max([op.g * op.k * op.p for op in self.ops if not op.relu] + self.sizes)
+    def __init__(self, nodes: Any, arrays: Any, seconds: float = np.inf, floats: bool = False):
+        self.nodes, self.arrays, self.end = nodes, arrays, time.monotonic() + seconds
+        head = self.array("head", "i", 4, low=[-60, 0, 1, 0], high=[80, 40, LARGEST, 2]).tolist()
+        self.numbers, self.sizes, self.power = Numbers(head, floats), [head[2]], head[3]
+        self.ops, self.relus, room = list[Any](), 0, MANY
+        need(type(nodes) is list and 0 < len(nodes) <= 4096, "nodes: none, or too many")
+        for i, inputs in enumerate(nodes, 1):
+            right = 0 < len(inputs) <= 64 and all(type(j) is int and 0 <= j < i for j in inputs)
+            need(right, f"node {i}: it reads no earlier nodes")
+            n = size = sum(self.sizes[j] for j in inputs)
+            if f"W{i}" in arrays:
+                W = self.array(f"W{i}", "f", None, None, None)
+                index = self.array(f"I{i}", "i", len(W), W.shape[2], None, low=-1, high=size - 1)
+                b = self.array(f"b{i}", "f", *W.shape[:2], None)
+                need(b.shape[2] in (1, index.shape[2]), f"node {i}: its bias does not fit")
+                n, room = W[..., 0].size * index.shape[2], room - W.size - index.size
+                need(max(n, size) <= LARGEST and room >= 0, "the network is too large")
+                self.ops.append(Affine(self.numbers, W, index, b, size))
+            else:
+                need(len(inputs) == 1, f"node {i}: a ReLU of several")
+                self.ops.append(Relu(n, self.relus))
+                self.relus += n
+            self.sizes.append(n)
+            need(sum(self.sizes) <= LARGEST, "the network is too large")
+        self.wide = max([op.wide for op in self.ops] + self.sizes)
         self.together = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
-        need(isinstance(self.ways, list) and len(self.ways) > 0, "ways: no list")
-        for way in self.ways:
-            need(isinstance(way, list) and len(way) == 2, "ways: not [slopes, rows]")
-            need(way[0] in ("equal", "free") and isinstance(way[1], list), "ways: no rows")
+        self.numbers.g *= sum(self.sizes) + self.wide + 64 * i + max(op.terms for op in self.ops)
 
-    def look(self) -> None:
-        """Raise if time is over."""
-        if time.monotonic() > self.end:
-            raise Unsupported("it takes longer than --seconds allows")
-
-    def table(self, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
-        """Return a table of the header, of one of a few kinds."""
-        table: Any = self.header.get(name)
-        if not isinstance(table, dict) or table.get("kind") not in tuple(kinds):
-            raise Unsupported(f"{name}: none of {', '.join(kinds)}")
-        return table
-
-    def array(self, name: Any, kind: str, *shape: int | None) -> np.ndarray:
-        """Return an array of floats ("f") or whole numbers ("i"), of a shape where it is known."""
-        array: Any = self.arrays.get(name) if isinstance(name, str) else None
-        fits = array is not None and array.dtype.kind == kind and array.ndim == len(shape)
-        need(fits, f"array {str(name)[:40]!r}: missing, or of another kind")
-        same = all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
-        need(same, f"array {name!r}: its shape is {list(array.shape)}")
+    def array(self, name: str, kind: str, *shape: Any, low: Any = -1e300, high: Any = 1e300) -> Any:
+        """Return an array of floats, whole numbers or bytes, of a shape and range where known."""
+        array: np.ndarray = self.arrays.get(name, np.zeros(()))
+        right = array.dtype.kind == kind and array.ndim == len(shape)
+        right = right and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        array = array.astype(np.float64 if kind == "f" else np.int64)
+        need(right and ((array >= low) & (array <= high)).all(), f"{name}: missing, or not as said")
         return array
 
-    def op(self, node: Any, where: str) -> Affine | Relu:
-        """Return a node that reads earlier ones."""
-        need(isinstance(node, list) and len(node) > 1, f"{where}: not [op, inputs, …]")
-        op, inputs = node[:2]
-        need(isinstance(inputs, list) and 0 < len(inputs) <= 64, f"{where}: no inputs, or too many")
-        known = range(len(self.sizes))
-        need(all(type(j) is int and j in known for j in inputs), f"{where}: no earlier nodes")
-        if op == "relu" and len(inputs) == 1 and len(node) == 2:
-            return Relu(self.sizes[inputs[0]])
-        if op != "affine" or len(node) != 5:
-            raise Unsupported(f"{where}: neither a relu of one input nor affine")
-        W, size = self.array(node[2], "f", None, None, None), sum(self.sizes[j] for j in inputs)
-        g, m, k = W.shape
-        index, b = self.array(node[3], "i", g, k, None), self.array(node[4], "f", g, m, None)
-        p = index.shape[2]
-        need(b.shape[2] in (1, p), f"{where}: its bias does not fit")
-        self.room -= g * k * (m + p)
-        fits = self.room >= 0 and max(size, sum(self.sizes) + g * m * p) <= LARGEST
-        need(fits, f"{where}: the network is too large")
-        need(index.min() >= -1 and index.max() < size, f"{where}: its index points outside")
-        return Affine(W, index, b, size, self.unit)
+    def sets(self) -> tuple[Any, Any, Any]:
+        """Return the ends [N, n] of boxes around the sets; centers and radii, if they are balls."""
+        n, N, ball = self.sizes[0], self.numbers, None
+        lo, hi = np.full((1, n), -np.inf), np.full((1, n), np.inf)
+        if "lower" in self.arrays:
+            lower = self.array("lower", "f", None, n)
+            upper = self.array("upper", "f", len(lower), n)
+            lo, hi = -N.up(-lower * N.unit), N.up(upper * N.unit)
+        if "x" in self.arrays:
+            x = self.array("x", "f", None, n) * N.unit
+            eps = N.up(self.array("eps", "f", len(x), low=0) * N.unit)
+            lo = np.maximum(lo, -N.up(N.up(-x) + eps[:, None]))
+            hi = np.minimum(hi, N.up(N.up(x) + eps[:, None]))
+            need(len(lo) == len(x), "lower: not of one set, nor of each")
+            ball = (below(N.near(x), N.value), eps) if self.power else None
+        need(lo.shape == hi.shape and (lo <= hi).all(), "sets: one is empty")
+        return lo, hi, ball
 
-    def sets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return boxes [N, n] in units around the sets; see about balls, if they are that."""
-        said, n = self.table("set", KINDS), self.sizes[0]
-        self.power = KINDS[said["kind"]]
+    def walk(self) -> None:
+        """Read claims, and trees: each part, all of its half z ≤ t, all of its half z ≥ t."""
+        N, last, path, owner = self.numbers, len(self.known[0]) - 1, list[Any](), list[int]()
+        self.trees = self.array("trees", "i", None, 3, low=0, high=[last, 1, 2**16])
+        cuts = self.array("cuts", "i", None, 2, low=[-1, 0], high=[len(self.sizes) - 1, LARGEST])
+        need((cuts[:, 1] < np.array(self.sizes)[cuts[:, 0]]).all(), "cuts: no entry of a node")
+        todo: list[Any] = [(tree, ()) for tree in range(len(self.trees))][::-1]
+        for part, node in enumerate(cuts[:, 0].tolist()):
+            need(todo and part < LARGEST, f"part {part}: it belongs to no tree, or is too much")
+            tree, above = todo.pop()
+            if node >= 0:
+                todo += [(tree, (above, part, 1)), (tree, (above, part, -1))]
+                continue
+            while above:
+                path.append((len(owner), *above[1:]))
+                above = above[0]
+            owner.append(tree)
+            need(len(path) <= LARGEST, "the trees are too large", "unsupported")
+        need(not todo, f"{len(todo)} parts are missing")
+        leaf, parts, sign = np.array(path, np.int64).reshape(-1, 3).T
+        at = self.array("at", "f", len(cuts))[parts] * N.unit
+        at = below(at if N.g else np.where(sign > 0, np.floor(at), np.ceil(at)), N.value)
+        beta = self.array("beta", "f", len(leaf), low=0) if len(leaf) else np.zeros(0)
+        self.owner = np.array(owner)
+        self.cuts = np.stack([*cuts[parts].T, leaf, sign, at, N.near(beta * N.dual)])
+        self.rows = self.array("rows", "i", None, 2, low=[0, -1], high=self.sizes[-1] - 1)
+        self.least = self.array("least", "f", len(self.rows))
+        need(self.trees[:, 2].sum() == len(self.rows), "trees: they have another number of rows")
+        self.way, self.alpha = self.array("way", "u", len(self.sizes), high=1), np.zeros((0, 0))
+        if "alpha" in self.arrays:
+            self.alpha = self.array("alpha", "u", None, self.relus, high=128) / 128
+        most = [len(self.alpha) - 1, 1, 1]
+        self.leaves = self.array("leaves", "i", len(owner), 3, low=[-1, 0, 0], high=most)
 
-        def ends(*shape: int | None) -> list[np.ndarray]:
-            low, high = (self.array(said.get(e), "f", *shape) for e in ("lower", "upper"))
-            need(low.shape == high.shape, "set: its ends differ in shape")
-            return [
-                whole(np.floor(shifted(low, self.unit))),
-                whole(np.ceil(shifted(high, self.unit))),
-            ]
-
-        if said["kind"] == "box":
-            lo, hi = ends(None, n)
-        else:
-            x = self.array(said.get("x"), "f", None, n)
-            eps = self.array(said.get("eps"), "f", len(x))
-            need(eps.min() >= 0, "set: a radius is negative")
-            x, self.eps = shifted(x, self.unit), whole(np.ceil(shifted(eps, self.unit)))
-            self.x = whole(np.rint(x))
-            lo, hi = whole(np.floor(x)) - self.eps[:, None], whole(np.ceil(x)) + self.eps[:, None]
-            if "lower" in said or "upper" in said:
-                least, most = ends(n)
-                lo, hi = np.maximum(lo, least), np.minimum(hi, most)
-        need(bool((lo <= hi).all()), "set: one is empty")
-        return lo, hi
-
-    def bounds(self, some: np.ndarray, lo: np.ndarray, hi: np.ndarray, way: int) -> Bounds:
-        """Bound the network over boxes [B, n], each a part of one of the sets ``some`` [B]."""
-        ball = (self.x[some].T, self.eps[some], self.power) if self.power else None
-        lo, hi = np.ascontiguousarray(lo.T), np.ascontiguousarray(hi.T)
-        return Bounds(self, lo, hi, ball, self.ways[way])
-
-    def chosen(self, said: dict[str, Any], count: int) -> list[tuple[int, np.ndarray]]:
-        """Return which of ``count`` parts go which way, as many as are bounded at once."""
-        way = self.array(said.get("way"), "i", count)
-        need(way.min() >= 0 and way.max() < len(self.ways), "way: there is no such way")
-        each, size = [(w, np.flatnonzero(way == w)) for w in range(len(self.ways))], self.together
-        return [(w, mine[i : i + size]) for w, mine in each for i in range(0, len(mine), size)]
-
-    def digest(self) -> str:
-        """Return what tells this network from others: sha256 of its nodes and their numbers."""
-        told = hashlib.sha256(repr(self.sizes[0]).encode())
-        for op, inputs, *names in self.header["nodes"]:
-            told.update(repr((op, inputs)).encode())
-            for array in map(self.arrays.__getitem__, names):
-                told.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
-        return told.hexdigest()
-
-
-def margins(proof: Proof, said: dict[str, Any]) -> np.ndarray:
-    """Return lower bounds [N, K], in units, on z_y − z_k over the sets, 0 at k = y."""
-    (lo, hi), K = proof.sets(), proof.sizes[-1]
-    labels, found = proof.array(said.get("labels"), "i", len(lo)), np.zeros((len(lo), K), np.int64)
-    need(labels.min() >= 0 and labels.max() < K, "labels: no class of the network's")
-    for way, some in proof.chosen(said, len(lo)):
-        b, k = np.nonzero(labels[some, None] != np.arange(K))
-        bounds = proof.bounds(some, lo[some], hi[some], way)
-        found[some[b], k] = bounds.least(labels[some][b], k, b)
-    return found
-
-
-def _margins(proof: Proof, said: dict[str, Any]) -> str:
-    """Check claims [N, K] of margins for labels [N]."""
-    claims = proof.array(said.get("margins"), "f", None, proof.sizes[-1])
-    derived = shifted(margins(proof, said), -proof.unit)
-    need(len(claims) == len(derived), "margins: not of each set")
-    for i, k in np.argwhere(~(claims <= derived)).tolist():
-        raise Invalid(
-            f"set {i}, class {k}: {claims[i, k]:.9g} is claimed, {derived[i, k]:.9g} derived"
-        )
-    own = np.arange(claims.shape[1]) == proof.array(said["labels"], "i", len(claims))[:, None]
-    return f"{len(claims)} sets, of which {int(((claims > 0) | own).all(1).sum())} have one class"
+    def check(self) -> str:
+        """Check all claims: bound sets, then the leaves in them; return how many there are."""
+        self.known = self.sets()
+        self.walk()
+        of, count, last = self.trees[self.owner, 0], self.trees[:, 2], np.cumsum(self.trees[:, 2])
+        kinds, way = 2 * (self.leaves[:, 0] >= 0) + self.leaves[:, 1], self.way
+        for sets in groups(np.zeros(len(self.known[0])), self.together):
+            whole = Bounds(self, sets, bool(way[0]), way, None, self.cuts[:, :0])
+            inside = np.flatnonzero(np.isin(of, sets))
+            for mine in (inside[part] for part in groups(kinds[inside], self.together)):
+                (alpha, again, scale), at = self.leaves[mine].T, np.searchsorted(sets, of[mine])
+                base = [(z.lo[:, at], z.hi[:, at]) for z in whole.values]
+                own = np.searchsorted(self.cuts[2], [mine, mine + 1]).T
+                cuts = self.cuts[:, np.concatenate([np.arange(*ends) for ends in own])]
+                cuts[2] = np.searchsorted(mine, cuts[2])
+                slopes = self.alpha[alpha].T if alpha[0] >= 0 else whole.slopes
+                bounds = Bounds(self, of[mine], slopes, way * again[0], base, cuts)
+                tree, leaf = (
+                    self.owner[mine],
+                    np.repeat(np.arange(len(mine)), count[self.owner[mine]]),
+                )
+                row = np.concatenate([np.arange(last[t] - count[t], last[t]) for t in tree])
+                y, k = self.rows[row].T
+                lower = bounds.least(len(self.ops), y, k, leaf, scale[leaf], True)
+                holds = lower / self.numbers.unit > self.least[row] * scale[leaf]
+                right, wrong = (np.bincount(leaf[x], minlength=len(mine)) for x in (holds, ~holds))
+                proved = bounds.empty | np.where(self.trees[tree, 1] > 0, right > 0, wrong == 0)
+                told = (lower[leaf == proved.argmin()] / self.numbers.unit).tolist()[:9]
+                need(proved.all(), f"leaf {mine[proved.argmin()]}: of its rows only {told}")
+        return f"{len(self.known[0])} sets, {len(self.rows)} claims, {len(self.owner)} leaves"
 
 
-def parts(proof: Proof, said: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the parts that sets are cut into: the boxes [P, n], and which set each is of [P].
-
-    A cut in two is by x_f ≤ t and x_f ≥ t, which together hold all of a part. ``cuts`` lists f for
-    each part, in the order part, all of its lower half, all of its upper half; −1 for one that is
-    left whole.
-    """
-    lo, hi = proof.sets()
-    cuts = proof.array(said.get("cuts"), "i", None)
-    at = shifted(proof.array(said.get("at"), "f", len(cuts)), proof.unit)
-    fits = cuts.min() >= -1 and cuts.max() < lo.shape[1] and cuts.size * lo.shape[1] <= MANY
-    need(fits, "cuts: not inputs, or too many")
-    least, most = whole(np.floor(at)), whole(np.ceil(at))
-    todo, found = [(i, lo[i], hi[i]) for i in reversed(range(len(lo)))], []
-    for part, cut in enumerate(cuts.tolist()):
-        need(len(todo) > 0, f"part {part}: it belongs to no set")
-        i, low, high = todo.pop()
-        if cut < 0:
-            found.append((i, low, high))
-        else:
-            left, right = high.copy(), low.copy()
-            left[cut], right[cut] = min(high[cut], most[part]), max(low[cut], least[part])
-            todo += [(i, right, high), (i, low, left)]
-    need(not todo, f"{len(todo)} parts are missing")
-    owner, low, high = (np.array(each) for each in zip(*found, strict=True))
-    return low, high, owner
-
-
-def _positive(proof: Proof, said: dict[str, Any]) -> str:
-    """Check that everywhere in each set one of the outputs ``first`` to ``last`` is positive."""
-    lo, hi, owner = parts(proof, said)
-    count = len(np.unique(owner))
-    first, last = (proof.array(said.get(e), "i", count)[owner] for e in ("first", "last"))
-    need(first.min() >= 0 and last.max() < proof.sizes[-1], "first, last: not outputs")
-    for way, some in proof.chosen(said, len(owner)):
-        some = some[(lo[some] <= hi[some]).all(1)]  # no point lies in the others
-        bounds = proof.bounds(owner[some], lo[some], hi[some], way)
-        proved = np.zeros(len(some), bool)
-        for k in range(int(last.max()) + 1):
-            (b,) = np.nonzero(~proved & (first[some] <= k) & (k <= last[some]))
-            proved[b] = bounds.least(np.full(len(b), k), np.full(len(b), -1), b) > 0
-        for part in some[~proved].tolist():
-            raise Invalid(f"part {part}, of set {owner[part]}: no output is proved to be positive")
-    return f"{count} sets in {len(owner)} parts"
-
-
-CHECKS = {"margins": _margins, "positive": _positive}
-
-
-def check(path: Path, seconds: float = math.inf) -> tuple[str, str]:
+@np.errstate(over="raise", invalid="raise", divide="raise")
+def check(path: Any, seconds: float = np.inf, floats: bool = False) -> tuple[str, str]:
     """Return "valid", "invalid" or "unsupported", and what there is to say about it."""
     try:
-        proof = Proof(*read(path), seconds)
-        said = proof.table("property", CHECKS)
-        return "valid", f"{CHECKS[said['kind']](proof, said)}; network {proof.digest()}"
-    except Invalid as error:
-        return "invalid", str(error)
-    except (Unsupported, MemoryError) as error:
-        return "unsupported", str(error) or "it takes more memory than there is"
+        nodes, arrays = read(path)
+        found, told = Proof(nodes, arrays, seconds, floats).check(), hashlib.sha256()
+        told.update(f"{nodes} {arrays['head'][2]} ".encode())
+        for name in sorted(name for name in arrays if name[1:].isdigit()):
+            told.update(f"{name} {arrays[name].shape} ".encode() + arrays[name].tobytes())
+        return "valid", f"{found}; network {told.hexdigest()}"
+    except Unproved as error:
+        return error.args[0], error.args[1]
+    except MemoryError:
+        return "unsupported", "it takes more memory than there is"
+    except Exception as error:  # whatever garbage does here, it is no proof
+        return "invalid", f"{type(error).__name__}: {str(error)[:80]!r}"

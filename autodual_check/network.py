@@ -1,246 +1,158 @@
-"""The network in whole numbers: affine nodes and ReLUs, forward for values and back for rows.
-
-Below 2^53 sums, differences and products of whole numbers in float64 are exact, in any order.
-"""
+"""Numbers, and a network of affine nodes and ReLUs: forward for values, and back for rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from autodual_check.reading import Unsupported
+from autodual_check.reading import need
 
-MOST, DUALS = 2.0**44, 2.0**46
-"""Values and dual variables, in units, lie below."""
-
-WEIGHT, PARTS, SLOPE = 24, 3, 16
-"""Weights are made of up to PARTS numbers of WEIGHT bits; slopes have SLOPE bits."""
-
-Rows = tuple[np.ndarray, np.ndarray]
-"""(at, V): columns of V [len(at), R] are rows for the entries ``at`` of a value, else 0."""
+WEIGHT, SLOPE, TERMS = 24, 16, 2**24
+"""Bits of weights as whole numbers; of slopes behind the point; how many products are added up."""
 
 
 def below(x: np.ndarray, most: float) -> np.ndarray:
-    """Return x if every |x| is below ``most``."""
-    if x.size and not max(float(x.max()), -float(x.min())) < most:
-        raise Unsupported("a number is too large for the units that the file chose")
+    """Return x if every |x| is below ``most``; NaN is not."""
+    fits = x.size == 0 or most == np.inf or max(float(x.max()), -float(x.min())) < most
+    need(fits, "a number is too large for the units that the file chose", "unsupported")
     return x
 
 
-def shifted(x: np.ndarray, by: int) -> np.ndarray:
-    """Return x·2^by in float64: exact, as exponents here stay far from the ends of their range."""
-    return np.asarray(x, np.float64) * 2.0**by
+class Numbers:
+    """Whole numbers; or floats, where g is 16 γₙ for sums of n terms, and underflow takes half."""
 
+    def __init__(self, head: Sequence[int], floats: bool) -> None:
+        self.unit, self.dual, self.g, self.half = 2.0 ** head[0], 2.0 ** head[1], 0.0, 0.5
+        self.value, self.row, self.total, self.exact = 2.0**36, 2.0**46, 2.0**50, 2.0**53
+        if floats:
+            self.unit, self.dual, self.g, self.half = 1.0, 1.0, 2.0**-49, 2.0**-1000
+            self.value, self.row, self.total, self.exact = 2.0**250, np.inf, 2.0**250, np.inf
 
-def whole(x: np.ndarray) -> np.ndarray:
-    """Return whole numbers in int64."""
-    return below(x, MOST).astype(np.int64)
+    def up(self, x: np.ndarray, size: Any = 0) -> np.ndarray:
+        """Return at least what x should be, that was found by sums of terms of |x| + ``size``."""
+        below(x, self.total)
+        return x + (self.g * (np.abs(x) + size) + self.half) if self.g else np.ceil(x)
 
+    def near(self, x: np.ndarray) -> np.ndarray:
+        """Return the nearest whole number; of floats x itself."""
+        return below(x if self.g else np.rint(x), self.row)
 
-def coarse(x: np.ndarray, most: float) -> tuple[np.ndarray, int]:
-    """Return whole numbers X and h ≥ 0 with X·2^h ≥ x and every |X| ≤ ``most``."""
-    top, h = float(np.abs(x).max(initial=0)), 0
-    while top * 2.0**-h > most - 1:
-        h += 1
-    return np.ceil(shifted(x, -h)), h
+    def digits(self, x: np.ndarray, terms: int) -> tuple[int, list[np.ndarray]]:
+        """Return t and X₀, X₁, … with x = Σ Xᵢ tⁱ and Xᵢ < t, so that W X may be added up."""
+        bits, found = 53 - WEIGHT - terms.bit_length(), [x]
+        need(bits > 3 and terms <= TERMS, "a sum has too many terms", "unsupported")
+        while not self.g and (high := np.trunc(found[-1] * 2.0**-bits)).any():
+            found[-1:] = [found[-1] - high * 2.0**bits, high]
+        return 2**bits, found
 
+    def coarse(self, x: np.ndarray, most: float) -> tuple[np.ndarray, float]:
+        """Return X and h with X·h ≥ x and every |X| ≤ ``most``; of floats x and 1."""
+        h = 0 if self.g else int(np.frexp(np.abs(x).max(initial=0) / (most - 1))[1])
+        return (x, 1.0) if self.g else (np.ceil(x / 2.0 ** max(0, h)), 2.0 ** max(0, h))
 
-def digits(x: np.ndarray, bits: int) -> list[np.ndarray]:
-    """Return X₀, X₁, … with Σ Xₜ·2^(t·bits) = x and every |Xₜ| < 2^bits."""
-    if bits < 4:
-        raise Unsupported("a sum has too many terms")
-    found, most = [], 2.0**bits
-    while x.size and not max(float(x.max()), -float(x.min())) < most:
-        high = np.trunc(x / most)
-        found.append(x - high * most)
-        x = high
-    return [*found, x]
-
-
-def product(A: np.ndarray, X: np.ndarray, terms: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Return A X for whole numbers, exactly: ``terms`` such products may be added up."""
-    tops = [max(float(x.max()), -float(x.min())) if x.size else 0.0 for x in (A, X)]
-    if not tops[0] * tops[1] * terms < 2.0**53:
-        raise Unsupported("a sum is too large for whole numbers in float64")
-    return np.matmul(A, X, out=out)
-
-
-def charge(V: np.ndarray, e: np.ndarray, owner: np.ndarray, dual: int) -> np.ndarray:
-    """Return ⌈Σᵢ Vᵢeᵢ·2^-dual⌉ or a little more, int64 [R], for whole V ≥ 0 [n, R] and e [n, B]."""
-    total = float(below(V.sum(0), 2.0**48).max(initial=1))
-    e, h = coarse(e, 2.0**52 / total)
-    sums = np.ceil(shifted(np.einsum("ir,ir->r", V, e[:, owner]), h - dual))
-    return below(sums, 2.0**50).astype(np.int64)
+    def charge(self, V: np.ndarray, e: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return Σᵢ Vᵢeᵢ or a little more, in units of values [R]: V ≥ 0 [n, R], e ≥ 0 [n, B]."""
+        e, h = self.coarse(e, 2.0**52 / float(below(V.sum(0), 4 * self.row).max(initial=1)))
+        return self.up(np.einsum("ir,ir->r", V, e[:, owner]) * (h / self.dual))
 
 
 class Values:
-    """What is proved of z = c + δ for B examples, in units: lo ≤ z ≤ hi, int64 [n, B]."""
+    """What is proved of z = c + δ, [n, B]: lo ≤ z ≤ hi, a δ_in − below ≤ δ ≤ s δ_in + above."""
 
-    def __init__(self, c: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
-        self.c, self.lo, self.hi = map(whole, (c, lo, hi))
-        self.measure()
-
-    def measure(self) -> None:
-        """See how far δ may rise and fall, and how large |δ| may be."""
-        self.up, self.down = np.maximum(self.hi - self.c, 0), np.maximum(self.c - self.lo, 0)
-        self.radius = np.maximum(self.up, self.down).astype(np.float64)
-
-
-class Touched:
-    """Which entries some gathered columns read, ``at``, and which columns read each of them."""
-
-    def __init__(self, where: np.ndarray, size: int) -> None:
-        flat = where.ravel()
-        order = np.argsort(flat, kind="stable")[: int((flat < size).sum())]
-        self.at, start, count = np.unique(flat[order], return_index=True, return_counts=True)
-        most = int(count.max(initial=0))
-        if len(self.at) * most > 2**26:
-            raise Unsupported("an entry is read too often")
-        self.readers = np.full((most, len(self.at)), flat.size)
-        for d in range(most):
-            self.readers[d, count > d] = order[start[count > d] + d]
-        self.alone = most == 1 and np.array_equal(self.readers[0], np.arange(flat.size))
-
-    def add(self, padded: np.ndarray) -> np.ndarray:
-        """Add up what the readers of each entry say: rows of [L + 1, R], of which the last is 0."""
-        if self.alone:
-            return padded[:-1]
-        total = np.zeros((len(self.at), padded.shape[1]))
-        for readers in self.readers:
-            total += padded[readers]
-        return total
+    def __init__(self, N: Numbers, c: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> None:
+        self.N, (self.c, self.lo, self.hi) = N, (below(x, N.value) for x in (c, lo, hi))
+        self.a = self.s = self.below = self.above = self.up = self.down = self.radius = c
 
 
 class Affine:
-    """z = W·cat[index] + b, for g groups of m outputs at p places that read k entries each.
+    """z [g, m, p] = W [g, m, k] · inputs[index [g, k, p]] + b [g, m, 1 or p]; −1 reads a zero."""
 
-    W [g, m, k]; index [g, k, p] of entries of the inputs in a row, −1 for a zero; b [g, m, 1 or p];
-    the output [g, m, p] lies flat. For a convolution ``index`` has the windows.
-    """
-
-    relu = False
-
-    def __init__(
-        self, W: np.ndarray, index: np.ndarray, b: np.ndarray, size: int, unit: int
-    ) -> None:
-        (self.g, self.m, self.k), self.p, self.unit = W.shape, index.shape[2], unit
-        self.n, self.size = self.g * self.m * self.p, size
+    def __init__(self, N: Numbers, W: np.ndarray, index: np.ndarray, b: np.ndarray, size: int):
+        (self.g, self.m, self.k), self.p, self.N, self.w = W.shape, index.shape[2], N, 1.0
+        self.n, self.wide, self.size = self.g * self.m * self.p, self.g * self.k * self.p, size
         self.where = np.where(index < 0, size, index).astype(np.int64)
-        self.b = np.broadcast_to(b, (self.g, self.m, self.p)).reshape(-1, 1)
-        self.w = WEIGHT - int(np.frexp(np.abs(W).max())[1])
-        rest, self.parts = shifted(W, self.w), list[np.ndarray]()
-        while not self.parts or (rest.any() and len(self.parts) < PARTS):
-            self.parts.append(np.rint(rest))
-            rest = shifted(rest - self.parts[-1], WEIGHT)
-        self.rest = bool(rest.any())
-        self.transposed = np.ascontiguousarray(self.parts[0].transpose(0, 2, 1))
-        self.touched: dict[bytes, Touched] = {}
+        self.b = np.broadcast_to(b, (self.g, self.m, self.p)).reshape(-1, 1) * N.unit
+        self.terms = self.m * int(np.bincount(self.where.ravel())[:size].max(initial=1))
+        if not N.g:  # Ŵ = W·w in whole numbers, up to 1/2
+            self.w = 2.0 ** (WEIGHT - int(np.frexp(np.abs(W).max())[1]))
+            W = np.rint(W * self.w)
+        self.W, self.T, self.sizes = W, np.ascontiguousarray(W.transpose(0, 2, 1)), np.abs(W)
+        self.top, self.ones = max(1.0, float(self.sizes.max())), np.ones(W.shape)
 
-    def read(self, x: np.ndarray) -> np.ndarray:
-        """Return what each place reads of x [size, B], [g, k, p·B]."""
-        padded = np.concatenate([x, np.zeros((1, x.shape[1]))])
-        return padded[self.where].reshape(self.g, self.k, -1)
+    def product(self, A: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return A [g, m, k], made of W or 1, times what places read of x [size, B]."""
+        padded = np.concatenate([x, np.zeros((1, x.shape[1]))])[self.where]
+        X = below(padded.reshape(self.g, self.k, -1), self.N.exact / (self.k * np.abs(A).max() + 1))
+        return np.matmul(A, X).reshape(self.n, -1)
 
-    def sums(self, x: np.ndarray, by: int) -> np.ndarray:
-        """Return ⌈2^by Σ |x|⌉ over what each place reads, [g, 1, p, B]."""
-        total = below(np.abs(self.read(x)).sum(1), 2.0**53)
-        return np.ceil(shifted(total, by)).reshape(self.g, 1, self.p, -1)
+    def forward(self, inputs: Sequence[Values], slopes: Any) -> Values:
+        """Find c, what interval arithmetic proves about it, and e for which δ = Ŵ δ_in ± e."""
+        N, every = self.N, [[z.c, z.up, z.down, z.radius] for z in inputs]
+        c_in, up, down, radius = (np.concatenate(each) for each in zip(*every, strict=True))
+        c = N.near(self.b) + np.zeros((self.n, c_in.shape[1]))
+        t, digits = N.digits(c_in, self.k)
+        for i, digit in enumerate(digits):
+            c = c + N.near(self.product(self.W, digit) * (t**i / self.w))
+        size, (E, share) = np.abs(c_in) + radius, (self.sizes, N.g) if N.g else (self.ones, 0.5)
+        e = N.up(self.product(E, size) * (share / self.w) + N.g * np.abs(self.b))
+        e += (len(digits) + 1) * 2 * N.half
+        (up, down), h = N.coarse(np.stack([up, down]), t / 4)
+        both, apart = self.product(self.sizes, up + down), self.product(self.W, up - down)
+        rise, fall = (N.up((both + x) * (h / self.w / 2), both) + e for x in (apart, -apart))
+        z = Values(N, c, -N.up(fall - c), N.up(c + rise))
+        z.below = z.above = e
+        return z
 
-    def forward(self, inputs: Sequence[Values]) -> Values:
-        """Find c = W c_in + b up to rounding, e, and what interval arithmetic proves about c.
-
-        With Ŵ the first part of W, δ = Ŵ δ_in ± e: e makes good for the other parts, and for what
-        rounding took from c.
-        """
-        c_in, up, down, radius = (
-            np.concatenate([getattr(z, name) for z in inputs]).astype(np.float64)
-            for name in ("c", "up", "down", "radius")
-        )
-        B, bits = c_in.shape[1], 53 - WEIGHT - self.k.bit_length()
-        c, halves = np.rint(shifted(self.b, self.unit)) + np.zeros((self.n, B)), 1
-        for t, digit in enumerate(digits(c_in, bits)):
-            read = self.read(digit)
-            for s, part in enumerate(self.parts):
-                sums = product(part, read, self.k).reshape(self.n, B)
-                c += below(np.rint(shifted(sums, t * bits - self.w - s * WEIGHT)), DUALS)
-                halves += 1
-        e = np.full((self.g, 1, self.p, B), (halves + 1) // 2, np.float64)
-        if self.rest:
-            e += self.sums(c_in, -self.w - (PARTS - 1) * WEIGHT - 1)
-        if len(self.parts) > 1:
-            e += self.sums(radius, -self.w - 1)
-        self.e = np.broadcast_to(e, (self.g, self.m, self.p, B)).reshape(self.n, B)
-        (up, down), h = coarse(np.stack([up, down]), 2.0 ** (bits - 2))
-        both = product(np.abs(self.parts[0]), self.read(up + down), self.k)
-        apart = product(self.parts[0], self.read(up - down), self.k)
-        rise, fall = (
-            np.ceil(shifted(x.reshape(self.n, B), h - self.w - 1)) + self.e
-            for x in (both + apart, both - apart)
-        )
-        return Values(c, c - fall, c + rise)
-
-    def back(self, rows: Rows, owner: np.ndarray, dual: int) -> tuple[Rows, np.ndarray, int]:
-        """Return rows Ŵᵀ V up to rounding, what e costs, and how many halves rounding took."""
-        (at, V), R = rows, rows[1].shape[1]
-        paid = charge(np.abs(V), self.e[at], owner, dual)
+    def back(self, z: Values, at: np.ndarray, V: np.ndarray, owner: Any) -> Any:
+        """Return the entries that are read, their rows Ŵᵀ V, and how often these were rounded."""
         places, of = np.unique(at % self.p, return_inverse=True)
-        full = np.zeros((self.g * self.m, len(places), R))
+        full = np.zeros((self.g * self.m, len(places), V.shape[1]))
         full[at // self.p, of] = V
-        key = places.tobytes()
-        if sum(len(touched.at) for touched in self.touched.values()) > 2**22:
-            self.touched.clear()
-        if key not in self.touched:
-            self.touched[key] = Touched(self.where[:, :, places], self.size)
-        touched, L = self.touched[key], self.g * self.k * len(places)
-        terms = self.m * max(1, len(touched.readers))
-        cut, total, halves = 53 - WEIGHT - terms.bit_length(), np.zeros((len(touched.at), R)), 0
-        for t, digit in enumerate(digits(full.reshape(self.g, self.m, -1), cut)):
-            padded = np.zeros((L + 1, R))
-            out = padded[:-1].reshape(self.g, self.k, -1)
-            product(self.transposed, digit, terms, out)
-            total += below(np.rint(shifted(touched.add(padded), t * cut - self.w)), DUALS)
-            halves += 1
-        return (touched.at, total), paid, halves
+        flat = self.where[:, :, places].ravel()
+        order = np.argsort(flat, kind="stable")[: int((flat < self.size).sum())]
+        entries, start, count = np.unique(flat[order], return_index=True, return_counts=True)
+        alone = len(entries) == flat.size and np.array_equal(order, np.arange(flat.size))
+        total, (t, digits) = np.zeros((len(entries), V.shape[1])), self.N.digits(full, self.terms)
+        for i, digit in enumerate(digits):
+            X = below(digit, self.N.exact / (self.top * self.terms)).reshape(self.g, self.m, -1)
+            parts = np.matmul(self.T, X).reshape(-1, V.shape[1])
+            sums = parts if alone else np.zeros(total.shape)
+            for d in () if alone else range(int(count.max(initial=0))):
+                more = np.flatnonzero(count > d) if (count <= d).any() else slice(None)
+                sums[more] += parts[order[start[more] + d]]
+            total += self.N.near(sums * (t**i / self.w))
+        return entries, total, len(digits)
 
 
 class Relu:
-    """z = max(z_in, 0), between two lines wherever 0 lies inside of what is proved of z_in."""
+    """z = max(z_in, 0), with slopes a of all ReLUs, here ``mine``; or True: a = s; or False."""
 
-    relu, p = True, 1
+    p = wide = terms = 1
 
-    def __init__(self, n: int) -> None:
-        self.n, self.free = n, False
+    def __init__(self, n: int, start: int) -> None:
+        self.n, self.mine = n, slice(start, start + n)
 
-    def forward(self, inputs: Sequence[Values]) -> Values:
-        """Find lines around the op on its interval, and c in the middle between them.
+    def forward(self, inputs: Sequence[Values], slopes: Any) -> Values:
+        """Find both lines, and c in the middle between them."""
+        z, N, c, lo, hi = inputs[0], inputs[0].N, inputs[0].c, inputs[0].lo, inputs[0].hi
+        open_ = (lo < 0) & (hi > 0)
+        s = hi / np.where(open_, hi - lo, 1)
+        s = np.where(open_, s if N.g else np.rint(s * 2.0**SLOPE) * 2.0**-SLOPE, lo >= 0)
+        h = np.where(open_, np.maximum(-s * lo, (1 - s) * hi), 0)
+        a = s if slopes is True else c > 0 if slopes is False else slopes[self.mine]
+        least, most, size = (a := np.where(open_, a, s)) * c, s * c + h, np.abs(c) + h + z.radius
+        out = Values(N, N.near((least + most) / 2), np.maximum(lo, 0), np.maximum(hi, 0))
+        ends = [np.maximum(N.up(x, size), 0) for x in (out.c - least, most - out.c)]
+        out.a, out.s, (out.below, out.above) = a, s, ends
+        if slopes is True:  # so that rows and their opposites cost the same
+            out.a = out.s
+            out.below = out.above = np.maximum(*ends)
+        return out
 
-        a z ≤ max(z, 0) ≤ s z + h for any a in [0, 1] and any s, with h the larger of what is
-        missing at the two ends; in δ, a δ_in − below ≤ δ ≤ s δ_in + above.
-        """
-        c, lo, hi, one = inputs[0].c, inputs[0].lo, inputs[0].hi, 1 << SLOPE
-        self.open = (lo < 0) & (hi > 0)
-        chord = one * (hi / np.where(self.open, hi - lo, 1))
-        s = np.rint(np.where(self.open, chord, one * (lo >= 0))).astype(np.int64)
-        a = np.where(self.open & self.free, one * (c > 0), s)
-        h = np.where(self.open, np.maximum(-s * lo, (one - s) * hi), 0)
-        least, most = a * c, s * c + h
-        middle = (least + most) >> (SLOPE + 1)
-        self.below = (middle - (least >> SLOPE)).astype(np.float64)
-        self.above = (-(-most >> SLOPE) - middle).astype(np.float64)
-        self.a, self.s = shifted(a, -SLOPE), shifted(s, -SLOPE)
-        return Values(middle, np.maximum(lo, 0), np.maximum(hi, 0))
-
-    def back(self, rows: Rows, owner: np.ndarray, dual: int) -> tuple[Rows, np.ndarray, int]:
-        """Return rows for the input, what the lines cost, and how many halves rounding took.
-
-        For the least value of Vδ: by the lower line where V > 0, by the upper one where V < 0.
-        """
-        at, V = rows[0], below(rows[1], 2.0 ** (53 - SLOPE))
-        if not self.free:
-            paid = charge(np.abs(V), np.maximum(self.below, self.above)[at], owner, dual)
-            return (at, np.rint(V * self.s[at][:, owner])), paid, 1
-        plus, minus = np.maximum(V, 0), np.maximum(-V, 0)
-        paid = charge(plus, self.below[at], owner, dual)
-        paid += charge(minus, self.above[at], owner, dual)
-        return (at, np.rint(plus * self.a[at][:, owner] - minus * self.s[at][:, owner])), paid, 1
+    def back(self, z: Values, at: np.ndarray, V: np.ndarray, owner: Any) -> Any:
+        """Return rows for the least value of Vδ: by the lower line where V > 0, else the upper."""
+        a, s = z.a[at], z.s[at]
+        slope = s[:, owner] if z.a is z.s else np.where(V > 0, a[:, owner], s[:, owner])
+        return at, z.N.near(below(V, z.N.exact * 2.0**-SLOPE) * slope), 1

@@ -27,12 +27,10 @@ def mutant(raw: bytes, generator: np.random.Generator) -> bytes:
         if kind == "bytes":
             return _bytes(read.packed(), generator)
         if kind == "claim":
-            said = read.header.get("property")
-            name = said.get("margins") if isinstance(said, dict) else None
-            if isinstance(name, str) and name in read.arrays:
-                claims = read.arrays[name].copy()
+            if "least" in read.arrays:
+                claims = read.arrays["least"].copy()
                 claims.flat[generator.integers(claims.size)] += 10.0 ** generator.integers(-9, 2)
-                read.arrays[name] = claims
+                read.arrays["least"] = claims
         elif kind == "array":
             name = generator.choice(list(read.arrays))
             read.arrays[name] = _array(read.arrays[name], generator)
@@ -48,10 +46,10 @@ def _array(array, generator):
     array = array.copy()
     for _ in range(int(generator.choice([1, 1, 1, 3, 20]))):
         i = generator.integers(array.size)
-        if array.dtype.kind == "i":
+        if array.dtype.kind in "iu":
             old = int(array.flat[i])
             more = [old + 1, old - 1, *WHOLE[:12]]
-            array.flat[i] = np.int64(more[generator.integers(len(more))]).astype(np.int32)
+            array.flat[i] = np.int64(more[generator.integers(len(more))]).astype(array.dtype)
         else:
             old = float(array.flat[i])
             near = [math.nextafter(old, math.inf), -old, old / 2, old * 2, old + 0.1, old - 0.1]
@@ -100,7 +98,7 @@ def _header(header, read, generator):
         case 2 if type(old) is int:
             owner[key] = int(generator.choice([old + 1, old - 1, 2 * old, 0, 1, 40]))
         case 3 if isinstance(old, str):
-            names = [*read.arrays, "relu", "affine", "l1", "l2", "box", "linf", "free", "positive"]
+            names = [*read.arrays, "W1", "I2", "b3", "alpha", "beta", "lower", "x"]
             owner[key] = str(generator.choice(names))
         case _:
             more = [*ANYTHING, *WHOLE]

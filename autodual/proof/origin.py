@@ -45,7 +45,9 @@ class Origin:
         threat = self.threat.select(self.x, index)
         return replace(self, x=self.x[index], labels=self.labels[index], threat=threat)
 
-    def save(self, path: str | Path, verified: Tensor, tight: bool) -> None:
+    def save(
+        self, path: str | Path, verified: Tensor, tight: bool, seconds: float, most: int
+    ) -> None:
         """Write the proof of margins.
 
         Raises:
@@ -61,7 +63,7 @@ class Origin:
             raise InputError("proofs are of one example or more, with one label for each")
         constant = constants(self.graph, self.env)
         where = path, self.graph, constant, self.x, self.labels, self.threat
-        write(*where, verified, self.free, tight)
+        write(*where, verified, self.free, tight, seconds, most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class QueryOrigin:
 
     def save(self, path: str | Path, seconds: float, most: int) -> int:
         """Write the proof, of so many parts."""
-        from autodual.proof.splits import write_query
+        from autodual.proof.queries import write_query
 
         if _versions(self.env) != self.versions:
             raise InputError("the model was changed after the verdict: verify again")

@@ -5,17 +5,18 @@ A value of the graph is entries of some nodes: ops that only move entries make n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import unfold
 
 from autodual.errors import UnsupportedOpError
 from autodual.front.ir import Graph, Node, Value, bind, invoke
+from autodual.proof.affine import added, averaged, clamped, convolution, linear, no_bias, scaled
+from autodual.proof.network import Entries, Translated, numbers
 
 MOVES = {
     "aten.reshape.default",
@@ -54,15 +55,18 @@ MOVES = {
 """Ops that move entries and change none; padding with other numbers than 0 is seen."""
 
 KNOWN = {
+    "aten._native_batch_norm_legit_no_training.default",
     "aten.abs.default",
     "aten.add.Tensor",
     "aten.addmm.default",
+    "aten.avg_pool2d.default",
     "aten.clamp.default",
     "aten.convolution.default",
     "aten.hardtanh.default",
     "aten.leaky_relu.default",
     "aten.linear.default",
     "aten.matmul.default",
+    "aten.mean.dim",
     "aten.mm.default",
     "aten.mul.Tensor",
     "aten.neg.default",
@@ -70,63 +74,6 @@ KNOWN = {
     "aten.sub.Tensor",
 }
 """Ops that make nodes, where their other arguments allow it."""
-
-
-@dataclass(frozen=True)
-class Entries:
-    """A value: which entries of some nodes in a row it has, [*size(1)], −1 for a zero."""
-
-    nodes: tuple[int, ...]
-    index: np.ndarray
-
-
-@dataclass
-class Translated:
-    """A network as proofs know it: ``nodes`` as the header lists them, with named arrays."""
-
-    input: int
-    nodes: list[list[Any]] = field(default_factory=list)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    sizes: list[int] = field(default_factory=list)
-
-    def affine(self, z: Entries, W: np.ndarray, index: np.ndarray, b: np.ndarray) -> int:
-        """Add W [g, m, k] z[index] + b, for entries [g, k, p] of z; return its number."""
-        flat = np.append(z.index.ravel(), -1)
-        name, p = str(len(self.nodes) + 1), index.shape[2]
-        self.arrays |= {f"W{name}": W, f"I{name}": flat[index].astype(np.int32), f"b{name}": b}
-        self.nodes.append(["affine", list(z.nodes), f"W{name}", f"I{name}", f"b{name}"])
-        self.sizes.append(W.shape[0] * W.shape[1] * p)
-        return len(self.nodes)
-
-    def whole(self, z: Entries) -> int:
-        """Return the node that has just these entries, made if there is none."""
-        if len(z.nodes) == 1 and np.array_equal(z.index.ravel(), np.arange(self.sizes[z.nodes[0]])):
-            return z.nodes[0]
-        one, n = np.ones((1, 1, 1), np.float32), z.index.size
-        return self.affine(z, one, np.arange(n).reshape(1, 1, n), 0 * one)
-
-    def relu(self, z: Entries) -> Entries:
-        """Add a ReLU."""
-        source = self.whole(z)
-        self.nodes.append(["relu", [source]])
-        self.sizes.append(self.sizes[source])
-        return self.entries(len(self.nodes), z.index.shape)
-
-    def entries(self, node: int, shape: tuple[int, ...]) -> Entries:
-        """Return all entries of a node."""
-        return Entries((node,), np.arange(self.sizes[node]).reshape(shape))
-
-    def mixed(self, z: list[Entries], factors: list[float], b: np.ndarray) -> Entries:
-        """Add Σ factor·z + b, all of one shape."""
-        nodes, rows = list[int](), list[np.ndarray]()
-        for part in z:
-            start = sum(self.sizes[j] for j in nodes)
-            rows.append(np.where(part.index < 0, -1, part.index + start))
-            nodes += part.nodes
-        joined, n = Entries(tuple(nodes), np.stack(rows)), z[0].index.size
-        W = np.array(factors, np.float64).reshape(1, 1, -1)
-        index = np.arange(len(z) * n).reshape(1, len(z), n)
-        return self.entries(self.affine(joined, W, index, b), z[0].index.shape)
 
 
 def translate(graph: Graph, env: Mapping[Value, Tensor]) -> tuple[Translated, Entries]:
@@ -156,7 +103,7 @@ def translate(graph: Graph, env: Mapping[Value, Tensor]) -> tuple[Translated, En
         told = "\n".join(f"  {where}" for where in lost.values() if where)
         raise UnsupportedOpError(
             "proofs are written for networks of affine ops with the model's own numbers and of "
-            f"relu, leaky_relu, abs, hardtanh and clamp; there is no proof through\n{told}"
+            f"relu, leaky_relu, abs, hardtanh, clamp and maxima; there is no proof through\n{told}"
         )
     return net, known[graph.output]
 
@@ -175,30 +122,42 @@ def _node(
             return net.relu(z[0])
         case "aten.leaky_relu.default":
             s = float(a["negative_slope"])
-            return net.mixed([z[0], r := net.relu(z[0]), r], [s, 1, -s], _zero())
+            return net.mixed([z[0], r := net.relu(z[0]), r], [s, 1, -s], no_bias())
         case "aten.abs.default":
-            return net.mixed([z[0], net.relu(z[0])], [-1, 2], _zero())
+            return net.mixed([z[0], net.relu(z[0])], [-1, 2], no_bias())
         case "aten.hardtanh.default":
-            return _clamped(net, z[0], a["min_val"], a["max_val"])
+            return clamped(net, z[0], a["min_val"], a["max_val"])
         case "aten.clamp.default":
-            return _clamped(net, z[0], a["min"], a["max"])
+            return clamped(net, z[0], a["min"], a["max"])
         case "aten.linear.default" if rest["weight"] is not None and len(z) == 1:
-            return _linear(net, z[0], rest["weight"], rest["bias"])
+            return linear(net, z[0], rest["weight"], rest["bias"])
         case "aten.addmm.default" if rest["mat2"] is not None and rest["self"] is not None:
             return (
-                _linear(net, z[0], rest["mat2"].T, rest["self"])
+                linear(net, z[0], rest["mat2"].T, rest["self"])
                 if a["alpha"] == a["beta"] == 1 and rest["self"].ndim == 1
                 else None
             )
         case "aten.mm.default" | "aten.matmul.default":
             other = rest["mat2" if "mat2" in a else "other"]
-            return None if other is None or other.ndim != 2 else _linear(net, z[0], other.T, None)
+            return None if other is None or other.ndim != 2 else linear(net, z[0], other.T, None)
         case "aten.convolution.default" if rest["weight"] is not None and len(z) == 1:
-            return None if a["transposed"] else _convolution(net, z[0], node, rest)
+            return None if a["transposed"] else convolution(net, z[0], node, rest)
+        case "aten._native_batch_norm_legit_no_training.default" if node.index == 0 and z:
+            return scaled(net, z[0], rest, float(a["eps"]))
+        case "aten.avg_pool2d.default":
+            return averaged(net, z[0], node)
+        case "aten.mean.dim" if a["dim"]:
+            dims = [d % z[0].index.ndim for d in a["dim"]]
+            places = np.moveaxis(z[0].index, dims, range(len(dims)))
+            places = places.reshape(1, -1, math.prod(node.out.size(1)))
+            W = np.full((1, 1, places.shape[1]), 1 / places.shape[1])
+            where = np.arange(places.size).reshape(places.shape)
+            mean = net.affine(Entries(z[0].nodes, places), W, where, no_bias())
+            return net.entries(mean, node.out.size(1))
         case "aten.neg.default":
-            return net.mixed(z, [-1], _zero())
+            return net.mixed(z, [-1], no_bias())
         case "aten.add.Tensor" | "aten.sub.Tensor" if a["alpha"] == 1:
-            return _sum(net, node, rest, known, -1 if op == "aten.sub.Tensor" else 1)
+            return added(net, node, rest, known, -1 if op == "aten.sub.Tensor" else 1)
         case "aten.mul.Tensor" if len(z) == 1:
             factor = rest["other"] if rest["self"] is None else rest["self"]
             if factor is None:
@@ -214,10 +173,6 @@ def _node(
     return None
 
 
-def _zero() -> np.ndarray:
-    return np.zeros((1, 1, 1), np.float32)
-
-
 def _constant(
     arg: Any, env: Mapping[Value, Tensor], known: Mapping[Value, Entries]
 ) -> np.ndarray | None:
@@ -227,12 +182,6 @@ def _constant(
     if isinstance(arg, int | float) and not isinstance(arg, bool):
         return np.asarray(arg, np.float64)
     return None
-
-
-def numbers(tensor: Tensor) -> np.ndarray:
-    """Return a tensor's numbers, none of them changed."""
-    tensor = tensor.detach().cpu()
-    return (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()).numpy()
 
 
 def _moved(net: Translated, node: Node, known: Mapping[Value, Entries]) -> Entries | None:
@@ -248,83 +197,3 @@ def _moved(net: Translated, node: Node, known: Mapping[Value, Entries]) -> Entri
         nodes += known[v].nodes
     moved = invoke(node.target, bind(node, counted, 1), node.index)
     return Entries(tuple(nodes), moved.numpy() - 1)
-
-
-def _linear(net: Translated, z: Entries, W: np.ndarray, b: np.ndarray | None) -> Entries | None:
-    """Add W z + b for the last dimension of z: a place for each of what lies before it."""
-    if W.ndim != 2 or (b is not None and b.shape != (len(W),)):
-        return None
-    (m, k), places = W.shape, z.index.shape[:-1]
-    index = np.arange(z.index.size).reshape(-1, k).T[None]
-    b = np.zeros(m, np.float32) if b is None else b
-    out = net.entries(net.affine(z, W[None], index, b.reshape(1, m, 1)), (m, *places))
-    return Entries(out.nodes, np.moveaxis(out.index, 0, -1))
-
-
-def _convolution(
-    net: Translated, z: Entries, node: Node, rest: Mapping[str, np.ndarray | None]
-) -> Entries | None:
-    """Add a convolution of a signal or an image."""
-    W, b, a = rest["weight"], rest["bias"], node.args
-    assert W is not None
-    if W.ndim > 4:
-        return None
-    row = (1,) * (4 - W.ndim)
-    stride, padding, dilation = (
-        (*fill[: 4 - W.ndim], *a[name])
-        for name, fill in (("stride", (1,)), ("padding", (0,)), ("dilation", (1,)))
-    )
-    kernel = (*row, *W.shape[2:])
-    size = (1, z.index.shape[1], *row, *z.index.shape[2:])
-    count = torch.arange(1, z.index.size + 1, dtype=torch.float64).reshape(size)
-    windows = unfold(count, kernel, dilation, padding, stride)[0].long().numpy() - 1
-    g, out = a["groups"], W.shape[0]
-    index = windows.reshape(g, -1, windows.shape[-1])
-    b = np.zeros(out, np.float32) if b is None else b
-    number = net.affine(z, W.reshape(g, out // g, -1), index, b.reshape(g, out // g, 1))
-    return net.entries(number, node.out.size(1))
-
-
-def _sum(
-    net: Translated,
-    node: Node,
-    rest: Mapping[str, np.ndarray | None],
-    known: Mapping[Value, Entries],
-    sign: int,
-) -> Entries | None:
-    """Add a sum or difference of values, or of a value and a constant."""
-    parts, factors, b = list[Entries](), list[float](), np.zeros((1, 1, 1))
-    for name, factor in (("self", 1), ("other", sign)):
-        arg, constant = node.args[name], rest[name]
-        if isinstance(arg, Value) and arg in known:
-            index = np.broadcast_to(known[arg].index, node.out.size(1))
-            parts.append(Entries(known[arg].nodes, index))
-            factors.append(factor)
-        elif constant is None:
-            return None
-        else:
-            b = factor * np.broadcast_to(constant, node.out.size(1)).reshape(1, 1, -1)
-    return net.mixed(parts, factors, b)
-
-
-def _clamped(net: Translated, z: Entries, low: float | None, high: float | None) -> Entries | None:
-    """Add min(max(z, low), high) = low + relu(z − low) − relu(z − high), if low ≤ high."""
-    if low is None or high is None or low > high:
-        return None
-    ends = (net.relu(net.mixed([z], [1], np.full((1, 1, 1), -float(e)))) for e in (low, high))
-    return net.mixed(list(ends), [1, -1], np.full((1, 1, 1), float(low)))
-
-
-def evaluated(net: Translated, z: Entries, x: np.ndarray) -> np.ndarray:
-    """Return what the network gives at inputs [N, n], in float64: [N, entries of z]."""
-    values = [np.asarray(x, np.float64)]
-    for op, inputs, *names in net.nodes:
-        joined = np.concatenate([values[j] for j in inputs], 1)
-        if op == "relu":
-            values.append(np.maximum(joined, 0))
-            continue
-        W, index, b = (net.arrays[name] for name in names)
-        padded = np.concatenate([joined, np.zeros((len(x), 1))], 1)
-        values.append((W.astype(np.float64) @ padded[:, index] + b).reshape(len(x), -1))
-    joined = np.concatenate([*(values[j] for j in z.nodes), np.zeros((len(x), 1))], 1)
-    return joined[:, z.index.ravel()]

@@ -79,8 +79,9 @@ class Verdict:
     def save(self, path: str | Path, timeout: float = math.inf, most: int = 1_000_000) -> int:
         """Write a proof that ``autodual-check path`` checks without this library.
 
-        Boxes are cut until what the checker derives proves each part, which is not how the verdict
-        was found: its own bounds are better, so that this can take longer, and more parts.
+        Parts are cut, by inputs where few vary and else by signs of units, until what the checker
+        derives proves each, which is not how the verdict was found: this can take longer, and more
+        parts.
 
         Args:
             path: the file, which is replaced when all is proved.

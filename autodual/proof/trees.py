@@ -1,0 +1,294 @@
+"""Trees of parts: sets are cut until the checker's own bounds prove each part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from autodual.errors import InputError
+from autodual.proof.multipliers import BELOW, ROOT, Dual
+from autodual_check.checking import Bounds, Proof
+from autodual_check.network import Relu
+
+GRID = 128
+"""Slopes α are multiples of 1 / GRID in a file."""
+
+ENOUGH = 1024
+"""By how many units a bound must exceed what is claimed: what is bounded together with others is
+rounded with them, and the checker may put others together."""
+
+
+@dataclass
+class Part:
+    """A part of a set: what was cut on the way to it, how it is proved, and how it was cut.
+
+    Attributes:
+        tree: which of the claims it belongs to.
+        path: node, entry, sign, t of each cut, the first ones first.
+        alpha: [ReLUs] whole numbers, slopes in units of 1 / GRID; or None for those of the way.
+        beta: [path], multipliers.
+        scale: 0 if the part is empty by its multipliers.
+        cut: node, entry and t, if it is no leaf.
+    """
+
+    tree: int
+    path: tuple[tuple[int, int, int, float], ...] = ()
+    alpha: np.ndarray | None = None
+    beta: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    scale: int = 1
+    cut: tuple[int, int, float] | None = None
+    halves: tuple[Part, ...] = ()
+
+    def divide(self, node: int, entry: int, at: float) -> tuple[Part, ...]:
+        """Cut the part, and return its halves."""
+        self.cut, beta = (node, entry, at), np.append(self.beta, 0.0)
+        self.halves = tuple(
+            Part(self.tree, (*self.path, (node, entry, sign, at)), self.alpha, beta)
+            for sign in (-1, 1)
+        )
+        return self.halves
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a tree proves of a set: rows z_y − z_k > least, one of them at each point if ``any``."""
+
+    set: int
+    any: bool
+    y: np.ndarray
+    k: np.ndarray
+    least: np.ndarray
+
+
+class Growth:
+    """The search for trees of one proof, of which ``proof.known`` holds the sets.
+
+    Args:
+        proof: its network and sets.
+        claims: a tree for each.
+        way: [equal, nodes that get rows], as the checker takes it.
+        seconds, most: after how long, and after how many parts, to give up.
+    """
+
+    def __init__(
+        self, proof: Proof, claims: Sequence[Claim], way: np.ndarray, seconds: float, most: int
+    ) -> None:
+        self.proof, self.claims, self.way = proof, claims, way
+        self.end, self.most, self.dual = time.monotonic() + seconds, most, Dual(proof)
+        self.whole: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.roots = [Part(i) for i in range(len(claims))]
+
+    def run(self, by_units: bool) -> list[Part]:
+        """Return the roots of trees whose leaves are all proved.
+
+        Raises:
+            InputError: time or parts were not enough, or nothing is left to cut.
+        """
+        todo, made = list(self.roots[::-1]), len(self.roots)
+        while todo:
+            if time.monotonic() > self.end or made > self.most:
+                raise InputError(
+                    f"no proof within the time or parts allowed: {made} parts, and more"
+                )
+            todo, some = todo[: -self.proof.together], todo[-self.proof.together :]
+            for part, (node, entry, at) in self.units(some) if by_units else self.inputs(some):
+                todo += part.divide(node, entry, at)
+                made += 1
+        return self.roots
+
+    def bounds(self, parts: Sequence[Part], alpha: np.ndarray | bool, again: bool) -> Bounds:
+        """Return what the checker knows of parts."""
+        sets = [self.claims[part.tree].set for part in parts]
+        for s in set(sets) - set(self.whole):
+            some, slopes = np.array([s]), bool(self.way[0])
+            whole = Bounds(self.proof, some, slopes, self.way, None, np.zeros((6, 0)))
+            self.whole[s] = [(z.lo, z.hi) for z in whole.values]
+        base = [
+            tuple(np.concatenate(ends, 1) for ends in zip(*each, strict=True))
+            for each in zip(*(self.whole[s] for s in sets), strict=True)
+        ]
+        rows = self.way * again
+        return Bounds(self.proof, np.array(sets), alpha, rows, base, self.cuts(parts))
+
+    def cuts(self, parts: Sequence[Part]) -> np.ndarray:
+        """Return the cuts of parts as the checker has them, [6, cuts]."""
+        N, rows = self.proof.numbers, list[tuple[float, ...]]()
+        for b, part in enumerate(parts):
+            for (node, entry, sign, at), beta in zip(part.path, part.beta, strict=True):
+                t = -sign * float(N.up(np.array(-sign * at * N.unit)))
+                rows.append((node, entry, b, sign, t, np.rint(beta * N.dual)))
+        return np.array(rows).reshape(-1, 6).T
+
+    def inputs(self, parts: list[Part]) -> list[tuple[Part, tuple[int, int, float]]]:
+        """Return the parts that are not proved, each with the input to cut, and where."""
+        bounds = self.bounds(parts, bool(self.way[0]), True)
+        best, side = np.full(len(parts), -np.inf), np.zeros(len(parts), np.int64)
+        lo, hi = bounds.values[0].lo, bounds.values[0].hi
+        for r in range(max(len(self.claims[part.tree].y) for part in parts)):
+            b = np.array([i for i, p in enumerate(parts) if r < len(self.claims[p.tree].y)])
+            y, k, least = (
+                np.array([getattr(self.claims[parts[i].tree], e)[r] for i in b])
+                for e in ("y", "k", "least")
+            )
+            rows = _Watched(bounds)
+            room = rows.least(len(self.proof.ops), y, k, b, np.ones(len(b)), True)
+            room -= least * self.proof.numbers.unit
+            gain = 1e-9 * (hi - lo)[:, b]
+            gain[rows.at] += np.abs(rows.V) * (hi - lo)[rows.at][:, b]
+            better = room > best[b]
+            best[b[better]], side[b[better]] = room[better], gain[:, better].argmax(0)
+        found = list[tuple[Part, tuple[int, int, float]]]()
+        for i in np.flatnonzero((best <= ENOUGH) & ~bounds.empty):
+            found.append((parts[i], self.middle(lo[:, i], hi[:, i], int(side[i]))))
+        return found
+
+    def units(self, parts: list[Part]) -> list[tuple[Part, tuple[int, int, float]]]:
+        """Return the parts that are not proved, each with the unit to cut."""
+        start = self.bounds(parts, False, False)
+        y, k, least = self.rows(parts, start)
+        alpha = np.stack([self.slopes(start, b, part) for b, part in enumerate(parts)], 1)
+        N, steps = self.proof.numbers, BELOW if any(part.path for part in parts) else ROOT
+        goal = least + 2 * ENOUGH / N.unit
+        goal = goal + 1e-6 * (1 + np.abs(goal))
+        goal[start.empty] = -np.inf
+        found = self.dual.improve(start, self.cuts(parts), y, k, alpha, goal, steps)
+        grid = np.rint(found.alpha * GRID)
+        ends = np.cumsum([len(part.path) for part in parts])
+        for part, a, beta in zip(parts, grid.T, np.split(found.beta, ends[:-1]), strict=True):
+            part.alpha, part.beta = a.astype(np.uint8), beta.astype(np.float32).astype(np.float64)
+        proved = self.proved(parts, y, k, least, grid, np.ones(len(parts))) | start.empty
+        voids = np.array([bool(part.beta.any()) for part in parts]) & ~proved
+        if voids.any():
+            void = self.proved(parts, y, k, 0 * least, grid, np.zeros(len(parts))) & voids
+            for i in np.flatnonzero(void):
+                parts[i].scale = 0
+            proved |= void
+        left = np.flatnonzero(~proved)
+        return [(parts[i], self.choice(found.losses, start, int(i))) for i in left]
+
+    def proved(
+        self,
+        parts: list[Part],
+        y: np.ndarray,
+        k: np.ndarray,
+        least: np.ndarray,
+        grid: np.ndarray,
+        scale: np.ndarray,
+    ) -> np.ndarray:
+        """Return of which parts the checker's bounds exceed what is claimed, [B] bool."""
+        bounds = self.bounds(parts, grid / GRID, False)
+        own = np.arange(len(parts))
+        lower = bounds.least(len(self.proof.ops), y, k, own, scale, True)
+        return bounds.empty | (lower > ENOUGH + least * self.proof.numbers.unit)
+
+    def rows(self, parts: list[Part], bounds: Bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return y, k and least [B] of the row of each part that is nearest to what is claimed."""
+        claims, size = [self.claims[part.tree] for part in parts], self.proof.numbers.unit
+        count = np.array([len(claim.y) for claim in claims])
+        y, k, least = (
+            np.concatenate([getattr(claim, e) for claim in claims]) for e in ("y", "k", "least")
+        )
+        start, owner = np.cumsum(count) - count, np.repeat(np.arange(len(parts)), count)
+        best = start
+        if (count > 1).any():
+            one = np.ones(len(y))
+            room = bounds.least(len(self.proof.ops), y, k, owner, one, True) - least * size
+            best = np.array(
+                [s + room[s : s + n].argmax() for s, n in zip(start, count, strict=True)]
+            )
+        return y[best], k[best], least[best].astype(np.float64)
+
+    def slopes(self, bounds: Bounds, b: int, part: Part) -> np.ndarray:
+        """Return the slopes a part starts from: its parent's, or 0 or 1."""
+        if part.alpha is not None:
+            return part.alpha / GRID
+        found = np.zeros(self.proof.relus)
+        for op, inputs in zip(self.proof.ops, self.proof.nodes, strict=True):
+            if isinstance(op, Relu):
+                z = bounds.values[inputs[0]]
+                found[op.mine] = z.lo[:, b] + z.hi[:, b] > 0
+        return found
+
+    def choice(
+        self, losses: Sequence[np.ndarray | None], bounds: Bounds, b: int
+    ) -> tuple[int, int, float]:
+        """Return the unit whose lines cost a part most, or the widest input if no sign is open.
+
+        Raises:
+            InputError: nothing is left to cut.
+        """
+        best, found = 0.0, None
+        for node, loss in enumerate(losses):
+            if loss is not None and loss[:, b].max(initial=-1.0) > best:
+                best, found = float(loss[:, b].max()), (node, int(loss[:, b].argmax()), 0.0)
+        if found is not None:
+            return found
+        box = bounds.values[0]
+        return self.middle(box.lo[:, b], box.hi[:, b], int((box.hi - box.lo)[:, b].argmax()))
+
+    def middle(self, lo: np.ndarray, hi: np.ndarray, side: int) -> tuple[int, int, float]:
+        """Return the cut of a box [n] in the middle of a side.
+
+        Raises:
+            InputError: it is a point there.
+        """
+        if hi[side] - lo[side] < 2:
+            raise InputError("no proof: a part cannot be cut any more")
+        return 0, side, float((lo[side] + hi[side]) // 2) / self.proof.numbers.unit
+
+
+class _Watched:
+    """Bounds that keep the rows that come to the input."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds, self.at, self.V = bounds, np.zeros(0, np.int64), np.zeros((0, 1))
+
+    def least(self, *args: Any) -> np.ndarray:
+        """Return lower bounds."""
+        support = self.bounds.support
+
+        def watched(at: np.ndarray, V: np.ndarray, owner: np.ndarray) -> np.ndarray:
+            self.at, self.V = at, V
+            return support(at, V, owner)
+
+        self.bounds.support = watched  # type: ignore[method-assign]
+        try:
+            return self.bounds.least(*args)
+        finally:
+            del self.bounds.support
+
+
+def listed(claims: Sequence[Claim], roots: Sequence[Part]) -> dict[str, np.ndarray]:
+    """Return the arrays of trees: each part, all of its lower half, all of its upper half."""
+    todo, parts = list(roots[::-1]), list[Part]()
+    while todo:
+        part = todo.pop()
+        parts.append(part)
+        todo += part.halves[::-1]
+    leaves = [part for part in parts if part.cut is None]
+    alphas = {leaf.alpha.tobytes(): leaf.alpha for leaf in leaves if leaf.alpha is not None}
+    place = {key: i for i, key in enumerate(alphas)}
+    index = [-1 if leaf.alpha is None else place[leaf.alpha.tobytes()] for leaf in leaves]
+    again = [int(leaf.alpha is None and bool(leaf.path)) for leaf in leaves]
+    arrays: dict[str, np.ndarray] = {
+        "trees": np.array([[c.set, c.any, len(c.y)] for c in claims], np.int32),
+        "rows": np.stack([np.concatenate([getattr(c, e) for c in claims]) for e in "yk"], 1).astype(
+            np.int32
+        ),
+        "least": np.concatenate([c.least for c in claims]).astype(np.float64),
+        "cuts": np.array([part.cut[:2] if part.cut else (-1, 0) for part in parts], np.int32),
+        "at": np.array([part.cut[2] if part.cut else 0.0 for part in parts]),
+        "leaves": np.array(
+            [[i, a, leaf.scale] for i, a, leaf in zip(index, again, leaves, strict=True)], np.int32
+        ),
+    }
+    beta = np.concatenate([leaf.beta[::-1] for leaf in leaves])
+    if len(beta):
+        arrays["beta"] = beta.astype(np.float32)
+    if alphas:
+        arrays["alpha"] = np.stack(list(alphas.values()))
+    return arrays
