@@ -3,13 +3,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format
+.PHONY: demo test test-long check format
 
 demo: $(INSTALLED)
 	$(BIN)/autodual demo
 
 test: check
 	$(BIN)/pytest -n auto
+
+test-long: check
+	$(BIN)/pytest -n auto -m ""
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -61,7 +61,11 @@ def assert_close(found, right):
 
 
 @pytest.mark.parametrize(
-    ("ball", "bounds", "last"), KINDS, ids=[f"{ball}-{bounds}" for ball, bounds, _ in KINDS]
+    ("ball", "bounds", "last"),
+    [
+        pytest.param(*kind, id="-".join(kind[:2]), marks=[pytest.mark.long] if i > 1 else [])
+        for i, kind in enumerate(KINDS)
+    ],
 )
 def test_a_line_is_the_bound_and_has_its_gradient(ball, bounds, last):
     """At other points, of other radii, for other questions than those it was drawn at."""

@@ -117,6 +117,7 @@ def assert_same(a, b, **close):
         torch.testing.assert_close(one, other, **(close or {"rtol": 1e-8, "atol": 1e-9}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
 @given(seed=seeds)
 @settings(max_examples=12)

@@ -172,6 +172,7 @@ def test_margins_shrink_with_more_projections():
     assert math.isclose(margin(100, 2, 0.25), margin(100, 1, 0.5))
 
 
+@pytest.mark.long
 def test_geometric_bounds_hold_as_often_as_they_promise():
     """A thousand draws with δ = 0.3: even so loose a promise is kept with room to spare."""
     model = random_mlp(1, (4, 6, 5, 3))

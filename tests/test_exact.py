@@ -31,6 +31,7 @@ def inside(threat, x, point):
     return any(torch.allclose(m.project(x, point), point, atol=1e-6) for m in members)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_verdicts_are_those_of_an_independent_program(seed):
     model, shape = random_convnet(seed) if seed % 2 else (random_mlp(seed, (4, 8, 8, 3)), (4,))

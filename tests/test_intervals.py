@@ -51,7 +51,9 @@ def test_bounds_hold(name, seed, eps):
 
 def test_without_permission_the_error_names_it():
     x = torch.rand(2, 3, dtype=torch.float64)
-    for model in NETS.values():
+    for name, model in NETS.items():
+        if name == "sign":  # two steps, which have a dual layer
+            continue
         with pytest.raises(errors.UnsupportedOpError, match=r"only an interval.*intervals=True"):
             ad.certify(model, 0.1).bounds(x)
 

@@ -16,6 +16,7 @@ from .questions import DOUBLE, SETS, no_random_point_lies_below, rows, values
 from .test_own_set import Ellipsoid
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETS)
 def test_no_looser_than_optimised_duals_on_the_same_planes_and_sound(name):
     gain = 0.0

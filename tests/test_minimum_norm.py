@@ -35,6 +35,7 @@ def test_linear_models_are_solved(kind, domain):
     assert bool(found.success.all())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("domain", [None, (0.0, 1.0)])
 @pytest.mark.parametrize("kind", BALLS)
 def test_what_is_found_lies_between_the_certified_radius_and_pgd(kind, domain):

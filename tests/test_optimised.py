@@ -33,6 +33,7 @@ def setting():
     return Setting((), 0, 2**28, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETS)
 def test_never_looser_and_sound_on_random_nets(name):
     gain = 0.0

@@ -140,6 +140,7 @@ def sets(eps, n, generator, cut):
     return [*balls, ad.Union(balls[0], ad.Union(*balls[3:5]))]
 
 
+@pytest.mark.long
 @given(seed=seeds, size=st.sampled_from([0.0, 0.05, 0.5, 3.0]), cut=st.booleans())
 @settings(max_examples=8)
 def test_every_point_may_come_from_where_it_came_from(seed, size, cut):

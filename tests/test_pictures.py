@@ -19,6 +19,7 @@ def make(channels=1):
     return model, x
 
 
+@pytest.mark.long
 def test_one_row_for_each_set(tmp_path):
     model, x = make(channels=3)
     found = pictures.of_each_kind(model, x)

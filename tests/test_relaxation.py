@@ -169,6 +169,7 @@ def test_other_slopes_on_the_same_boxes_are_as_if_given_at_once(name, sides):
         assert_close(found_by(before.with_slopes({}), spec), net.lower_bound(inputs, spec))
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual", "ibp+dual"])
 @pytest.mark.parametrize("sides", [False, True])

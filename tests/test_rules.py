@@ -27,8 +27,7 @@ def test_the_cases_say_what_is_affine():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_dual_layer(case):
-    _, shapes = case.build(torch.Generator(), torch.float64)
-    checked = check_dual_layer(rule_of(case), case, examples=3 if len(shapes) < 4 else 2)
+    checked = check_dual_layer(rule_of(case), case, examples=2)
     assert SILENT not in checked.apart.values(), checked
 
 
@@ -43,7 +42,7 @@ def test_windows_are_tried():
     assert all(any(op in name for name in claimed) for op in ops), claimed
 
 
-MUTATED = ["relu.default", "hardtanh.default", "tanh.default", "linear.default", "mul.Tensor"]
+MUTATED = ["relu.default", "linear.default", "mul.Tensor"]
 """Ops whose mutants run here; ``benchmarks/mutants.py`` runs those of all."""
 
 

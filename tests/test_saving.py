@@ -65,6 +65,7 @@ COPIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("twice", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("used", [False, True])
 def test_nets_with_rules_are_copied(twice, used):

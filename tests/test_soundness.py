@@ -234,6 +234,7 @@ def test_slopes_from_outside_are_sound(seed):
     assert bool((z >= bound - 1e-9 * (1 + bound.abs())).all())
 
 
+@pytest.mark.long
 @given(seed=seeds)
 @settings(max_examples=10)
 def test_chunked_equals_whole(seed):
@@ -247,6 +248,7 @@ def test_chunked_equals_whole(seed):
     torch.testing.assert_close(whole, chunked, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.long
 @given(seed=seeds)
 @settings(max_examples=10)
 def test_examples_and_dtypes_agree(seed):

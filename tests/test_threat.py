@@ -248,6 +248,7 @@ def dense_only(ball):
     return Dense
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["l2", "l1", "wasserstein"])
 @pytest.mark.parametrize("slopes", ["equal", "free"])
 def test_rows_of_a_convolution_need_their_window_alone(kind, slopes):

@@ -598,6 +598,7 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, 0.1)
 
 
+@pytest.mark.long
 def test_two_ranks_learn_what_one_does_though_one_is_lost(tmp_path):
     script = tmp_path / "ranks.py"
     tests = __file__.rsplit("/", 1)[0]

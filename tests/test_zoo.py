@@ -39,7 +39,16 @@ def images(entry, model, inputs, eps):
     return torch.stack(found, dim=1).unflatten(0, (len(x), tried)).flatten(1, 2)
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+LONG = {
+    *("causal_attention", "gated_mlp", "lstm_both_ways", "lstm_cells", "lstm_two_layers"),
+    *("mlp_mixer", "pool_former", "transformer_decoder_layer", "vit_multihead_attention"),
+}
+"""Models that take a second or more and have a smaller twin."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] if n in LONG else []) for n in BOUNDED]
+)
 def test_no_point_beats_the_bound(name):
     """Nor do PGD's; where ε is small the bound is finite, where it vanishes nearly exact."""
     entry = ZOO[name]
