@@ -18,8 +18,8 @@ from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
 LEVELS = 3.0
-"""A dear bound pays where it is as far ahead of the cheap one as so many cuts would be, or more
-cuts, where it takes more than 2^LEVELS times as long."""
+"""A dear bound pays where it is as far ahead of the cheap one as so many cuts would be; in large
+networks, where it may take far more than 2^LEVELS times as long, as so many as take that time."""
 
 SAMPLE = 16
 """How many boxes of each batch are asked both, to know how far ahead the dear one is."""
@@ -137,11 +137,11 @@ class InputSplits:
     def _asked_dearly(self, batch: int, left: int, glance: bool) -> int:
         """Return how many of those left of a batch get a dear bound: all, a sample, or none.
 
-        All where it comes farther than all the cuts that take as long.
+        All where it comes farther than the cuts that it is worth.
         """
         if glance:
             return left if self.small else 0
-        cuts = max(LEVELS, math.log2(max(1.0, self.dearer)))
+        cuts = LEVELS if self.small else max(LEVELS, math.log2(max(1.0, self.dearer)))
         if self.ahead >= cuts * self.gain:
             return left
         if batch >= RARELY and self.turns % RARELY > 0:
