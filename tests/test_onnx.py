@@ -823,3 +823,16 @@ def test_zeros_of_a_large_weight_are_left_out(op, load):
     spec = torch.randn(3, 1, 128)
     bounds = [ad.certify(m, 0.1).lower_bound(x, spec) for m in (net, dense)]
     torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["w of z, places", "w of z, entries", "w of z', places"])
+def test_names_of_a_file_are_kept_where_zeros_are_left_out(name, load):
+    """A value or a constant with the name that the parts of a thin weight would get."""
+    weight = np.zeros((256, 128), np.float32)
+    weight[RANDOM.integers(0, 256, 200), RANDOM.integers(0, 128, 200)] = floats(200)
+    stored = {"w": weight, "w of z, places": floats(256)} | {name: floats(256)}
+    nodes = [("Add", ["x", name], ["a"], {}), ("Relu", ["a"], ["w of z, entries'"], {})]
+    nodes += [("MatMul", ["w of z, entries'", "w"], ["z"], {}), ("Relu", ["z"], ["y"], {})]
+    net, x = load(graph(nodes, [1, 256], stored)), torch.randn(3, 256)
+    right = (x + torch.from_numpy(stored[name])).relu() @ torch.from_numpy(weight)
+    torch.testing.assert_close(net(x), right.relu())

@@ -369,6 +369,15 @@ def test_what_jumps_is_decided_though_only_intervals_bound_it(
     assert "verified" in told
 
 
+def test_units_are_cut_before_an_op_that_only_intervals_bound() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), Jumping(torch.round)).eval()
+    prop, ends = ad.Y[0] > -1e3, (-torch.ones(2), torch.ones(2))
+    assert ad.verify(model, ends, prop, 3, branch="units", attack=False).verified
+    tight = ad.Y[0] > float(model(torch.zeros(1, 2))[0, 0].detach()) - 0.01
+    assert ad.verify(model, ends, tight, 1, branch="units", attack=False).status == "unknown"
+
+
 def test_a_negated_statement_fails_where_the_statement_holds() -> None:
     model, region = net(0), ad.Region(-torch.ones(2), torch.ones(2))
     both = ad.all_of(ad.any_of(ad.Y[0] > -100, ad.Y[1] > 100), ad.Y[2] < 100)

@@ -174,7 +174,8 @@ class Ascent:
                 if (slope := next(found)) is not None:
                     share.add_(slope.sign(), alpha=by).clamp_(0, 1)
             for value, mu in point.multipliers.items():
-                if (slope := next(found)) is not None:
+                slope = next(found)
+                if slope is not None and value in sizes:  # ops known by intervals alone lead none
                     mu.add_(slope.sign() * sizes[value], alpha=by)
                     low, high = self.narrowed[value]
                     mu.mul_(torch.where(mu > 0, high, low))

@@ -62,7 +62,8 @@ def build(graph: Graph, dtype: torch.dtype | None) -> Built:
     if found is None:
         raise InputError("its output does not depend on its input")
     steps = _needed(building.steps, graph.output)
-    steps = [_thinned(step, building.constants) for step in steps]
+    taken = {*building.shapes, *building.constants}
+    steps = [_thinned(step, building.constants, taken) for step in steps]
     read = {name for step in steps for name in step.inputs}
     constants = {n: t for n, t in building.constants.items() if n in read}
     return Built(steps, constants, found.shape)
@@ -206,8 +207,11 @@ def _needed(steps: Sequence[Step], output: str) -> list[Step]:
     return kept[::-1]
 
 
-def _thinned(step: Step, constants: dict[str, Tensor]) -> Step:
-    """Return a step, a product with few entries that are not 0 as one that leaves out the zeros."""
+def _thinned(step: Step, constants: dict[str, Tensor], taken: set[str]) -> Step:
+    """Return a step, a product with few entries that are not 0 as one that leaves out the zeros.
+
+    What it reads then gets names that nothing in the file has: ``taken`` are those that it has.
+    """
     left, *others = (*step.inputs, "", "")[:3]
     if step.node.op not in ("MatMul", "Gemm") or left in constants or others[0] not in constants:
         return step
@@ -215,7 +219,11 @@ def _thinned(step: Step, constants: dict[str, Tensor]) -> Step:
     found = None if others[1] and bias is None else thinned(step.node, weight, bias)
     if found is None:
         return step
-    parts = [f"{others[0]} of {step.outputs[0]}, {part}" for part in ("places", "entries")]
+    name = f"{others[0]} of {step.outputs[0]}"
+    while taken & {f"{name}, places", f"{name}, entries"}:
+        name += "'"
+    parts = [f"{name}, places", f"{name}, entries"]
+    taken.update(parts)
     constants.update(zip(parts, found, strict=True))
     return Step(replace(step.node, op=THIN), (left, *parts, *step.inputs[2:]), step.outputs)
 
