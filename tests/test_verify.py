@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import autodual as ad
+from autodual.bound import building
 from autodual.bound.estimators import FormSums, forms
 from autodual.bound.reading import lines
 from autodual.bound.relaxation import Relaxation
@@ -676,3 +677,33 @@ def test_canary_without_room_for_rounding_ties_are_verified(monkeypatch) -> None
     for place in (clip, ascent, leaves, system):
         monkeypatch.setattr(place, "room", lambda dtype: 0.0)
     assert any(verdict.verified for verdict in ties())
+
+
+class Signed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(2, 4), nn.Linear(4, 2)
+        self.a.weight.data = torch.tensor([[2, 2], [5, -5], [3, -5], [3, 0.0]]) / 4
+        self.a.bias.data = torch.tensor([0, 4, -2, 6.0]) / 4
+        self.o.weight.data = torch.tensor([[1, 6, -6, -3], [5, 3, 3, 0.0]]) / 4
+        self.o.bias.data = torch.tensor([-3, 1.0]) / 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        return self.o(torch.sign(z) * z.flip(-1))
+
+
+def verdict_at_a_jump() -> Verdict:
+    """At (−2, −1.203125) an entry is 0 and the output −1.48828125, below what is asked."""
+    region = torch.tensor([-2.0, -1.25]), torch.tensor([-1.875, -0.875])
+    asked = ad.Y[0] > -1.38828125
+    return ad.verify(Signed(), region, asked, 2, branch="inputs", attack=False)
+
+
+def test_an_ulp_before_a_jump_is_not_taken_for_the_jump() -> None:
+    assert not verdict_at_a_jump().verified
+
+
+def test_canary_an_ulp_before_a_jump_is_a_whole_jump(monkeypatch) -> None:
+    monkeypatch.setattr(building, "BLUR", 0.0)
+    assert verdict_at_a_jump().verified

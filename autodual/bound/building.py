@@ -30,13 +30,18 @@ from autodual.bound.reading import Bound, tighten, widen
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
-from autodual.duals import Call, Choice, Planes, Relaxed
+from autodual.duals import Affine, Call, Choice, Planes, Relaxed
+from autodual.duals.intervals import IntervalRule
+from autodual.duals.piecewise import Piecewise
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.rounding import OWN, up, widened
+from autodual.rounding import OWN, roundoff, up, widened
 from autodual.threat import ThreatModel
 from autodual.working import check_time
+
+BLUR = 256
+"""How many roundoffs of its terms an end of an interval is moved where an op jumps."""
 
 LEAN = 0.1
 """How far from the middle of the box towards z⁰ free lines are compared. The planes of a product
@@ -258,17 +263,54 @@ class Building:
             box = box.intersect(widen(self.forms.interval(value), self.job.options.select))
         if self.before is not None:
             box = box.intersect(self.before.boxes[value])
-        self.ibp[value] = box = self.plan.within(value, box)
+        self.ibp[value] = box = self.plan.within(value, self._blurred(value, box))
         known = value in self.given
         if known:
             box = box.intersect(_fitting(value, self.given[value], box))
         if value == self.plan.graph.perturbed:
             origin = "input"
         elif self.job.serving[value] != "ibp" and not (origin == "ibp" and self.complete(value)):
-            tight = self._tightened(value, box)
+            tight = self._blurred(value, self._tightened(value, box))
+            if known:
+                tight = tight.intersect(_fitting(value, self.given[value], box))
             box, origin = self.plan.within(value, tight), self.method.origin
         self.ibp[value] = self.boxes[value] = self.reach[value] = box
         self.origins[value] = f"{origin}&given" if known else origin
+
+    @torch.no_grad()
+    def _room(self, value: Value) -> Tensor:
+        """Return how far a computed end of what jumps read may be off: a part of |A||z| + |b|."""
+        network = self.network
+        made = next((step for step in self.plan.steps if step.out == value), None)
+        if made is None or not isinstance(made.rule, Affine):
+            terms = network[value].reference.abs()
+            return BLUR * roundoff(terms.dtype) * terms
+        sizes = list[Tensor]()
+        for v in made.variables:
+            size = network[v].reference.abs()
+            if v in self.reach:
+                size = torch.maximum(size, self.reach[v].lower.abs())
+                size = torch.maximum(size, self.reach[v].upper.abs())
+            sizes.append(size)
+        terms = made.rule.extent(made.call(self.env, self.batch), *sizes)
+        return BLUR * roundoff(terms.dtype) * terms
+
+    def _jumps(self, step: Step) -> bool:
+        """Return whether an op may jump."""
+        if isinstance(step.rule, Piecewise):
+            return step.rule.shape(step.call(self.env, self.batch)).jumps
+        return isinstance(step.rule, IntervalRule)
+
+    def _blurred(self, value: Value, box: Interval) -> Interval:
+        """Widen an interval that a jump reads: there an ulp may be a whole jump.
+
+        Elsewhere an error of rounding in an interval moves a bound by no more than its like.
+        """
+        charged = self.plan.rounding is not None or value == self.plan.graph.perturbed
+        if charged or not any(map(self._jumps, self.plan.bounded[value])):
+            return box
+        room = self._room(value)
+        return Interval(box.lower - room, box.upper + room)
 
     def complete(self, value: Value) -> bool:
         """Return whether interval arithmetic says all that rows could say."""

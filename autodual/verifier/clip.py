@@ -20,9 +20,9 @@ RATE = 2.0
 def room(dtype: torch.dtype) -> float:
     """Return which part of all terms of a sum is left for rounding, theirs included.
 
-    It is 4e-11 in float64 and 2e-5 in float32: far more than an ulp for each op, so that terms may
-    cancel each other on the way. What holds by no more than that is not proved; ``rounding=`` says
-    exactly how far rounding goes.
+    It is 4e-11 in float64 and 2e-5 in float32, far more than an ulp an op. The terms are those
+    of the last sums: where numbers inside a network are far larger than what is left of them,
+    ``rounding=`` says how far rounding goes.
     """
     return float(torch.finfo(dtype).eps ** (2 / 3))
 
