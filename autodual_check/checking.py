@@ -262,8 +262,8 @@ def check(path: Any, seconds: float = np.inf, floats: bool = False) -> tuple[str
         nodes, arrays = read(path)
         found, told = Proof(nodes, arrays, seconds, floats).check(), hashlib.sha256()
         told.update(f"{nodes} {arrays['head'][2]} ".encode())
-        for name in sorted(name for name in arrays if name[1:].isdigit()):
-            told.update(f"{name} {arrays[name].shape} ".encode() + arrays[name].tobytes())
+        for name, a in sorted((name, a) for name, a in arrays.items() if name[1:].isdigit()):
+            told.update(f"{name} {a.dtype.str} {a.shape} ".encode() + a.tobytes())
         return "valid", f"{found}; network {told.hexdigest()}"
     except Unproved as error:
         return error.args[0], error.args[1]

@@ -243,7 +243,13 @@ def sample(model, x, eps, generator, count=200):
     return model(torch.cat([x + eps * s for s in steps])).unflatten(0, (len(steps), len(x)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+LONG = {"GRU", "LSTM, sequence first", "multi-head attention, masked", "transformer"}
+"""Models that take seconds and have a smaller twin."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] if n in LONG else []) for n in MODELS]
+)
 def test_no_point_beats_the_bound(name):
     model, x = build(name)
     generator = torch.Generator().manual_seed(0)

@@ -117,6 +117,7 @@ def ranks_of(command, tries=3):
     return done.stdout
 
 
+@pytest.mark.long
 def test_two_processes_train_and_certify_as_one(tmp_path, monkeypatch, capsys):
     script, told = str(EXAMPLES / "many_machines.py"), ["--images", "100", "--epochs", "2", "--out"]
     monkeypatch.setattr(sys, "argv", [script, *told, str(tmp_path / "one")])

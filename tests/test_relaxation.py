@@ -224,6 +224,7 @@ TIGHTER = ("lines", "product of matrices", "another argument")
 """Where rows know more than intervals of values inside."""
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("bounds", ["ibp", "ibp+dual", "dual", "ibp&dual"])
 @pytest.mark.parametrize("name", NETS)

@@ -62,6 +62,7 @@ def points_of(threat: ThreatModel, x: Tensor, count: int = 4000) -> Tensor:
     return torch.cat([inside, edge])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh])
 @pytest.mark.parametrize("name", SETS)
 def test_verdicts_turn_where_the_least_value_is(name: str, act: type) -> None:
