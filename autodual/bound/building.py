@@ -31,8 +31,6 @@ from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
 from autodual.duals import Affine, Call, Choice, Planes, Relaxed
-from autodual.duals.intervals import IntervalRule
-from autodual.duals.piecewise import Piecewise
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
@@ -280,34 +278,24 @@ class Building:
     @torch.no_grad()
     def _room(self, value: Value) -> Tensor:
         """Return how far a computed end of what jumps read may be off: a part of |A||z| + |b|."""
-        network = self.network
-        made = next((step for step in self.plan.steps if step.out == value), None)
-        if made is None or not isinstance(made.rule, Affine):
-            terms = network[value].reference.abs()
-            return BLUR * roundoff(terms.dtype) * terms
-        sizes = list[Tensor]()
-        for v in made.variables:
-            size = network[v].reference.abs()
-            if v in self.reach:
-                size = torch.maximum(size, self.reach[v].lower.abs())
-                size = torch.maximum(size, self.reach[v].upper.abs())
-            sizes.append(size)
-        terms = made.rule.extent(made.call(self.env, self.batch), *sizes)
+        terms, made = self.network[value].reference.abs(), self.plan.at_jumps[value]
+        if made is not None and isinstance(made.rule, Affine):
+            sizes = list[Tensor]()
+            for v in made.variables:
+                size = self.network[v].reference.abs()
+                if v in self.reach:
+                    size = torch.maximum(size, self.reach[v].lower.abs())
+                    size = torch.maximum(size, self.reach[v].upper.abs())
+                sizes.append(size)
+            terms = made.rule.extent(made.call(self.env, self.batch), *sizes)
         return BLUR * roundoff(terms.dtype) * terms
-
-    def _jumps(self, step: Step) -> bool:
-        """Return whether an op may jump."""
-        if isinstance(step.rule, Piecewise):
-            return step.rule.shape(step.call(self.env, self.batch)).jumps
-        return isinstance(step.rule, IntervalRule)
 
     def _blurred(self, value: Value, box: Interval) -> Interval:
         """Widen an interval that a jump reads: there an ulp may be a whole jump.
 
         Elsewhere an error of rounding in an interval moves a bound by no more than its like.
         """
-        charged = self.plan.rounding is not None or value == self.plan.graph.perturbed
-        if charged or not any(map(self._jumps, self.plan.bounded[value])):
+        if self.plan.rounding is not None or value not in self.plan.at_jumps:
             return box
         room = self._room(value)
         return Interval(box.lower - room, box.upper + room)

@@ -314,6 +314,13 @@ class Plan:
         return table
 
     @cached_property
+    def at_jumps(self) -> Mapping[Value, Step | None]:
+        """The values inside that ops read which may jump, each with the step that computes it."""
+        made = {step.out: step for step in self.steps}
+        jumped = [v for v, readers in self.bounded.items() if any(s.rule.jumps for s in readers)]
+        return {v: made.get(v) for v in jumped if v != self.graph.perturbed}
+
+    @cached_property
     def by_intervals(self) -> frozenset[Value]:
         """The values of which interval arithmetic says all there is to say, on sets that are boxes.
 

@@ -106,6 +106,7 @@ class DualLayer(ABC):
         rough: whether only an interval is known, so that the user must allow it.
         partial: whether the op has poles or points where it is not defined. On boxes that hold
             one, ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
+        jumps: whether the op may jump, so that an ulp of what it reads may be a whole jump.
         kind: how ``explain`` names the dual layer.
         errors: how far f as it is computed may lie from f, in units of roundoff of the result; None
             where nobody has said, so that ``rounding=`` refuses the op.
@@ -118,6 +119,7 @@ class DualLayer(ABC):
     takes_slopes: ClassVar[bool] = False
     slopes_free: bool = False
     partial: bool = False
+    jumps: bool = False
     errors: float | None = None
     floor: float = 0.0
     kind: ClassVar[str]

@@ -24,12 +24,13 @@ class IntervalRule(DualLayer):
     Args:
         interval: interval arithmetic for f; endpoints map to endpoints if f is nondecreasing.
         arguments: the schema names of the arguments that may be perturbed.
-        errors: as for any dual layer.
+        errors, jumps: as for any dual layer.
     """
 
     interval: Callable[..., Interval] = by_endpoints
     arguments: tuple[str, ...] = ("self",)
     errors: float | None = None
+    jumps: bool = True
     rough: ClassVar[bool] = True
     kind: ClassVar[str] = "interval"
 

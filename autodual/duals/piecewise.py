@@ -186,9 +186,11 @@ class Piecewise(Elementwise):
     Args:
         shape: where f bends for a call, and whether it jumps there. ``shape(call).of(call, like)``
             are its pieces, with slopes and intercepts.
+        jumps: whether it may jump for some call.
     """
 
     shape: Callable[[Call], Pieces]
+    jumps: bool = False
 
 
 def pieces(
@@ -230,6 +232,7 @@ def pieces(
         floor=floor,
         leaves=None if jumps else partial(_ask, shape, Pieces.leaves),
         shape=shape,
+        jumps=jumps,
     )
 
 

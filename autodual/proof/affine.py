@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,6 +29,18 @@ def linear(net: Translated, z: Entries, W: np.ndarray, b: np.ndarray | None) -> 
     return Entries(out.nodes, np.moveaxis(out.index, 0, -1))
 
 
+def _windows(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> np.ndarray:
+    """Return which entries of one image windows read, [C · kernel, windows]; −1 for padding."""
+    count = torch.arange(1, math.prod(size) + 1, dtype=torch.float64).reshape(size)
+    return unfold(count, kernel, dilation, padding, stride)[0].long().numpy() - 1
+
+
 def convolution(
     net: Translated, z: Entries, node: Node, rest: Mapping[str, np.ndarray | None]
 ) -> Entries | None:
@@ -43,8 +56,7 @@ def convolution(
     )
     kernel = (*row, *W.shape[2:])
     size = (1, z.index.shape[1], *row, *z.index.shape[2:])
-    count = torch.arange(1, z.index.size + 1, dtype=torch.float64).reshape(size)
-    windows = unfold(count, kernel, dilation, padding, stride)[0].long().numpy() - 1
+    windows = _windows(size, kernel, dilation, padding, stride)
     g, out = a["groups"], W.shape[0]
     index = windows.reshape(g, -1, windows.shape[-1])
     b = np.zeros(out, np.float32) if b is None else b
@@ -80,8 +92,7 @@ def averaged(net: Translated, z: Entries, node: Node) -> Entries | None:
     padded = any(a["padding"]) and not a["count_include_pad"]
     if padded or a["ceil_mode"] or a.get("divisor_override") is not None or z.index.ndim != 4:
         return None
-    count = torch.arange(1, z.index.size + 1, dtype=torch.float64).reshape(z.index.shape)
-    windows = unfold(count, kernel, 1, tuple(a["padding"]), stride)[0].long().numpy() - 1
+    windows = _windows(z.index.shape, kernel, (1, 1), tuple(a["padding"]), stride)
     C, k = z.index.shape[1], kernel[0] * kernel[1]
     W = np.full((C, 1, k), 1 / k)
     number = net.affine(z, W, windows.reshape(C, k, -1), np.zeros((C, 1, 1)))

@@ -69,7 +69,7 @@ class Dual:
         a = torch.from_numpy(alpha.copy()).requires_grad_()
         root = torch.from_numpy(np.sqrt(cuts[5] / self.proof.numbers.dual))
         beta = root.square().requires_grad_()
-        best, kept = torch.full((len(y),), -torch.inf, dtype=torch.float64), (a, beta)
+        best = torch.full((len(y),), -torch.inf, dtype=torch.float64)
         losses: list[Tensor | None] = []
         adam = torch.optim.Adam([{"params": [a], "lr": STEP}, {"params": [beta], "lr": STEP}])
         of = torch.from_numpy(cuts[2].astype(np.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from autodual.interval import Interval
 from autodual.verifier.clip import Lines
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
+
+if TYPE_CHECKING:
+    from autodual.certified import Compiled
 
 LEVELS = 3.0
 """A dear bound pays where it is as far ahead of the cheap one as so many cuts would be; in large
@@ -65,6 +68,7 @@ class InputSplits:
         self.most = max(1, min(MOST, ROOM // size if self.small else WIDE // widest))
         self.gain = self.ahead = self.dearer = 0.0
         self.turns, self.start, self.sampled = 0, time.perf_counter(), 0.0
+        self.thrifty: dict[int, Compiled] = {}  # by the power of 2 that is their budget
 
     def roots(self) -> Nodes:
         """Return the box of each case."""
@@ -150,18 +154,22 @@ class InputSplits:
             return min(left, SAMPLE)
         return 1 if left > 0 and self.sampled <= PART * (time.perf_counter() - self.start) else 0
 
-    def _work(self) -> float:
-        """Return how much work the rows of a box may take: the longer it lasts, the more."""
+    def _by_rows(self) -> Compiled:
+        """Return what finds dear bounds: the longer it lasts, the more work rows may take."""
+        if self.small:
+            return self.system.found
         seconds = max(1.0, PART * (time.perf_counter() - self.start))
-        return 2.0 ** int(math.log2(seconds * pace(self.system.like.device)))
+        power = int(math.log2(seconds * pace(self.system.like.device)))
+        if power not in self.thrifty:
+            self.thrifty[power] = self.system.within(2.0**power)
+        return self.thrifty[power]
 
     def _dear(
         self, nodes: Nodes, known: Mapping[Value, Interval], learned: dict[str, float]
     ) -> tuple[Nodes, Lines]:
         """Do the same with intervals found by rows, within those that are known."""
         system, lower, upper = self.system, nodes["lower"], nodes["upper"]
-        compiled = system.found if self.small else system.within(self._work())
-        bound = system.bound(compiled, lower, upper, known)
+        bound = system.bound(self._by_rows(), lower, upper, known)
         lines, blame = system.lines(bound, nodes.case)
         ahead = lines.together(lower, upper).clamp(max=0) - nodes["cheap"]
         ahead = ahead[ahead.isfinite()].clamp(min=0)

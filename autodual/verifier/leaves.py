@@ -72,9 +72,10 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     if not program.finite_with(costs, nominal):
         return -np.inf, None
     if rounded:
-        y = _elastic(program, costs, nominal)
-        if y is None:
+        found = _solved(program, costs, nominal, STIFF * (1 + float(abs(costs).max(initial=0))))
+        if found.x is None:
             return -np.inf, None
+        y = np.maximum(-found.ineqlin.marginals, 0)
         start = _as_point(network, program, boxes, y, own)
         return branching.proved(node, network, boxes, start), None
     least, center = -np.inf, network.entry.reference.flatten()
@@ -96,46 +97,35 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     return least, center + point
 
 
-def _solved(program: Polytope, costs: Array, nominal: Array) -> OptimizeResult:
-    """Return what HiGHS says of the least t with nominal + costs · d ≤ t."""
-    rows = sp.vstack(
-        [
-            sp.hstack([program.rows, sp.csr_matrix((program.rows.shape[0], 1))]),
-            sp.hstack([sp.csr_matrix(costs), -np.ones((len(costs), 1))]),
-        ],
-        format="csr",
-    )
-    return linprog(
-        np.append(np.zeros(len(program.low)), 1.0),
-        A_ub=rows,
-        b_ub=np.concatenate([program.most, -nominal]),
-        bounds=[*zip(program.low, program.high, strict=True), (None, None)],
-        method="highs",
-    )
+def _solved(
+    program: Polytope, costs: Array, nominal: Array, price: float | None = None
+) -> OptimizeResult:
+    """Return what HiGHS says of the least t with nominal + costs · d ≤ t.
 
-
-def _elastic(program: Polytope, costs: Array, nominal: Array) -> Array | None:
-    """Return y for the least t + M s with nominal + costs · d ≤ t and rows d ≤ most + s, s ≥ 0.
-
-    There is always one: where nothing satisfies the rows it proves as much as M allows.
+    With a price M, of the least t + M s where rows may be missed by s ≥ 0. There is always one:
+    where nothing satisfies the rows it proves as much as M allows.
     """
-    count, rows = len(costs), program.rows.shape[0]
-    price = STIFF * (1 + float(abs(costs).max(initial=0)))
+    (rows, count), elastic = program.rows.shape, () if price is None else (price,)
+    missed = np.full((rows, len(elastic)), -1.0), np.zeros((len(costs), len(elastic)))
     both = sp.vstack(
         [
-            sp.hstack([program.rows, sp.csr_matrix((rows, 1)), -np.ones((rows, 1))]),
-            sp.hstack([sp.csr_matrix(costs), -np.ones((count, 1)), np.zeros((count, 1))]),
+            sp.hstack([program.rows, sp.csr_matrix((rows, 1)), missed[0]]),
+            sp.hstack([sp.csr_matrix(costs), -np.ones((len(costs), 1)), missed[1]]),
         ],
         format="csr",
     )
-    found = linprog(
-        np.concatenate([np.zeros(len(program.low)), [1.0, price]]),
+    ends = [
+        *zip(program.low, program.high, strict=True),
+        (None, None),
+        *((0, None) for _ in elastic),
+    ]
+    return linprog(
+        np.concatenate([np.zeros(count), [1.0, *elastic]]),
         A_ub=both,
         b_ub=np.concatenate([program.most, -nominal]),
-        bounds=[*zip(program.low, program.high, strict=True), (None, None), (0, None)],
+        bounds=ends,
         method="highs",
     )
-    return None if found.x is None else np.maximum(-found.ineqlin.marginals, 0)
 
 
 def _as_point(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SWALLOWED = 100.0
 """How many times as large as a maximum its arguments may be for differences to stand for it."""
+
 LONG = 2.0
 """From how many seconds on bounds take long."""
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from autodual.formats.onnx.value import Node, Op, Value, placed, room, together
 
-LARGE, THIN = 2**14, 16
+LARGE, FEW = 2**14, 16
 """How large a weight is, and how many times as many rows it has as entries in a column that are not
 0, for its zeros to be left out."""
 
@@ -116,7 +116,7 @@ def thinned(node: Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Te
     ):
         return None
     count = max(1, int((columns != 0).sum(1).max()))
-    if count * THIN > columns.shape[1] or not bool(columns.isfinite().all()):
+    if count * FEW > columns.shape[1] or not bool(columns.isfinite().all()):
         return None
     places = (columns != 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     return places.contiguous(), columns.gather(1, places)
