@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import pytest
 import torch
@@ -20,10 +21,11 @@ from autodual.errors import InputError, Interrupted, UnsupportedOpError
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
 from autodual.query import Case, Query
-from autodual.verifier import ascent, clip, inputs, leaves, system, units
+from autodual.verifier import ascent, clip, inputs, rounding, system, units
 from autodual.verifier.clip import Lines
 from autodual.verifier.pool import Nodes
 from autodual.verifier.verdict import Verdict
+from tests.exactly import evaluate, rational
 
 BRANCH = ["inputs", "units", "programs"]
 
@@ -674,9 +676,47 @@ def test_ties_are_never_verified_away() -> None:
 
 
 def test_canary_without_room_for_rounding_ties_are_verified(monkeypatch) -> None:
-    for place in (clip, ascent, leaves, system):
+    for place in (clip, ascent, system):
         monkeypatch.setattr(place, "room", lambda dtype: 0.0)
+    monkeypatch.setattr(rounding, "INSIDE", 0)
     assert any(verdict.verified for verdict in ties())
+
+
+def ties_inside(branch: str) -> Iterator[Verdict]:
+    """Verdicts on nets whose last layer undoes what is large before it, at points that just fail.
+
+    The rows of the last layer are orthogonal to what reaches it, but for rounding: on the whole
+    box the output is as large as what float32 lost of numbers up to 10⁴.
+    """
+    for seed in range(12):
+        draw = torch.Generator().manual_seed(seed)
+        big = 10 ** float(4 * torch.rand((), generator=draw))
+        n, m = 1 + seed % 3, 6
+        first, last = nn.Linear(n, m), nn.Linear(m, 1, bias=False)
+        first.weight.data = torch.randn(m, n, generator=draw) * big
+        first.bias.data = torch.randn(m, generator=draw) * big
+        columns = torch.cat([first.weight.data, first.bias.data[:, None]], 1).double()
+        null = torch.linalg.svd(columns.T).Vh[n + 1 :]
+        last.weight.data = (torch.randn(len(null), generator=draw).double() @ null).float()[None]
+        model = nn.Sequential(first, last)
+        lower = torch.randn(n, generator=draw)
+        upper = lower + 1e-2 * torch.rand(n, generator=draw)
+        corners = itertools.product(*zip(lower.tolist(), upper.tolist(), strict=True))
+        worst = min(evaluate(model, rational(torch.tensor(corner)))[0] for corner in corners)
+        at = float(torch.tensor(float(worst)))
+        at = at if Fraction(at) >= worst else float(torch.tensor(at).nextafter(torch.tensor(1e9)))
+        yield ad.verify(model, (lower, upper), ad.Y[0] > at, 0.3, branch=branch, attack=False)
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units", "programs"])
+def test_what_cancels_inside_a_network_is_never_verified_away(branch) -> None:
+    assert not any(verdict.verified for verdict in ties_inside(branch))
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+def test_canary_without_room_inside_that_is_verified(branch, monkeypatch) -> None:
+    monkeypatch.setattr(rounding, "INSIDE", 0)
+    assert any(verdict.verified for verdict in ties_inside(branch))
 
 
 class Signed(nn.Module):

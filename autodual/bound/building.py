@@ -76,6 +76,7 @@ class Building:
         threat: the set around the perturbed input.
         slopes, given: slopes and intervals from outside.
         before: the bound without steps, where one with them is wanted.
+        room: radii [1, *size(1)] that affine ops are to have, by the value they compute.
         record: written to, if there is one.
         shared: noise that all parts of a batch read.
 
@@ -98,9 +99,10 @@ class Building:
         slopes: Mapping[Value, Choice],
         given: Mapping[Value, Interval],
         before: Bound | None = None,
+        room: Mapping[Value, Tensor] | None = None,
     ) -> None:
         self.job, self.env, self.record, self.before = job, env, record, before
-        self.slopes, self.given = slopes, given
+        self.slopes, self.given, self.room = slopes, given, room or {}
         self.plan, self.method = job.plan, job.plan.method
         entry = self.plan.graph.perturbed
         x = env[entry]
@@ -233,6 +235,12 @@ class Building:
         other = doubt(made.step, self.env, self.doubts, sizes, self.batch)
         return charge if other is None else replace(charge, radius=up(charge.radius + other))
 
+    def _charge_of(self, value: Value) -> outward.Charge:
+        """Return the room that an affine op is to have."""
+        room = self.room[value]
+        own = value.in_layout(room.expand(self.batch, *room.shape[1:]))
+        return outward.Charge(own, room.new_zeros(self.batch))
+
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""
         moving = set(step.variables)
@@ -247,6 +255,8 @@ class Building:
             if self.plan.rounding is not None:
                 charge, image = self._charge(made, call), self.reach[made.value]
                 made = replace(made, charge=charge, image=image)
+            elif step.out in self.room:
+                made = replace(made, charge=self._charge_of(step.out))
             network = network.extended(made)
             for sums in group:
                 sums.extend(network, made)

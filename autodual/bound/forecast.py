@@ -81,7 +81,7 @@ def _columns(building: Building, record: Record, targets: list[Value]) -> None:
     count = building.plan.graph.perturbed.numel
     for step in reversed(building.plan.path(frozenset(targets))):
         layer = building.network.layers[step.out]
-        if layer.radius is not None:
+        if layer.radius is not None and not step.rule.exact:
             count += int((layer.radius != 0).flatten(1).sum(1).max())
         record.push(step.out, building.batch * count)
 

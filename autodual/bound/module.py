@@ -82,6 +82,7 @@ class BoundModule:
         threat: ThreatModel,
         slopes: Mapping[Value | str, Choice] | None = None,
         given: Mapping[Value | str, Interval] | None = None,
+        room: Mapping[Value, Tensor] | None = None,
     ) -> Bound:
         """Relax the network for a batch.
 
@@ -92,6 +93,8 @@ class BoundModule:
                 are sound.
             given: intervals known from elsewhere, by the value that a nonlinear op reads; they are
                 intersected with the bound's own before the op is relaxed.
+            room: radii [1, *size(1)] of affine ops, by the value that they compute, for what may
+                be rounded there; without ``rounding`` they have none.
         """
         sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
         check_slopes(self.plan, sloped)
@@ -99,7 +102,8 @@ class BoundModule:
             raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)
         seed = self.options.estimator.seed()
-        return self.relax(self.complete(env), threat, seed, slopes=sloped, given=known)
+        how = {"slopes": sloped, "given": known, "room": room}
+        return self.relax(self.complete(env), threat, seed, **how)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def run(self, env: Env, threat: ThreatModel) -> Record:
@@ -244,12 +248,12 @@ class BoundModule:
         shared: CauchyNoise | None = None,
         slopes: Mapping[Value, Choice] | None = None,
         given: Mapping[Value, Interval] | None = None,
+        room: Mapping[Value, Tensor] | None = None,
     ) -> Bound:
         """Relax the network, step by step; ``env`` has what the perturbation does not reach."""
-        bound = self._made(env, threat, seed, slopes or {}, given or {}, record, shared)
-        if self.options.optimize is None:
-            return bound
-        return self._made(env, threat, seed, slopes or {}, given or {}, record, before=bound)
+        made = partial(self._made, env, threat, seed, slopes or {}, given or {}, record, room=room)
+        bound = made(shared)
+        return bound if self.options.optimize is None else made(before=bound)
 
     def _made(
         self,
@@ -261,6 +265,7 @@ class BoundModule:
         record: Record | None = None,
         shared: CauchyNoise | None = None,
         before: Bound | None = None,
+        room: Mapping[Value, Tensor] | None = None,
     ) -> Bound:
         """Relax the network once; after a bound without steps, with them."""
         batch, kind = len(env[self.plan.graph.perturbed]), type(threat)
@@ -274,7 +279,7 @@ class BoundModule:
         none = sided or deciding  # columns need parallel planes
         orders = {} if none else self._orders.get(kind, {})
         job = self._job(self._servings(orders), seed)
-        building = Building(job, env, threat, record, shared, slopes, given, before)
+        building = Building(job, env, threat, record, shared, slopes, given, before, room)
         for step in self.plan.steps:
             building.add(step)
         if deciding and record is not None:

@@ -360,6 +360,11 @@ def _product(
     return Charge(up(beyond + lost), _floor(step, back, far, batch))
 
 
+def adds(step: Step, rule: Affine, call: Call) -> bool:
+    """Return whether an affine op adds anything up, as far as its rule tells."""
+    return rule.terms is None or _terms(step, rule, call)[0] > 0
+
+
 def _terms(step: Step, rule: Affine, call: Call) -> tuple[int, int]:
     """Return how many numbers are rounded on the way ahead and back."""
     assert rule.terms is not None

@@ -45,7 +45,7 @@ class Columns(ABC):
             columns = self._elementwise(layer)
         else:
             columns = self._sum([self._affine(side) for side in layer.sides])
-        if layer.radius is not None:
+        if layer.radius is not None and not layer.step.rule.exact:  # no columns for rounding
             columns = self._inject(columns, layer.radius)
         self.at[layer.value] = columns
         for value in self.plan.last_reads.get(layer.value, ()):

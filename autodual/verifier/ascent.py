@@ -27,7 +27,7 @@ from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat.base import wide
 from autodual.verifier.around import Around
-from autodual.verifier.clip import room
+from autodual.verifier.rounding import room
 from autodual.working import check_time
 
 RATE, END = 0.3, 0.02

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autodual.verifier.rounding import room
+
 ROUNDS = 2
 """How often all coordinates are cut: each cut makes the next one's rest larger."""
 
@@ -15,16 +17,6 @@ WEIGHINGS = 8
 
 RATE = 2.0
 """How far the weights' logarithms move in the first step."""
-
-
-def room(dtype: torch.dtype) -> float:
-    """Return which part of all terms of a sum is left for rounding, theirs included.
-
-    It is 4e-11 in float64 and 2e-5 in float32, far more than an ulp an op. The terms are those
-    of the last sums: where numbers inside a network are far larger than what is left of them,
-    ``rounding=`` says how far rounding goes.
-    """
-    return float(torch.finfo(dtype).eps ** (2 / 3))
 
 
 @dataclass(frozen=True, eq=False)

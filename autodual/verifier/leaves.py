@@ -11,13 +11,10 @@ from scipy.optimize import OptimizeResult, linprog
 from torch import Tensor
 
 from autodual.front.ir import Value
-from autodual.solve.branching import INFEASIBLE
-from autodual.solve.emptiness import proved_empty
 from autodual.solve.linear import CUTS
 from autodual.solve.outward import shares
 from autodual.solve.polytope import Array, Matrices, Polytope, array, polytope
 from autodual.verifier.ascent import Point
-from autodual.verifier.clip import room
 from autodual.verifier.pool import Nodes
 from autodual.working import check_time
 
@@ -36,8 +33,9 @@ TINY = 1e-30
 def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
     """Decide sub-problems by the least t with g ≤ t for all rows g of their case.
 
-    The dual point of HiGHS proves a bound on t: its rows' part are weights λ. Where the input's
-    set is no polyhedron, tangents cut off what HiGHS finds outside of it.
+    What a dual point of HiGHS says about planes, intervals and rows is a point of an ascent, whose
+    bound is evaluated anew: nothing depends on how a solver rounds. Where the input's set is no
+    polyhedron, tangents cut off what HiGHS finds outside of it.
 
     Returns:
         Those that stay undecided; a point of each program that did not prove, [P, n]; whose case
@@ -60,10 +58,8 @@ def decide(branching: UnitSplits, nodes: Nodes) -> tuple[Nodes, Tensor, Tensor]:
 def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[float, Tensor | None]:
     """Return a bound on t, and the point of the input at which HiGHS found it."""
     network, boxes, _ = branching.relaxed(node)
-    program = polytope(network, matrices)
-    rounded = branching.system.rounded
+    program = polytope(network, matrices).roomy()
     own = len(program.most)
-    program = program.roomy() if rounded else program
     for value, box in boxes.items():
         program = _within(program, value, box.lower - network.nominal(value), -1)
         program = _within(program, value, box.upper - network.nominal(value), 1)
@@ -71,23 +67,16 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     costs, nominal = system.question(program, network, node.case)
     if not program.finite_with(costs, nominal):
         return -np.inf, None
-    if rounded:
-        found = _solved(program, costs, nominal, STIFF * (1 + float(abs(costs).max(initial=0))))
-        if found.x is None:
-            return -np.inf, None
-        y = np.maximum(-found.ineqlin.marginals, 0)
-        start = _as_point(network, program, boxes, y, own)
-        return branching.proved(node, network, boxes, start), None
+    price = STIFF * (1 + float(abs(costs).max(initial=0)))
     least, center = -np.inf, network.entry.reference.flatten()
     for _ in range(CUTS):
         check_time()
-        found = _solved(program, costs, nominal)
-        if found.status == INFEASIBLE:
-            parts = program.rows, program.most, program.low, program.high
-            return (np.inf if proved_empty(*parts) else least), None
+        found = _solved(program, costs, nominal, price)
         if found.x is None:
             return least, None
-        least = max(least, _proved(program, costs, nominal, -found.ineqlin.marginals))
+        y = np.maximum(-found.ineqlin.marginals, 0)
+        start = _as_point(network, program, boxes, y, own)
+        least = max(least, branching.proved(node, network, boxes, start))
         point = torch.from_numpy(found.x[: program.inputs]).to(system.like)
         outside = None if system.around is None else system.around.tangent(point)
         if least > 0 or outside is None:
@@ -97,16 +86,14 @@ def _least(branching: UnitSplits, node: Nodes, matrices: Matrices) -> tuple[floa
     return least, center + point
 
 
-def _solved(
-    program: Polytope, costs: Array, nominal: Array, price: float | None = None
-) -> OptimizeResult:
-    """Return what HiGHS says of the least t with nominal + costs · d ≤ t.
+def _solved(program: Polytope, costs: Array, nominal: Array, price: float) -> OptimizeResult:
+    """Return what HiGHS says of the least t + M s with nominal + costs · d ≤ t.
 
-    With a price M, of the least t + M s where rows may be missed by s ≥ 0. There is always one:
-    where nothing satisfies the rows it proves as much as M allows.
+    Rows may be missed by s ≥ 0 at a price M. There is always a least: where nothing satisfies the
+    rows it proves as much as M allows.
     """
-    (rows, count), elastic = program.rows.shape, () if price is None else (price,)
-    missed = np.full((rows, len(elastic)), -1.0), np.zeros((len(costs), len(elastic)))
+    rows, count = program.rows.shape
+    missed = np.full((rows, 1), -1.0), np.zeros((len(costs), 1))
     both = sp.vstack(
         [
             sp.hstack([program.rows, sp.csr_matrix((rows, 1)), missed[0]]),
@@ -114,13 +101,9 @@ def _solved(
         ],
         format="csr",
     )
-    ends = [
-        *zip(program.low, program.high, strict=True),
-        (None, None),
-        *((0, None) for _ in elastic),
-    ]
+    ends = [*zip(program.low, program.high, strict=True), (None, None), (0, None)]
     return linprog(
-        np.concatenate([np.zeros(count), [1.0, *elastic]]),
+        np.concatenate([np.zeros(count), [1.0, price]]),
         A_ub=both,
         b_ub=np.concatenate([program.most, -nominal]),
         bounds=ends,
@@ -137,8 +120,6 @@ def _as_point(
 ) -> Point:
     """Return where a dual point leads rows: by which planes, multipliers and weights.
 
-    What these prove is evaluated anew, so that nothing depends on how a solver rounds.
-
     Args:
         own: how many of the constraints are the network's; intervals of values follow.
     """
@@ -150,20 +131,6 @@ def _as_point(
         multipliers[value] = torch.from_numpy(high - low).to(like).reshape(1, *value.size(1))
     weights = torch.from_numpy(np.log(np.maximum(y[total:], TINY))).to(like).unsqueeze(0)
     return Point(dict(shares(network, program, [y])), multipliers, weights)
-
-
-def _proved(program: Polytope, costs: Array, nominal: Array, y: Array) -> float:
-    """Return what a dual point proves of t."""
-    y = np.maximum(y, 0)
-    weights = y[program.rows.shape[0] :]
-    total = weights.sum()
-    if not total > 0:
-        return -np.inf
-    own, weights = y[: program.rows.shape[0]] / total, weights / total
-    cost, far = weights @ costs, np.maximum(abs(program.low), abs(program.high))
-    reduced = abs(cost) + abs(program.rows).T @ own
-    size = reduced @ far + own @ abs(program.most) + weights @ abs(nominal)
-    return program.proved(cost, own) + float(weights @ nominal) - room(torch.float64) * float(size)
 
 
 def _within(program: Polytope, value: object, end: Tensor, sign: int) -> Polytope:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
+from autodual.bound.relaxation import Relaxation
+from autodual.duals import Affine, Extreme, Piecewise
+from autodual.front.ir import Value
 from autodual.solve.branching import OVER, Outcome, Whole, margin_of, streamed
 from autodual.solve.integer import whole_network
 from autodual.solve.linear import radius_of
-from autodual.solve.polytope import Matrices
+from autodual.solve.polytope import Array, Matrices, array
 from autodual.verifier.system import System
+
+PART = 1 / 16
+"""Which part of an affine op's room for rounding is left where none of it can cancel later."""
 
 Answer = tuple[int, Outcome]
 """The number of a case, and what was found."""
@@ -51,11 +57,37 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
             yield partial(_unknown, i)
             continue
         unit = Whole(whole, None).unit
+        nominal = nominal - lost(network, system.specs(index))
         for cost, value in zip(costs[1:], nominal[1:], strict=True):
             whole = whole.cut(cost, margin_of(cost * unit, value) - value)
         entry = network.entry
         program = Whole(whole, radius_of(entry.threat, entry.x))
         yield partial(_asked, i, program, costs[0], float(nominal[0]), end)
+
+
+def lost(network: Relaxation, specs: Mapping[Value, Tensor]) -> Array:
+    """Return how far rows C [1, S, *] may be off by rounding inside a network, [S].
+
+    Affine ops have room of their own; on its way to the rows none of it cancels.
+    """
+    off = {network.entry.value: torch.zeros_like(network.entry.reference)}
+    for layer in network.layers.values():
+        rule, some = layer.step.rule, [off[v] for v in layer.step.variables]
+        call = layer.step.call(layer.constants, layer.batch)
+        if isinstance(rule, Affine):
+            own = torch.zeros(()) if layer.charge is None else layer.charge.radius
+            off[layer.value] = rule.extent(call, *some, constant=False) + PART * own
+        elif isinstance(rule, Piecewise):
+            pieces = rule.shape(call).of(call, layer.boxes[0].lower)
+            off[layer.value] = torch.stack([p.slope.abs() for p in pieces]).amax(0) * some[0]
+        elif isinstance(rule, Extreme):
+            off[layer.value] = reduce(torch.maximum, some)
+        else:  # its planes meet
+            assert layer.planes is not None
+            parts = zip(layer.planes.upper_slopes, some, strict=True)
+            off[layer.value] = reduce(torch.add, (slope.abs() * e for slope, e in parts))
+    each = (c[0].abs().flatten(1) @ off[v].flatten() for v, c in specs.items())
+    return array(reduce(torch.add, each))
 
 
 def _asked(i: int, program: Whole, cost: object, value: float, end: float) -> Answer:

@@ -24,7 +24,8 @@ from autodual.rounding import down
 from autodual.threat import Box, ThreatModel
 from autodual.verifier.around import Around
 from autodual.verifier.blame import lines_and_blame
-from autodual.verifier.clip import Lines, room
+from autodual.verifier.clip import Lines
+from autodual.verifier.rounding import points_for, room, room_inside
 
 if TYPE_CHECKING:
     from autodual.bound.relaxation import Relaxation
@@ -185,7 +186,20 @@ class System:
         given: dict[Value | str, Interval] = {
             v: box for v, box in (known or {}).items() if v != entry
         }
-        return compiled.program(env, threat, given=given)
+        return compiled.program(env, threat, given=given, room=self.room)
+
+    @cached_property
+    def room(self) -> Mapping[Value, Tensor]:
+        """What is left for rounding inside the network, where it is not charged."""
+        if self.rounded:
+            return {}
+        plan, (lower, upper) = self.found.program.plan, self.ends
+        draw, count = torch.Generator().manual_seed(0), points_for(plan)
+        case = torch.randint(len(lower), (count,), generator=draw)
+        share = torch.rand(count, lower.shape[1], generator=draw, dtype=lower.dtype)
+        share[0] = 0.5
+        x = torch.lerp(lower[case], upper[case], share.to(lower))
+        return room_inside(plan, self.found.env, x.reshape(count, *self.shape))
 
     def _around(self, lower: Tensor, upper: Tensor) -> tuple[ThreatModel, Tensor]:
         """Return the sets of sub-problems, and the x [B, *] that these are around."""
