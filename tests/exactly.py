@@ -78,6 +78,18 @@ def smooth(f, z):
     return found.reshape(z.shape)
 
 
+class Sign(nn.Module):
+    def forward(self, z):
+        return torch.sign(z)
+
+
+class Choose(nn.Module):
+    """Two functions, by which side of an edge z lies on; there both are far from 0."""
+
+    def forward(self, z):
+        return torch.where(z >= 0.75, z - 4096.0, 0.5 * z + 4096.0)
+
+
 class Exp(nn.Module):
     def forward(self, z):
         return z.exp()
@@ -200,6 +212,10 @@ def evaluate(module, z):
         return conv(module, z)
     if isinstance(module, nn.ReLU):
         return relu(z)
+    if isinstance(module, Sign):
+        return np.where(z > 0, Fraction(1), np.where(z < 0, Fraction(-1), Fraction(0)))
+    if isinstance(module, Choose):
+        return np.where(z >= Fraction(3, 4), z - 4096, z / 2 + 4096)
     if isinstance(module, nn.LeakyReLU):
         return np.where(z > 0, z, Fraction(module.negative_slope) * z)
     if isinstance(module, nn.Hardtanh):

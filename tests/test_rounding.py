@@ -19,7 +19,18 @@ from autodual.errors import InputError, UnsupportedOpError
 from autodual.interval import Interval
 from autodual.rounding import gamma, up
 from tests.coarse import coarse
-from tests.exactly import SMOOTH, Attend, Normed, Standard, Tied, Twice, evaluate, rational
+from tests.exactly import (
+    SMOOTH,
+    Attend,
+    Choose,
+    Normed,
+    Sign,
+    Standard,
+    Tied,
+    Twice,
+    evaluate,
+    rational,
+)
 
 METHODS = "ibp", "ibp+dual", "dual", "ibp&dual"
 DTYPES = torch.float32, torch.float64
@@ -131,6 +142,40 @@ def test_outward_bounds_hold_in_real_arithmetic(name, dtype):
                 found = lower(net, x, C, eps, bounds, rounding=rounding)
                 assert found.isfinite().all()
                 assert excess(found, values) <= 0, (bounds, rounding, eps)
+
+
+def jumping(rounding="outward"):
+    """By how much bounds exceed values where z meets an edge, in one ulp of x or in none."""
+    worst = -np.inf
+    for seed, jump in itertools.product(range(4), (Sign(), Choose())):
+        torch.manual_seed(seed)
+        first = nn.Linear(3, 6)
+        net = nn.Sequential(first, jump, nn.Linear(6, 2))
+        x = torch.randn(1, 3)
+        edge = 0.75 if isinstance(jump, Choose) else 0.0
+        with torch.no_grad():  # for half of the units z is the edge at x, but for rounding
+            first.bias[::2] = edge - (first.weight @ x[0])[::2]
+        C = torch.randn(4, 2)
+        for eps in (0.0, 2.0**-24, 2.0**-10):
+            moves = itertools.product((-1, 0, 1), repeat=3)
+            points = [rational(x[0]) + Fraction(eps) * np.array(m, dtype=object) for m in moves]
+            values = rational(C) @ np.stack([evaluate(net, p) for p in points], 1)
+            for bounds in METHODS:
+                found = lower(net, x, C, eps, bounds, rounding=rounding)[0]
+                assert found.isfinite().all()
+                worst = max(
+                    worst,
+                    *(Fraction(float(b)) - min(v) for b, v in zip(found, values, strict=True)),
+                )
+    return worst
+
+
+def test_functions_that_jump():
+    assert jumping() <= 0
+
+
+def test_plain_bounds_miss_jumps_by_rounding():
+    assert jumping(None) > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -175,9 +175,10 @@ def image(
     assert rule.errors is not None
     u = roundoff(found.lower.dtype)
     share = (rule.errors + 4) * (u if own is None else 2 * u + own)
+    floor = rule.floor_on(call, *boxes)
 
     def lost(end: Tensor) -> Tensor:
-        return share * end.abs().clamp(min=rule.floor) + least(end.dtype)
+        return share * torch.maximum(end.abs(), floor) + least(end.dtype)
 
     return Interval(found.lower - lost(found.lower), found.upper + lost(found.upper))
 
@@ -331,7 +332,8 @@ def _planes(
         for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
             radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
         if around.own is not None and step.rule.errors:
-            most = torch.maximum(found.lower.abs(), found.upper.abs()).clamp(min=step.rule.floor)
+            most = torch.maximum(found.lower.abs(), found.upper.abs())
+            most = torch.maximum(most, step.rule.floor_on(call, *boxes))
             u = roundoff(dtype) + around.own
             radius = radius + (step.rule.errors + 1) * u * most + least(dtype)
     return radius * (1 + gamma(count, dtype))

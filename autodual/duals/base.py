@@ -166,6 +166,10 @@ class DualLayer(ABC):
         """
         return None
 
+    def floor_on(self, call: Call, *boxes: Interval) -> Tensor:
+        """Return the size as which a smaller result counts for ``errors``, to broadcast to it."""
+        return boxes[0].lower.new_tensor(self.floor)
+
     def serving(self, names: Sequence[str], args: Mapping[str, Any]) -> DualLayer | None:
         """Return the rule that serves a call with these arguments perturbed, if there is one."""
         return self if self.covers(names, args) else None

@@ -52,6 +52,7 @@ class Elementwise(DualLayer):
         partial: whether f has poles or points where it is not defined. On boxes that hold one,
             ``interval`` gives (−∞, ∞), and the bounds of the whole example are lost with it.
         errors, floor: as for any dual layer; 0 where f chooses among numbers that are there.
+        sizes: (call, *intervals) → how large what f adds up is at most, in place of ``floor``.
         leaves: (call, *intervals, planes=, errors=, floor=) → how far f may leave two planes, see
             ``DualLayer.slack``.
     """
@@ -67,6 +68,7 @@ class Elementwise(DualLayer):
     partial: bool = False
     errors: float | None = None
     floor: float = 0.0
+    sizes: Callable[..., Tensor] | None = None
     leaves: Callable[..., Tensor] | None = None
     takes_slopes: ClassVar[bool] = True
 
@@ -115,7 +117,12 @@ class Elementwise(DualLayer):
         """Return how far f may leave two computed planes on the boxes."""
         if self.errors is None or self.leaves is None:
             return None
-        return self.leaves(call, *boxes, planes=planes, errors=self.errors, floor=self.floor)
+        floor = self.floor if self.sizes is None else self.sizes(call, *boxes)
+        return self.leaves(call, *boxes, planes=planes, errors=self.errors, floor=floor)
+
+    def floor_on(self, call: Call, *boxes: Interval) -> Tensor:
+        """Return the size as which a smaller result counts."""
+        return super().floor_on(call, *boxes) if self.sizes is None else self.sizes(call, *boxes)
 
     def _tried(self, call: Call, boxes: Sequence[Interval]) -> list[Planes]:
         """Return the parallel planes, and those of further slopes."""

@@ -21,6 +21,7 @@ from autodual.duals.base import Call, by_endpoints
 from autodual.duals.elementwise import Elementwise, worst
 from autodual.duals.relaxed import Lines, Planes
 from autodual.interval import Interval
+from autodual.rounding import up
 
 Function = Callable[[Tensor], Tensor]
 Breakpoint = float | Tensor
@@ -164,19 +165,29 @@ class Pieces:
         ]
 
     def leaves(
-        self, f: Function, box: Interval, *, planes: Planes, errors: float, floor: float
+        self, f: Function, box: Interval, *, planes: Planes, errors: float, floor: float | Tensor
     ) -> Tensor:
         """Return how far f may leave two lines on the box: it does so most at a vertex.
 
         A breakpoint that is no float is read as the next one, and there f is as large as its size
-        times some slope, which ``errors`` counts.
+        times some slope, which ``errors`` counts. Where f jumps a piece is read at the next number
+        that is a float: nearer to the jump it leaves a line by no more than by their slopes.
         """
         missed = []
-        for z in self.vertices(box):
+        for z in self.candidates(box):
             value = f(z)
-            size = value.abs().clamp(min=floor) * (1 + errors)
+            size = torch.maximum(value.abs(), torch.as_tensor(floor).to(value)) * (1 + errors)
             missed.append(planes.missed(value, (z,), size))
-        return worst(missed)
+        if not self.jumps:
+            return worst(missed)
+        steepest = worst([piece.slope.abs() for piece in self.of(f, box.lower)])
+        steepest = steepest + worst([planes.lower_slopes[0].abs(), planes.upper_slopes[0].abs()])
+        gaps = [torch.maximum(p - a, b - p) for p, (a, b) in self._jumps(box.lower)]
+        return up(worst(missed) + 2 * steepest * worst(gaps))
+
+    def _jumps(self, like: Tensor) -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Return each breakpoint with the numbers beside it."""
+        return list(zip(self.points(like), self.beside(like), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +229,7 @@ def pieces(
         lines, free, beside: quicker ways to the same lines.
         errors, floor: how many roundings f as it is computed lies from f at most, relative to the
             result, or to ``floor``, breakpoints rounded to floats included: 0 for ReLU, 2 for a
-            product with a number. ``rounding=`` needs it, of functions that do not jump.
+            product with a number. ``rounding=`` needs it.
     """
     shape = partial(_shape, breakpoints, jumps)
     return Piecewise(
@@ -230,7 +241,7 @@ def pieces(
         beside=beside,
         errors=errors,
         floor=floor,
-        leaves=None if jumps else partial(_ask, shape, Pieces.leaves),
+        leaves=partial(_ask, shape, Pieces.leaves),
         shape=shape,
         jumps=jumps,
     )

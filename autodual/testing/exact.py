@@ -55,7 +55,8 @@ def check_planes(
     sharp, known = precise(call), False
     for z in tried:
         value = sharp(*(v.double() for v in z))
-        off = NARROW * rule.errors * value.abs().clamp(min=rule.floor)
+        floor = rule.floor_on(call, *boxes).double()
+        off = NARROW * rule.errors * torch.maximum(value.abs(), floor)
         sides = (
             (planes.lower_slopes, planes.lower_intercept, -1),
             (
