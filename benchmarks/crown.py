@@ -4,8 +4,9 @@
 
 A folder has instances.csv and the files that it names, as for ``verify.py``; ``instances.py`` makes
 one of MNIST images. α,β-CROWN runs on the CPU with 50 restarts of its attack and batches of 2,048,
-a second time (``--after``) with its attack after its bounds. Times are those from the shell, the
-start of Python and torch with them, all on ``--threads``. A rerun goes on after the last instance.
+a second time (``--after``) with its attack after its bounds; with ``--inputs`` it cuts boxes, by
+the settings that it has for ACAS Xu. Times are those from the shell, the start of Python and torch
+with them, all on ``--threads``. A rerun goes on after the last instance.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from pathlib import Path
 CONFIG = """\
 general: {device: cpu}
 attack: {pgd_restarts: 50%s}
-solver: {batch_size: 2048}
+solver: {batch_size: 2048%s}
+"""
+
+INPUTS = """\
+bab:
+  branching: {method: naive, input_split: {enable: True, reorder_bab: True}}
+  clip_n_verify: {clip_input_domain: {enabled: True}}
 """
 
 SAID = {"unsat": "verified", "safe": "verified", "sat": "falsified", "unsafe": "falsified"}
@@ -50,7 +57,10 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
     for name, when in {"crown": "", "crown after": ", pgd_order: after"}.items():
         if name == "crown" or args.after:
             config = args.out.resolve() / f"{name.replace(' ', '_')}.yaml"
-            config.write_text(CONFIG % when)
+            if args.inputs:
+                when = ", pgd_restart_when_stuck: True, pgd_order: after"
+            text = CONFIG % (when, ", bound_prop_method: crown" if args.inputs else "")
+            config.write_text(text + (INPUTS if args.inputs else ""))
             found[name] = [*shlex.split(args.crown), "--config", str(config)]
     return found
 
@@ -122,6 +132,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--crown", required=True, help="what starts α,β-CROWN")
     parser.add_argument("--after", action="store_true", help="it with attacks after bounds, too")
+    parser.add_argument("--inputs", action="store_true", help="it cuts inputs, as for ACAS Xu")
     parser.add_argument("--first", type=int, default=None, help="so many, evenly chosen")
     parser.add_argument("--timeout", type=float, default=116.0)
     parser.add_argument("--threads", type=int, default=1)
