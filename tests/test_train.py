@@ -421,6 +421,10 @@ def test_a_file_of_another_training_is_refused(tmp_path):
     for other, model in ((replace(recipe, batch=30), None), (recipe, small(nn.BatchNorm2d(4)))):
         with pytest.raises(InputError, match=r"last\.pt"):
             train.fit(certified(model=model), data(), other, out=tmp_path)
+    planned = replace(recipe, rate=train.one_cycle(1e-3))
+    train.fit(certified(), data(), planned, out=tmp_path / "planned")
+    with pytest.raises(InputError, match=r"'epochs': 1.*'epochs': 2"):
+        train.fit(certified(), data(), replace(planned, epochs=2), out=tmp_path / "planned")
     (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:500])
     with pytest.raises(InputError, match="no whole file"):
         train.fit(certified(), data(), recipe, out=tmp_path)

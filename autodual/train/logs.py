@@ -64,7 +64,7 @@ class Curves(Hook):
         for name in ("clean", "attacked", "error"):
             told = [(row["epoch"], 100 * row[name]) for row in state.history if name in row]
             if told:
-                right.plot(*zip(*told, strict=True), label=NAMES[name])
+                right.plot(*zip(*told, strict=True), label=LABELS.get(name, name))
         right.set(xlabel="epoch", ylabel="error, %", ylim=(0, None))
         if right.lines:
             right.legend(frameon=False)
@@ -72,4 +72,4 @@ class Curves(Hook):
         figure.savefig(self.path, dpi=120)
 
 
-NAMES = {"clean": "clean", "attacked": "attacked", "error": "certified"}
+LABELS = {"error": "what the best is chosen by"}

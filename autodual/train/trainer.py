@@ -326,19 +326,21 @@ PLAIN = "epoch", "step", "total", "seen", "seconds", "history", "best"
 def order_of(state: State) -> dict[str, int]:
     """Return what a training that goes on must share with the one that was begun."""
     recipe = state.recipe
-    return {
+    order = {
         "batch": recipe.batch,
         "seed": recipe.seed,
         "replays": recipe.replays,
         "steps": state.steps,
     }
+    return order if recipe.rate is None else {**order, "epochs": recipe.epochs}
 
 
 def resume(state: State, hooks: Sequence[Hook], path: Path) -> None:
     """Go back to where a checkpoint was written.
 
     Raises:
-        InputError: it is of another model or of another order of batches.
+        InputError: it is of another model or of another order of batches; a learning rate was
+            planned for other epochs.
     """
     kept = load(path)
     if kept.get("order") != order_of(state) or len(kept["hooks"]) != len(hooks):
