@@ -234,17 +234,16 @@ class Job:
     def _verdict(self, why: str, kept: Path | None) -> Verdict:
         """Return what is known when the search has ended; keep what is left in a file."""
         search, witness = self.search, None if self.points is None else self.points.witness
+        open_ = witness is None and (search is None or search.left > 0)
+        if kept is not None and not open_:
+            kept.unlink(missing_ok=True)
         if witness is not None:
-            if kept is not None:
-                kept.unlink(missing_ok=True)
             said = "the model violates the property at the witness"
             return self._said(FALSIFIED, said, self.how, x=self._placed(*witness))
         if search is None:  # time was over before anything was bounded
             return self._said(UNKNOWN, why, self.how)
-        if kept is not None and search.left > 0:
+        if kept is not None and open_:
             save({**search.state(), "print": self.print}, kept)
-        elif kept is not None:
-            kept.unlink(missing_ok=True)
         why = "done" if search.left == 0 else why
         if why == "done" and not search.stuck:
             return self._said(VERIFIED, "every sub-problem is proved", self.how)
