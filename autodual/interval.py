@@ -42,6 +42,10 @@ class Interval:
         """
         return torch.minimum(torch.maximum(point, self.lower), self.upper)
 
+    def holds(self, point: Tensor) -> Tensor:
+        """Return where points lie in the interval, [*] bool."""
+        return (point >= self.lower) & (point <= self.upper)
+
     def intersect(self, other: Interval) -> Interval:
         """Return the points in both. Sound when both bound the same tensor."""
         return Interval(

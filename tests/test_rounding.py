@@ -174,6 +174,23 @@ def test_functions_that_jump():
     assert jumping() <= 0
 
 
+class Below(nn.Module):
+    """A steep line below the smallest normal number."""
+
+    def forward(self, x):
+        z = torch.relu(x)
+        return torch.where(z < torch.finfo(x.dtype).tiny, 1e6 * z, 0 * z)
+
+
+@pytest.mark.parametrize("bounds", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_edge_beside_numbers_that_may_be_lost(dtype, bounds):
+    tiny = torch.finfo(dtype).tiny
+    net = ad.certify(Below(), 2 * tiny, bounds=bounds, rounding="outward", intervals=True)
+    upper = net.bounds(torch.full((1, 1), tiny, dtype=dtype)).upper
+    assert Fraction(float(upper)) >= 10**6 * Fraction(tiny) * Fraction(1023, 1024)
+
+
 def test_plain_bounds_miss_jumps_by_rounding():
     assert jumping(None) > 0
 

@@ -21,9 +21,10 @@ from autodual.errors import InputError, Interrupted, UnsupportedOpError
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
 from autodual.query import Case, Query
-from autodual.verifier import ascent, clip, inputs, rounding, system, units
+from autodual.verifier import ascent, clip, inputs, system, units
 from autodual.verifier.clip import Lines
 from autodual.verifier.pool import Nodes
+from autodual.verifier.rounding import room_inside
 from autodual.verifier.verdict import Verdict
 from tests.exactly import evaluate, rational
 
@@ -678,7 +679,7 @@ def test_ties_are_never_verified_away() -> None:
 def test_canary_without_room_for_rounding_ties_are_verified(monkeypatch) -> None:
     for place in (clip, ascent, system):
         monkeypatch.setattr(place, "room", lambda dtype: 0.0)
-    monkeypatch.setattr(rounding, "INSIDE", 0)
+    monkeypatch.setattr(system, "room_inside", lambda *args: {})
     assert any(verdict.verified for verdict in ties())
 
 
@@ -715,7 +716,7 @@ def test_what_cancels_inside_a_network_is_never_verified_away(branch) -> None:
 
 @pytest.mark.parametrize("branch", ["inputs", "units"])
 def test_canary_without_room_inside_that_is_verified(branch, monkeypatch) -> None:
-    monkeypatch.setattr(rounding, "INSIDE", 0)
+    monkeypatch.setattr(system, "room_inside", lambda *args: {})
     assert any(verdict.verified for verdict in ties_inside(branch))
 
 
@@ -746,4 +747,103 @@ def test_an_ulp_before_a_jump_is_not_taken_for_the_jump() -> None:
 
 def test_canary_an_ulp_before_a_jump_is_a_whole_jump(monkeypatch) -> None:
     monkeypatch.setattr(building, "BLUR", 0.0)
+    monkeypatch.setattr(system, "room_inside", lambda *args: {})
     assert verdict_at_a_jump().verified
+
+
+def dead_but_for_rounding() -> Iterator[tuple[nn.Module, Tensor, Tensor, float]]:
+    """Units that reach a number just above 0, of which a steep layer makes much."""
+    for seed, dtype in itertools.product(range(4), (torch.float32, torch.float64)):
+        draw = torch.Generator().manual_seed(seed)
+        first, last = nn.Linear(4, 1).to(dtype), nn.Linear(1, 1).to(dtype)
+        first.weight.data = 1e3 * torch.randn(1, 4, generator=draw, dtype=dtype)
+        lower = torch.randn(4, generator=draw, dtype=dtype)
+        upper = lower + 1e-2 * torch.rand(4, generator=draw, dtype=dtype)
+        most = rational(first.weight[0]) @ rational(
+            torch.where(first.weight.data[0] > 0, upper, lower)
+        )
+        bias = torch.tensor(-float(most), dtype=dtype)
+        while most + Fraction(float(bias)) <= 0:
+            bias = bias.nextafter(torch.full_like(bias, torch.inf))
+        first.bias.data = bias.reshape(1)
+        last.weight.data.fill_(-1e4)
+        last.bias.data.fill_(1)
+        at = 1 - 5000 * (most + Fraction(float(bias)))
+        yield nn.Sequential(first, nn.ReLU(), last), lower, upper, float(at)
+
+
+class Products(nn.Module):
+    """1 − 1000 relu(a·b) for the halves a and b of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = x[:, :8].unsqueeze(1) @ x[:, 8:].unsqueeze(2)
+        return 1 - 1e3 * torch.relu(product.flatten(1))
+
+
+def small_products() -> Iterator[tuple[nn.Module, Tensor, Tensor, float]]:
+    """Products that are small above 0, of large numbers."""
+    for seed in range(4):
+        draw = torch.Generator().manual_seed(seed)
+        a, b = 1e3 * torch.randn(8, generator=draw), torch.randn(8, generator=draw)
+        b = b - ((a.double() @ b.double()) / (a.double() @ a.double())).float() * a
+        exact = rational(a) @ rational(b)
+        x = torch.cat([a, b if exact > 0 else -b])
+        yield Products(), x, x, float(1 - 500 * abs(exact))
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units"])
+@pytest.mark.parametrize("made", [dead_but_for_rounding, small_products])
+def test_no_unit_is_dead_by_rounding(made, branch) -> None:
+    for model, lower, upper, at in made():
+        asked = model, (lower, upper), ad.Y[0] > at
+        assert not ad.verify(*asked, 0.5, branch=branch, attack=False).verified
+
+
+def test_canary_without_room_units_are_dead_by_rounding(monkeypatch) -> None:
+    monkeypatch.setattr(system, "room_inside", lambda *args: {})
+    for made in (dead_but_for_rounding, small_products):
+        asked = ((model, (low, up), ad.Y[0] > at) for model, low, up, at in made())
+        assert any(ad.verify(*q, 0.5, branch="inputs", attack=False).verified for q in asked)
+
+
+def test_every_case_is_looked_at_for_its_room() -> None:
+    model = nn.Linear(1, 1).double()
+    near = [(torch.full((1,), i * 1e-3), torch.full((1,), (i + 1) * 1e-3)) for i in range(100)]
+    far = (torch.full((1,), 1e4), torch.full((1,), 1.1e4))
+    ends = [torch.stack(e).double() for e in zip(*near[:37], far, *near[37:], strict=True)]
+    net = ad.certify(model, 0.0).admitted(ends[0])
+    found = room_inside(net.program.plan, net.env, *ends)
+    terms = 1.1e4 * model.weight.detach().abs().item() + model.bias.detach().abs().item()
+    assert float(found[net.graph.output]) == pytest.approx(256 * 2.0**-53 * terms)
+
+
+class Overflows(nn.Module):
+    """1 on one side of an edge, behind what overflows on a box and stays finite on it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.exp(100 * x)
+        y = torch.where(z > 1, 2.0, 0.5 * z)
+        if self.kind == "heaviside":
+            return torch.heaviside(y - 1, torch.tensor(0.0))
+        return (y > 1).float() if self.kind == "step" else torch.sign(torch.relu(y) - 1.5)
+
+
+@pytest.mark.parametrize("kind", ["step", "sign", "heaviside"])
+def test_what_overflows_before_a_jump_proves_nothing(kind) -> None:
+    model, ends = Overflows(kind), (torch.zeros(1), torch.ones(1))
+    prop = ad.Y[0] < 0.5  # 1 nearly everywhere
+    for branch in ("inputs", "units"):
+        assert not ad.verify(model, ends, prop, 0.3, branch=branch, attack=False).verified
+    for method in ("ibp", "dual", "ibp+dual", "ibp&dual"):
+        box = ad.certify(model, 0.5, bounds=method, intervals=True).bounds(torch.full((1, 1), 0.5))
+        assert float(box.upper) >= 1
+
+
+def test_programs_say_unknown_of_what_has_no_pieces() -> None:
+    model, x = Products().double(), torch.linspace(0.1, 1.0, 16).double()
+    region, prop = (x - 1e-3, x + 1e-3), ad.Y[0] > -1e9
+    assert ad.verify(model, region, prop, 1, branch="programs").status in ("verified", "unknown")

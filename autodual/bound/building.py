@@ -76,7 +76,8 @@ class Building:
         threat: the set around the perturbed input.
         slopes, given: slopes and intervals from outside.
         before: the bound without steps, where one with them is wanted.
-        room: radii [1, *size(1)] that affine ops are to have, by the value they compute.
+        room: by how much more values may be off [1, *size(1)]: radii of the ops that compute them,
+            and added to their intervals.
         record: written to, if there is one.
         shared: noise that all parts of a batch read.
 
@@ -235,11 +236,10 @@ class Building:
         other = doubt(made.step, self.env, self.doubts, sizes, self.batch)
         return charge if other is None else replace(charge, radius=up(charge.radius + other))
 
-    def _charge_of(self, value: Value) -> outward.Charge:
-        """Return the room that an affine op is to have."""
+    def _left(self, value: Value) -> Tensor:
+        """Return by how much more a value may be off, in its layout."""
         room = self.room[value]
-        own = value.in_layout(room.expand(self.batch, *room.shape[1:]))
-        return outward.Charge(own, room.new_zeros(self.batch))
+        return value.in_layout(room.expand(self.batch, *room.shape[1:]))
 
     def _extend(self, step: Step, call: Call, relaxed: Mapping[str, Relaxed]) -> None:
         """Add a layer to each network."""
@@ -256,7 +256,8 @@ class Building:
                 charge, image = self._charge(made, call), self.reach[made.value]
                 made = replace(made, charge=charge, image=image)
             elif step.out in self.room:
-                made = replace(made, charge=self._charge_of(step.out))
+                own = self._left(step.out)
+                made = replace(made, charge=outward.Charge(own, own.new_zeros(self.batch)))
             network = network.extended(made)
             for sums in group:
                 sums.extend(network, made)
@@ -301,14 +302,18 @@ class Building:
         return BLUR * roundoff(terms.dtype) * terms
 
     def _blurred(self, value: Value, box: Interval) -> Interval:
-        """Widen an interval that a jump reads: there an ulp may be a whole jump.
+        """Widen an interval where there is room, or where a jump reads it: an ulp may be all of it.
 
-        Elsewhere an error of rounding in an interval moves a bound by no more than its like.
+        Elsewhere an error of rounding in an interval moves a bound by no more than its like, times
+        how steep the network is.
         """
-        if self.plan.rounding is not None or value not in self.plan.at_jumps:
+        if value in self.room:
+            room = self._left(value)
+        elif self.plan.rounding is None and value in self.plan.at_jumps:
+            room = self._room(value)
+        else:
             return box
-        room = self._room(value)
-        return Interval(box.lower - room, box.upper + room)
+        return widen(Interval(box.lower - room, box.upper + room), look=False)
 
     def complete(self, value: Value) -> bool:
         """Return whether interval arithmetic says all that rows could say."""

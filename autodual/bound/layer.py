@@ -280,7 +280,9 @@ class Layer:
         """Return planes by their distances from z⁰, taken farther off by some slack."""
         ends = planes.ends(*z)
         below, above = self.reference - ends.lower, ends.upper - self.reference
-        if self.charge is not None:
+        if self.charge is not None and self.charge.surroundings is None:
+            below, above = below + self.charge.radius, above + self.charge.radius
+        elif self.charge is not None:
             around, call = self.charge.surroundings, self.step.call(self.constants, self.batch)
             assert around is not None
             with torch.no_grad():

@@ -93,8 +93,8 @@ class BoundModule:
                 are sound.
             given: intervals known from elsewhere, by the value that a nonlinear op reads; they are
                 intersected with the bound's own before the op is relaxed.
-            room: radii [1, *size(1)] of affine ops, by the value that they compute, for what may
-                be rounded there; without ``rounding`` they have none.
+            room: by how much more values inside may be off than is known, [1, *size(1)]: for what
+                is rounded where no ``rounding`` charges it.
         """
         sloped, known = _named(self.plan, slopes or {}), _named(self.plan, given or {})
         check_slopes(self.plan, sloped)

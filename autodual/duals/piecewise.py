@@ -99,9 +99,14 @@ class Pieces:
         return pieces
 
     def interval(self, f: Function, box: Interval) -> Interval:
-        """Return the image of the box."""
+        """Return the image of the box; where f jumps in it, with what is missed beside the jump."""
         values = torch.stack([f(z) for z in self.candidates(box)])
-        return Interval(values.amin(0), values.amax(0))
+        low, high = values.amin(0), values.amax(0)
+        if self.jumps:
+            near = [gap * box.holds(p) for p, gap in zip(*self._gaps(box.lower), strict=True)]
+            missed = self._steepest(f, box.lower) * torch.stack(near).amax(0)
+            low, high = low - missed, high + missed
+        return Interval(low, high)
 
     def lines(self, f: Function, box: Interval, slope: Tensor | None) -> Lines:
         """Return the tightest two lines of one slope around f on the box.
@@ -180,14 +185,21 @@ class Pieces:
             missed.append(planes.missed(value, (z,), size))
         if not self.jumps:
             return worst(missed)
-        steepest = worst([piece.slope.abs() for piece in self.of(f, box.lower)])
+        steepest = self._steepest(f, box.lower)
         steepest = steepest + worst([planes.lower_slopes[0].abs(), planes.upper_slopes[0].abs()])
-        gaps = [torch.maximum(p - a, b - p) for p, (a, b) in self._jumps(box.lower)]
-        return up(worst(missed) + 2 * steepest * worst(gaps))
+        return up(worst(missed) + 2 * steepest * worst(self._gaps(box.lower)[1]))
 
-    def _jumps(self, like: Tensor) -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
-        """Return each breakpoint with the numbers beside it."""
-        return list(zip(self.points(like), self.beside(like), strict=True))
+    def _steepest(self, f: Function, like: Tensor) -> Tensor:
+        """Return how steep f is at most beside its jumps."""
+        return worst([piece.slope.abs() for piece in self.of(f, like)])
+
+    def _gaps(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the breakpoints, and how far the numbers beside them are from each."""
+        points = self.points(like)
+        gaps = [
+            torch.maximum(p - a, b - p) for p, (a, b) in zip(points, self.beside(like), strict=True)
+        ]
+        return points, gaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +283,9 @@ def _beside(point: Tensor, side: float) -> Tensor:
     """
     at, tiny = point.detach(), torch.finfo(point.dtype).tiny
     near = torch.nextafter(at, torch.full_like(at, side))
-    near = torch.where(near.abs() < tiny, math.copysign(tiny, side), near)
+    inwards = (at != 0) & ((at > 0) == (side < 0))
+    small = torch.full_like(at, math.copysign(tiny, side)).masked_fill(inwards, 0)
+    near = torch.where(near.abs() < tiny, small, near)
     return point + (near - at) if point.requires_grad else near
 
 

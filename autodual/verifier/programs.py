@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from autodual.solve.polytope import Array, Matrices, array
 from autodual.verifier.system import System
 
 PART = 1 / 16
-"""Which part of an affine op's room for rounding is left where none of it can cancel later."""
+"""Which part of an op's room for rounding is left where none of it can cancel later."""
 
 Answer = tuple[int, Outcome]
 """The number of a case, and what was found."""
@@ -53,11 +54,12 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
         whole = whole_network(network, matrices)
         index = torch.tensor([i], device=case.lower.device)
         costs, nominal = system.question(whole, network, index)
-        if not whole.finite_with(costs, nominal):
+        off = lost(network, system.specs(index))
+        if not (whole.finite_with(costs, nominal) and np.isfinite(off).all()):
             yield partial(_unknown, i)
             continue
+        nominal = nominal - off
         unit = Whole(whole, None).unit
-        nominal = nominal - lost(network, system.specs(index))
         for cost, value in zip(costs[1:], nominal[1:], strict=True):
             whole = whole.cut(cost, margin_of(cost * unit, value) - value)
         entry = network.entry
@@ -68,24 +70,23 @@ def _jobs(system: System, cases: Sequence[int], end: float) -> Iterator[partial[
 def lost(network: Relaxation, specs: Mapping[Value, Tensor]) -> Array:
     """Return how far rows C [1, S, *] may be off by rounding inside a network, [S].
 
-    Affine ops have room of their own; on its way to the rows none of it cancels.
+    Each op has room of its own; on its way to the rows none of it cancels.
     """
     off = {network.entry.value: torch.zeros_like(network.entry.reference)}
     for layer in network.layers.values():
         rule, some = layer.step.rule, [off[v] for v in layer.step.variables]
         call = layer.step.call(layer.constants, layer.batch)
         if isinstance(rule, Affine):
-            own = torch.zeros(()) if layer.charge is None else layer.charge.radius
-            off[layer.value] = rule.extent(call, *some, constant=False) + PART * own
+            more = rule.extent(call, *some, constant=False)
         elif isinstance(rule, Piecewise):
             pieces = rule.shape(call).of(call, layer.boxes[0].lower)
-            off[layer.value] = torch.stack([p.slope.abs() for p in pieces]).amax(0) * some[0]
+            more = torch.stack([p.slope.abs() for p in pieces]).amax(0) * some[0]
         elif isinstance(rule, Extreme):
-            off[layer.value] = reduce(torch.maximum, some)
-        else:  # its planes meet
-            assert layer.planes is not None
-            parts = zip(layer.planes.upper_slopes, some, strict=True)
-            off[layer.value] = reduce(torch.add, (slope.abs() * e for slope, e in parts))
+            more = reduce(torch.maximum, some)
+        else:  # nobody has said how steep it is
+            more = torch.full_like(layer.reference, torch.inf)
+        own = 0.0 if layer.charge is None else PART * layer.charge.radius
+        off[layer.value] = more + own
     each = (c[0].abs().flatten(1) @ off[v].flatten() for v, c in specs.items())
     return array(reduce(torch.add, each))
 

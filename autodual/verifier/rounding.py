@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from autodual.bound.outward import adds
-from autodual.bound.plan import Plan
-from autodual.duals import Affine
+from autodual.bound.plan import Plan, Step
+from autodual.duals import Affine, Call, MatrixProduct
 from autodual.front.evaluate import run_nodes
 from autodual.front.ir import Value
+from autodual.interval import Interval
 from autodual.rounding import roundoff
+from autodual.working import check_time
 
-INSIDE = 256
-"""How many roundoffs of its terms a sum inside a network may be off."""
+INSIDE, FEW = 256, 4
+"""How many roundoffs of its terms a value inside a network may be off: of terms as they are at some
+points, and as large as interval arithmetic lets them be."""
+
+MOST = 1e-3
+"""Which part of terms at some points that may be at most: interval arithmetic is loose."""
 
 POINTS, ENTRIES = 32, 2**22
-"""How many points terms are looked at, at most, and how many entries a value has at all of them."""
+"""How many points are looked at together, and how many entries a value has at all of them."""
+
+Sizes = dict[Value, Tensor]
+"""How large the terms of values are, [1, *size(1)]."""
 
 
 def room(dtype: torch.dtype) -> float:
@@ -29,32 +38,115 @@ def room(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** (2 / 3))
 
 
-def points_for(plan: Plan) -> int:
-    """Return at how many points terms are looked at."""
-    widest = max(step.out.numel for step in plan.steps) if plan.steps else 1
-    return max(1, min(POINTS, ENTRIES // widest))
-
-
 @torch.no_grad()
-def room_inside(plan: Plan, given: Mapping[Value, Tensor], x: Tensor) -> dict[Value, Tensor]:
-    """Return how far each affine op inside a network may be off, [1, *size(1)] by its value.
+def room_inside(
+    plan: Plan, given: Mapping[Value, Tensor], lower: Tensor, upper: Tensor
+) -> Mapping[Value, Tensor]:
+    """Return how far values inside a network may be off, [1, *size(1)].
 
     Where numbers inside are far larger than what is left of them, the last sums do not show how
-    much was rounded. What is left here is a part of |A||z| + |b|, the largest at some points.
+    much was rounded. What is left here is a part of what an op adds up, |A||z| + |b|, or else of
+    its result.
 
     Args:
         plan: the network's.
         given: what its graph is given.
-        x: some points [P, *].
+        lower, upper: the ends of boxes [B, *] of its input.
     """
-    env, count = {**given, plan.graph.perturbed: x}, len(x)
+    dtype, found = lower.dtype, dict[Value, Tensor]()
+    points, boxes = Sizes(), Sizes()
+    for x in _points(lower, upper, _together(plan)):
+        _larger(points, _at_points(plan, given, x))
+    for i in torch.arange(len(lower), device=lower.device).split(_together(plan)):
+        _larger(boxes, _on_boxes(plan, given, Interval(lower[i], upper[i])))
+    for value, size in points.items():
+        most = (FEW * roundoff(dtype) * boxes[value]).nan_to_num(torch.inf, torch.inf)
+        most = torch.minimum(most, MOST * size)
+        found[value] = torch.maximum(INSIDE * roundoff(dtype) * size, most)
+    return found | _moved(plan, given, lower[:1], found)
+
+
+def _together(plan: Plan) -> int:
+    """Return how many points are looked at together."""
+    widest = max((step.out.numel for step in plan.steps), default=1)
+    return max(1, min(POINTS, ENTRIES // widest))
+
+
+def _points(lower: Tensor, upper: Tensor, count: int) -> Iterator[Tensor]:
+    """Yield points of boxes: the middle of each, its ends, and corners and others at random."""
+    total = max(3 * len(lower), count)
+    place = torch.arange(total)
+    draw, turn = torch.Generator().manual_seed(0), place // len(lower)
+    share = torch.rand(total, *lower.shape[1:], generator=draw, dtype=lower.dtype)
+    share[turn % 2 == 1] = share[turn % 2 == 1].round()
+    for i, at in enumerate((0.5, 0.0, 1.0)):
+        share[turn == i] = at
+    for i in place.split(count):
+        case = (i % len(lower)).to(lower.device)
+        yield torch.lerp(lower[case], upper[case], share[i].to(lower))
+
+
+def _larger(known: Sizes, more: Sizes) -> None:
+    """Note what is larger than was known; NaN says nothing."""
+    for value, size in more.items():
+        known[value] = torch.fmax(known[value], size) if value in known else size
+
+
+def _at_points(plan: Plan, given: Mapping[Value, Tensor], x: Tensor) -> Sizes:
+    """Return how large terms are at points [P, *]; 0 where a network is not defined."""
+    check_time()
+    env, count, found = {**given, plan.graph.perturbed: x}, len(x), Sizes()
     run_nodes(plan.graph.nodes, env, count)
-    found = dict[Value, Tensor]()
     for step in plan.steps:
-        if isinstance(step.rule, Affine):
-            call = step.call(env, count)
-            if adds(step, step.rule, call):
-                terms = step.rule.extent(call, *(env[v].abs() for v in step.variables))
-                each = step.out.per_example(terms, count).nan_to_num(0, 0, 0)
-                found[step.out] = INSIDE * roundoff(x.dtype) * each.amax(0, keepdim=True)
+        boxes = [Interval(env[v], env[v]) for v in step.variables]
+        terms = _terms(step, step.call(env, count), boxes, Interval(env[step.out], env[step.out]))
+        if terms is not None:
+            each = step.out.per_example(terms, count).nan_to_num(0, torch.inf)
+            found[step.out] = each.amax(0, keepdim=True)
     return found
+
+
+def _on_boxes(plan: Plan, given: Mapping[Value, Tensor], box: Interval) -> Sizes:
+    """Return how large interval arithmetic lets terms be on boxes [B, *]; NaN where it fails."""
+    check_time()
+    env, count, found = {**given, plan.graph.perturbed: box.lower}, len(box.lower), Sizes()
+    run_nodes(plan.graph.prelude, env, count)
+    known = {plan.graph.perturbed: box}
+    for step in plan.steps:
+        call, boxes = step.call(env, count), [known[v] for v in step.variables]
+        known[step.out] = step.rule.interval(call, *boxes)
+        terms = _terms(step, call, boxes, known[step.out])
+        if terms is not None:
+            each = step.out.per_example(terms, count)
+            found[step.out] = each.amax(0, keepdim=True)
+    return found
+
+
+def _moved(plan: Plan, given: Mapping[Value, Tensor], x: Tensor, found: Sizes) -> Sizes:
+    """Return how far those values may be off that ops only move, where intervals of them count."""
+    env, off = {**given, plan.graph.perturbed: x}, dict(found)
+    run_nodes(plan.graph.prelude, env, 1)
+    for step in plan.steps:
+        rule, inputs = step.rule, step.variables
+        if isinstance(rule, Affine) and step.out not in off and any(v in off for v in inputs):
+            sizes = [v.in_layout(off.get(v, x.new_zeros(1, *v.size(1)[1:]))) for v in inputs]
+            moved = rule.extent(step.call(env, 1), *sizes, constant=False)
+            off[step.out] = step.out.per_example(moved, 1)
+    return {v: size for v, size in off.items() if v not in found and v in plan.bounded}
+
+
+def _terms(step: Step, call: Call, boxes: Sequence[Interval], image: Interval) -> Tensor | None:
+    """Return how large what an op adds up is at most, or its result; None if it rounds nothing."""
+    rule, sizes = step.rule, [_size(box) for box in boxes]
+    if isinstance(rule, Affine):
+        return rule.extent(call, *sizes) if adds(step, rule, call) else None
+    if isinstance(rule, MatrixProduct):
+        return call(*sizes)
+    if rule.errors == 0:
+        return None
+    return torch.maximum(_size(image), rule.floor_on(call, *boxes))
+
+
+def _size(box: Interval) -> Tensor:
+    """Return the larger of the sizes of both ends."""
+    return torch.maximum(box.lower.abs(), box.upper.abs())

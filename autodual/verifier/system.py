@@ -25,7 +25,7 @@ from autodual.threat import Box, ThreatModel
 from autodual.verifier.around import Around
 from autodual.verifier.blame import lines_and_blame
 from autodual.verifier.clip import Lines
-from autodual.verifier.rounding import points_for, room, room_inside
+from autodual.verifier.rounding import room, room_inside
 
 if TYPE_CHECKING:
     from autodual.bound.relaxation import Relaxation
@@ -193,13 +193,8 @@ class System:
         """What is left for rounding inside the network, where it is not charged."""
         if self.rounded:
             return {}
-        plan, (lower, upper) = self.found.program.plan, self.ends
-        draw, count = torch.Generator().manual_seed(0), points_for(plan)
-        case = torch.randint(len(lower), (count,), generator=draw)
-        share = torch.rand(count, lower.shape[1], generator=draw, dtype=lower.dtype)
-        share[0] = 0.5
-        x = torch.lerp(lower[case], upper[case], share.to(lower))
-        return room_inside(plan, self.found.env, x.reshape(count, *self.shape))
+        lower, upper = (end.reshape(-1, *self.shape) for end in self.ends)
+        return room_inside(self.found.program.plan, self.found.env, lower, upper)
 
     def _around(self, lower: Tensor, upper: Tensor) -> tuple[ThreatModel, Tensor]:
         """Return the sets of sub-problems, and the x [B, *] that these are around."""

@@ -116,7 +116,7 @@ class _Climbs(Chunks):
         """How many rows fit."""
         most = self.memory // 8
         room = most if self.network.x.is_cuda else min(most, ROOM)
-        return room // (HELD * self.cost.total_bytes)
+        return room // (HELD * max(1, self.cost.total_bytes))
 
 
 def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
