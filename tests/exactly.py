@@ -90,6 +90,18 @@ class Choose(nn.Module):
         return torch.where(z >= 0.75, z - 4096.0, 0.5 * z + 4096.0)
 
 
+class Lines(nn.Module):
+    """Two lines for each entry, and an edge, all of them parameters."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.edge = nn.Parameter(torch.tensor(0.75))
+        self.one, self.other = nn.Parameter(torch.randn(size)), nn.Parameter(torch.randn(size))
+
+    def forward(self, z):
+        return torch.where(z > self.edge, self.one * z + self.other, self.other * z - self.one)
+
+
 class Exp(nn.Module):
     def forward(self, z):
         return z.exp()
@@ -214,6 +226,9 @@ def evaluate(module, z):
         return relu(z)
     if isinstance(module, Sign):
         return np.where(z > 0, Fraction(1), np.where(z < 0, Fraction(-1), Fraction(0)))
+    if isinstance(module, Lines):
+        one, other = rational(module.one), rational(module.other)
+        return np.where(z > Fraction(3, 4), one * z + other, other * z - one)
     if isinstance(module, Choose):
         return np.where(z >= Fraction(3, 4), z - 4096, z / 2 + 4096)
     if isinstance(module, nn.LeakyReLU):

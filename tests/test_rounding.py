@@ -23,6 +23,7 @@ from tests.exactly import (
     SMOOTH,
     Attend,
     Choose,
+    Lines,
     Normed,
     Sign,
     Standard,
@@ -147,12 +148,13 @@ def test_outward_bounds_hold_in_real_arithmetic(name, dtype):
 def jumping(rounding="outward"):
     """By how much bounds exceed values where z meets an edge, in one ulp of x or in none."""
     worst = -np.inf
-    for seed, jump in itertools.product(range(4), (Sign(), Choose())):
+    for seed, kind in itertools.product(range(4), (Sign, Choose, partial(Lines, 6))):
         torch.manual_seed(seed)
+        jump = kind()
         first = nn.Linear(3, 6)
         net = nn.Sequential(first, jump, nn.Linear(6, 2))
         x = torch.randn(1, 3)
-        edge = 0.75 if isinstance(jump, Choose) else 0.0
+        edge = 0.0 if isinstance(jump, Sign) else 0.75
         with torch.no_grad():  # for half of the units z is the edge at x, but for rounding
             first.bias[::2] = edge - (first.weight @ x[0])[::2]
         C = torch.randn(4, 2)

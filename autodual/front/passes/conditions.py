@@ -184,6 +184,8 @@ def _times(emit: Emit, a: Constant, b: Constant) -> Constant:
         return a * b
     a, b = (a, b) if isinstance(a, Value) else (b, a)
     assert isinstance(a, Value)
+    if not isinstance(b, Value) and b in (0.0, 1.0, -1.0):  # exact, and no constant to compute
+        return emit(aten.neg.default, a) if b < 0 else a if b else 0.0
     return emit(aten.mul.Tensor if isinstance(b, Value) else aten.mul.Scalar, a, b)
 
 
@@ -192,6 +194,8 @@ def _plus(emit: Emit, a: Constant, b: Constant) -> Constant:
         return a + b
     a, b = (a, b) if isinstance(a, Value) else (b, a)
     assert isinstance(a, Value)
+    if not isinstance(b, Value) and b == 0.0:
+        return a
     return emit(aten.add.Tensor if isinstance(b, Value) else aten.add.Scalar, a, b)
 
 
