@@ -683,7 +683,7 @@ def test_canary_without_room_for_rounding_ties_are_verified(monkeypatch) -> None
     assert any(verdict.verified for verdict in ties())
 
 
-def ties_inside(branch: str) -> Iterator[Verdict]:
+def ties_inside(branch: str, seconds: float = 0.5) -> Iterator[Verdict]:
     """Verdicts on nets whose last layer undoes what is large before it, at points that just fail.
 
     The rows of the last layer are orthogonal to what reaches it, but for rounding: on the whole
@@ -706,12 +706,12 @@ def ties_inside(branch: str) -> Iterator[Verdict]:
         worst = min(evaluate(model, rational(torch.tensor(corner)))[0] for corner in corners)
         at = float(torch.tensor(float(worst)))
         at = at if Fraction(at) >= worst else float(torch.tensor(at).nextafter(torch.tensor(1e9)))
-        yield ad.verify(model, (lower, upper), ad.Y[0] > at, 0.3, branch=branch, attack=False)
+        yield ad.verify(model, (lower, upper), ad.Y[0] > at, seconds, branch=branch, attack=False)
 
 
 @pytest.mark.parametrize("branch", ["inputs", "units", "programs"])
 def test_what_cancels_inside_a_network_is_never_verified_away(branch) -> None:
-    assert not any(verdict.verified for verdict in ties_inside(branch))
+    assert not any(verdict.verified for verdict in ties_inside(branch, 0.15))
 
 
 @pytest.mark.parametrize("branch", ["inputs", "units"])
@@ -796,7 +796,7 @@ def small_products() -> Iterator[tuple[nn.Module, Tensor, Tensor, float]]:
 def test_no_unit_is_dead_by_rounding(made, branch) -> None:
     for model, lower, upper, at in made():
         asked = model, (lower, upper), ad.Y[0] > at
-        assert not ad.verify(*asked, 0.5, branch=branch, attack=False).verified
+        assert not ad.verify(*asked, 0.2, branch=branch, attack=False).verified
 
 
 def test_canary_without_room_units_are_dead_by_rounding(monkeypatch) -> None:
