@@ -847,3 +847,20 @@ def test_programs_say_unknown_of_what_has_no_pieces() -> None:
     model, x = Products().double(), torch.linspace(0.1, 1.0, 16).double()
     region, prop = (x - 1e-3, x + 1e-3), ad.Y[0] > -1e9
     assert ad.verify(model, region, prop, 1, branch="programs").status in ("verified", "unknown")
+
+
+class Beside(nn.Module):
+    """A layer's values beside the inputs themselves, which nothing has rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(torch.cat([self.a(x), x], 1)))
+
+
+@pytest.mark.parametrize("branch", ["inputs", "units", "programs"])
+def test_what_is_rounded_may_stand_beside_what_is_not(branch) -> None:
+    ends = -torch.ones(3).double(), torch.ones(3).double()
+    assert ad.verify(Beside().double(), ends, ad.Y[0] > -100, 10, branch=branch).verified

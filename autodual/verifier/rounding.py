@@ -129,7 +129,7 @@ def _moved(plan: Plan, given: Mapping[Value, Tensor], x: Tensor, found: Sizes) -
     for step in plan.steps:
         rule, inputs = step.rule, step.variables
         if isinstance(rule, Affine) and step.out not in off and any(v in off for v in inputs):
-            sizes = [v.in_layout(off.get(v, x.new_zeros(1, *v.size(1)[1:]))) for v in inputs]
+            sizes = [v.in_layout(off.get(v, x.new_zeros(1, *v.size(1)))) for v in inputs]
             moved = rule.extent(step.call(env, 1), *sizes, constant=False)
             off[step.out] = step.out.per_example(moved, 1)
     return {v: size for v, size in off.items() if v not in found and v in plan.bounded}
