@@ -31,6 +31,11 @@ class Interval:
         """Half the width, (u − ℓ)/2."""
         return (self.upper - self.lower) * 0.5
 
+    @property
+    def magnitude(self) -> Tensor:
+        """How large |z| is at most, max(|ℓ|, |u|)."""
+        return torch.maximum(self.lower.abs(), self.upper.abs())
+
     def map(self, f: Callable[[Tensor], Tensor]) -> Interval:
         """Apply ``f`` to both ends. Sound only where f is nondecreasing or moves entries."""
         return Interval(f(self.lower), f(self.upper))

@@ -28,10 +28,13 @@ from pathlib import Path
 CONFIG = """\
 general: {device: cpu}
 attack: {pgd_restarts: 50%s}
-solver: {batch_size: 2048%s}
+solver: {batch_size: 2048}
 """
 
 INPUTS = """\
+general: {device: cpu}
+attack: {pgd_restarts: 50, pgd_restart_when_stuck: True, pgd_order: after}
+solver: {batch_size: 2048, bound_prop_method: crown}
 bab:
   branching: {method: naive, input_split: {enable: True, reorder_bab: True}}
   clip_n_verify: {clip_input_domain: {enabled: True}}
@@ -57,10 +60,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
     for name, when in {"crown": "", "crown after": ", pgd_order: after"}.items():
         if name == "crown" or args.after:
             config = args.out.resolve() / f"{name.replace(' ', '_')}.yaml"
-            if args.inputs:
-                when = ", pgd_restart_when_stuck: True, pgd_order: after"
-            text = CONFIG % (when, ", bound_prop_method: crown" if args.inputs else "")
-            config.write_text(text + (INPUTS if args.inputs else ""))
+            config.write_text(INPUTS if args.inputs else CONFIG % when)
             found[name] = [*shlex.split(args.crown), "--config", str(config)]
     return found
 
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/crown"))
     args = parser.parse_args()
+    if args.inputs and args.after:
+        parser.error("with --inputs its attack comes after its bounds anyway")
     args.out.mkdir(parents=True, exist_ok=True)
     for folder in args.folders:
         run(folder, args)

@@ -215,7 +215,7 @@ class Building:
         box = outward.image(step, call, boxes, self.batch, OWN[self.plan.rounding])
         if not self.doubts:
             return box
-        sizes = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes]
+        sizes = [box.magnitude for box in boxes]
         other = doubt(step, self.env, self.doubts, sizes, self.batch)
         return box if other is None else widened(Interval(box.lower - other, box.upper + other))
 
@@ -294,10 +294,8 @@ class Building:
             sizes = list[Tensor]()
             for v in made.variables:
                 size = self.network[v].reference.abs()
-                if v in self.reach:
-                    size = torch.maximum(size, self.reach[v].lower.abs())
-                    size = torch.maximum(size, self.reach[v].upper.abs())
-                sizes.append(size)
+                known = v in self.reach
+                sizes.append(torch.maximum(size, self.reach[v].magnitude) if known else size)
             terms = made.rule.extent(made.call(self.env, self.batch), *sizes)
         return BLUR * roundoff(terms.dtype) * terms
 

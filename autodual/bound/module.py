@@ -102,8 +102,8 @@ class BoundModule:
             raise InputError(f'bounds="{self.plan.method}" has no dual network that takes slopes')
         _check_given(self.plan, known)
         seed = self.options.estimator.seed()
-        how = {"slopes": sloped, "given": known, "room": room}
-        return self.relax(self.complete(env), threat, seed, **how)  # type: ignore[arg-type]
+        whole = self.complete(env)
+        return self.relax(whole, threat, seed, slopes=sloped, given=known, room=room)
 
     @torch.no_grad()
     def run(self, env: Env, threat: ThreatModel) -> Record:

@@ -192,7 +192,7 @@ def _product_image(
     own: float | None,
 ) -> Interval:
     """Widen what was found for a product of matrices by γ f(|x|, |y|)."""
-    x, y = (torch.maximum(box.lower.abs(), box.upper.abs()) for box in boxes)
+    x, y = (box.magnitude for box in boxes)
     ahead, dtype = x.shape[-1] + 2, x.dtype
     share = _share(ahead, ahead, dtype, own)
     lost = share * call(x + least(dtype) / share, y + least(dtype) / share)
@@ -332,7 +332,7 @@ def _planes(
         for low, high, d in zip(planes.lower_slopes, planes.upper_slopes, far, strict=True):
             radius = radius + back * torch.maximum(low.abs(), high.abs()) * d
         if around.own is not None and step.rule.errors:
-            most = torch.maximum(found.lower.abs(), found.upper.abs())
+            most = found.magnitude
             most = torch.maximum(most, step.rule.floor_on(call, *boxes))
             u = roundoff(dtype) + around.own
             radius = radius + (step.rule.errors + 1) * u * most + least(dtype)

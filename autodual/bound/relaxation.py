@@ -157,7 +157,7 @@ class Relaxation:
             layer = self[value]
             assert layer.image is not None
             box, z = layer.image, layer.reference
-            far = torch.maximum(box.lower.abs(), box.upper.abs()) + reach(box, z)
+            far = box.magnitude + reach(box, z)
             own = value.per_example(far, self.batch).flatten(1)[owner]
             flat, dtype = size.flatten(1), size.dtype
             terms = torch.where(flat == 0, flat, flat * own).sum(1)

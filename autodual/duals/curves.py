@@ -191,7 +191,7 @@ def curve_lines(f: Function, curve: Curve, box: Interval, slope: Tensor | None) 
 def chord(f: Function, derivative: Function, box: Interval) -> Tensor:
     """Return the slope from one end to the other, or f′ in the middle of a narrow box."""
     width = box.upper - box.lower
-    size = torch.maximum(box.lower.abs(), box.upper.abs()).clamp(min=1e-3)
+    size = box.magnitude.clamp(min=1e-3)
     narrow = width <= size * math.sqrt(torch.finfo(width.dtype).eps)
     wide = (f(box.upper) - f(box.lower)) / torch.where(narrow, torch.ones_like(width), width)
     return torch.where(narrow, _in_the_middle(derivative, box), wide)
@@ -327,7 +327,7 @@ def curve_leaves(
     finite = box.map(lambda end: torch.where(known, end, curve.inside))
     points = [finite.lower, *_inside(curve.inflections, finite), finite.upper]
     width = (finite.upper - finite.lower).clamp(min=0)
-    far = torch.maximum(finite.lower.abs(), finite.upper.abs())
+    far = finite.magnitude
     steep = torch.stack([curve.derivative(z).abs() for z in points]).amax(0)
     most = torch.stack([f(z).abs() for z in points]).amax(0) + steep * width + floor
     u, missed = roundoff(width.dtype), []

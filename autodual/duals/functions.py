@@ -103,7 +103,7 @@ def _within_a_turn(box: Interval) -> Tensor:
 
     To 10⁻⁴, and to the root of the unit roundoff: a wave's peak is then found to a roundoff.
     """
-    width, far = box.upper - box.lower, torch.maximum(box.lower.abs(), box.upper.abs())
+    width, far = box.upper - box.lower, box.magnitude
     eps = torch.finfo(far.dtype).eps
     close = far <= min(1e-4 / eps, 0.5 / math.sqrt(eps))
     return (width == 0) | ((width <= 2 * math.pi) & close)

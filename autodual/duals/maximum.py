@@ -196,7 +196,7 @@ def logaddexp_leaves(
     """
     low, high = down(a.lower - b.upper), up(a.upper - b.lower)
     zero, far = torch.zeros_like(low), torch.maximum(low.abs(), high.abs())
-    most = torch.maximum(b.lower.abs(), b.upper.abs())
+    most = b.magnitude
     size = (1 + errors) * (call(high, zero) + floor)
     missed = []
     for slopes, intercept, sign in (

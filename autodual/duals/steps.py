@@ -14,7 +14,7 @@ from autodual.interval import Interval
 
 def sizes(call: Call, box: Interval) -> Tensor:
     """Return |slope|·|z| + |shift|, of the function where it is larger."""
-    z = torch.maximum(box.lower.abs(), box.upper.abs())
+    z = box.magnitude
     each = [[torch.as_tensor(call[name]).to(z).abs() for name in names] for names in BOTH]
     return torch.maximum(*(slope * z + shift for slope, shift in each))
 

@@ -84,10 +84,7 @@ def check_interval(
                 for row, box in zip(rows, boxes, strict=True)
             ]
             size = torch.stack(
-                [
-                    (row[i].abs() * torch.maximum(b.lower.abs(), b.upper.abs())).sum()
-                    for row, b in zip(rows, boxes, strict=True)
-                ]
+                [(row[i].abs() * b.magnitude).sum() for row, b in zip(rows, boxes, strict=True)]
             ).sum()
             value, end = call(*corner).flatten()[unit], ends.flatten()[unit]
             assert bool((value - end).abs() <= slack(value, value, size)), (

@@ -180,7 +180,7 @@ def check_parts(
     assert torch.equal(whole.lower_slopes[0], a), "the lines did not take the slope given"
     for sign, side in ((1, "upper"), (-1, "lower")):
         end, less = getattr(whole, f"{side}_intercept"), getattr(part, f"{side}_intercept")
-        size = a * torch.maximum(box.lower.abs(), box.upper.abs())
+        size = a * box.magnitude
         broken = sign * (less - end) > slack(end, less, end, size)
         assert not bool(broken.any()), (
             f"the {side} line of a part of the box lies outside that of the whole: "

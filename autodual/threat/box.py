@@ -165,7 +165,7 @@ class Box(_Boxlike):
     def contains(self, x: Tensor, point: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Return [N] bool: whether each point lies in the box, to a relative tolerance."""
         box = self.interval(x)
-        size = torch.maximum(box.lower.abs(), box.upper.abs()).flatten(1).amax(1)
+        size = box.magnitude.flatten(1).amax(1)
         return self.distance(x, point) <= tolerance * size
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,10 @@ POINTS, ENTRIES = 32, 2**22
 """How many points are looked at together, and how many entries a value has at all of them."""
 
 Sizes = dict[Value, Tensor]
-"""How large the terms of values are, [1, *size(1)]."""
+"""How large the terms of values are, [1 or B, *size(1)]."""
+
+Image = Callable[[Step, Call, Sequence[Interval]], Interval]
+"""(step, its call, where what it reads lies) → where its value lies."""
 
 
 def room(dtype: torch.dtype) -> float:
@@ -56,9 +59,10 @@ def room_inside(
     dtype, found = lower.dtype, dict[Value, Tensor]()
     points, boxes = Sizes(), Sizes()
     for x in _points(lower, upper, _together(plan)):
-        _larger(points, _at_points(plan, given, x))
+        sizes = _sizes(plan, given, Interval(x, x), _at_points)
+        _larger(points, {v: size.nan_to_num(0, torch.inf) for v, size in sizes.items()})
     for i in torch.arange(len(lower), device=lower.device).split(_together(plan)):
-        _larger(boxes, _on_boxes(plan, given, Interval(lower[i], upper[i])))
+        _larger(boxes, _sizes(plan, given, Interval(lower[i], upper[i]), _on_boxes))
     for value, size in points.items():
         most = (FEW * roundoff(dtype) * boxes[value]).nan_to_num(torch.inf, torch.inf)
         most = torch.minimum(most, MOST * size)
@@ -87,38 +91,39 @@ def _points(lower: Tensor, upper: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def _larger(known: Sizes, more: Sizes) -> None:
-    """Note what is larger than was known; NaN says nothing."""
+    """Note what is larger than was known on any of some boxes."""
     for value, size in more.items():
-        known[value] = torch.fmax(known[value], size) if value in known else size
+        most = size.amax(0, keepdim=True)
+        known[value] = torch.fmax(known[value], most) if value in known else most
 
 
-def _at_points(plan: Plan, given: Mapping[Value, Tensor], x: Tensor) -> Sizes:
-    """Return how large terms are at points [P, *]; 0 where a network is not defined."""
-    check_time()
-    env, count, found = {**given, plan.graph.perturbed: x}, len(x), Sizes()
-    run_nodes(plan.graph.nodes, env, count)
-    for step in plan.steps:
-        boxes = [Interval(env[v], env[v]) for v in step.variables]
-        terms = _terms(step, step.call(env, count), boxes, Interval(env[step.out], env[step.out]))
-        if terms is not None:
-            each = step.out.per_example(terms, count).nan_to_num(0, torch.inf)
-            found[step.out] = each.amax(0, keepdim=True)
-    return found
+def _at_points(step: Step, call: Call, boxes: Sequence[Interval]) -> Interval:
+    """Return an op's value at points, which boxes without width stand for."""
+    z = call(*(box.lower for box in boxes))
+    return Interval(z, z)
 
 
-def _on_boxes(plan: Plan, given: Mapping[Value, Tensor], box: Interval) -> Sizes:
-    """Return how large interval arithmetic lets terms be on boxes [B, *]; NaN where it fails."""
+def _on_boxes(step: Step, call: Call, boxes: Sequence[Interval]) -> Interval:
+    """Return what interval arithmetic says of an op's value."""
+    return step.rule.interval(call, *boxes)
+
+
+def _sizes(plan: Plan, given: Mapping[Value, Tensor], box: Interval, image: Image) -> Sizes:
+    """Return how large terms are on each of some boxes [B, *], [B, *size(1)]; NaN where it fails.
+
+    Args:
+        image: what says of each op's value where it lies, given where what it reads does.
+    """
     check_time()
     env, count, found = {**given, plan.graph.perturbed: box.lower}, len(box.lower), Sizes()
     run_nodes(plan.graph.prelude, env, count)
     known = {plan.graph.perturbed: box}
     for step in plan.steps:
         call, boxes = step.call(env, count), [known[v] for v in step.variables]
-        known[step.out] = step.rule.interval(call, *boxes)
+        known[step.out] = image(step, call, boxes)
         terms = _terms(step, call, boxes, known[step.out])
         if terms is not None:
-            each = step.out.per_example(terms, count)
-            found[step.out] = each.amax(0, keepdim=True)
+            found[step.out] = step.out.per_example(terms, count)
     return found
 
 
@@ -137,16 +142,11 @@ def _moved(plan: Plan, given: Mapping[Value, Tensor], x: Tensor, found: Sizes) -
 
 def _terms(step: Step, call: Call, boxes: Sequence[Interval], image: Interval) -> Tensor | None:
     """Return how large what an op adds up is at most, or its result; None if it rounds nothing."""
-    rule, sizes = step.rule, [_size(box) for box in boxes]
+    rule, sizes = step.rule, [box.magnitude for box in boxes]
     if isinstance(rule, Affine):
         return rule.extent(call, *sizes) if adds(step, rule, call) else None
     if isinstance(rule, MatrixProduct):
         return call(*sizes)
     if rule.errors == 0:
         return None
-    return torch.maximum(_size(image), rule.floor_on(call, *boxes))
-
-
-def _size(box: Interval) -> Tensor:
-    """Return the larger of the sizes of both ends."""
-    return torch.maximum(box.lower.abs(), box.upper.abs())
+    return torch.maximum(image.magnitude, rule.floor_on(call, *boxes))

@@ -247,7 +247,7 @@ class Region:
         box, boxlike = eps.interval(x[None]), eps.weights(x[None]) is not None
         if boxlike:
             return cls(box.lower[0], box.upper[0], where)
-        room = ROUNDING * torch.finfo(x.dtype).eps * torch.maximum(box.lower.abs(), box.upper.abs())
+        room = ROUNDING * torch.finfo(x.dtype).eps * box.magnitude
         return cls((box.lower - room)[0], (box.upper + room)[0], where, (eps, x[None]))
 
     @property
