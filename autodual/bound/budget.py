@@ -97,12 +97,17 @@ class Purse:
         self._most = 0
         self._known: dict[Value, int] = {}
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing need be counted."""
+        return math.isinf(self.budget)
+
     def pay(self, network: Relaxation, value: Value, mask: Tensor) -> Tensor:
         """Return the entries [N, numel] that get rows: those of ``mask``, of all who can pay.
 
         The host looks at data only where not all could pay for everything.
         """
-        if math.isinf(self.budget):
+        if self.unlimited:
             return mask
         rows = mask.sum(1)
         spent = torch.zeros_like(rows) if self._spent is None else self._spent

@@ -26,7 +26,7 @@ from autodual.bound.estimators import (
 from autodual.bound.layer import Entry, Layer, nothing_known
 from autodual.bound.options import Options, Serving
 from autodual.bound.plan import Plan, Step
-from autodual.bound.reading import Bound, tighten, widen
+from autodual.bound.reading import Bound, interval, meet, widen
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Units
 from autodual.bound.travel import row_cost
@@ -333,7 +333,11 @@ class Building:
             return self._optimised(box, units)
         if not self.method.intervals or sums.parallel or sums.network.symmetric((value,)):
             return self._asked(sums, box, units)
-        # a row of its own for each side: where the first has made the op exact, one is enough
+        # a row of its own for each side
+        if self.purse.unlimited and sums.few(units):  # to call takes as long as to compute
+            found, count = self._found(sums, units.both_sides()), len(units)
+            return meet(box, units, Interval(found.lower[:count], found.upper[count:]))
+        # where the first side has made the op exact it is enough
         upper = value.per_example(sums.network[value].reference, self.batch).flatten(1) < 0
         box = self._asked(sums, box, units.facing(upper))
         units = units.those(self._paid(value, self.open(value, box) & paid))
@@ -351,11 +355,15 @@ class Building:
 
     def _asked(self, sums: Sums, box: Interval, units: Units) -> Interval:
         """Intersect an interval with what rows say at ``units``."""
+        return meet(box, units, self._found(sums, units)) if len(units) else box
+
+    def _found(self, sums: Sums, units: Units) -> Interval:
+        """Return what rows say at ``units``, [R]."""
         if self.record is not None:
             self.record.ask(units.value, len(units))
             if len(units) > 0 and self.job.serving[units.value] == "backward":
                 self.record.costs[units.value] = row_cost(sums.network, units)
-        return box if len(units) == 0 else tighten(sums, box, units)
+        return interval(sums, units)
 
     def _paid(self, value: Value, mask: Tensor) -> Tensor:
         """Return which of some entries [N, numel] get rows: all where the user asked for rows."""

@@ -91,14 +91,14 @@ def sides_asked(plan: Plan, options: Options) -> int:
     return 2 if options.free and plan.method.intervals else 1
 
 
-def at_most(plan: Plan, options: Options, serving: Mapping[Value, Serving], budget: float) -> float:
+def at_most(plan: Plan, options: Options, serving: Mapping[Value, Serving]) -> float:
     """Return what the rows of an example take at most, from the sizes of the graph alone."""
     most = 0.0
     for value in plan.bounded:
         if value != plan.graph.perturbed and serving[value] in ("backward", "forward"):
             forms = tuple(form for step in plan.upstream[value] for form in plan.dense[step.out])
             most += value.numel * RowCost(forms, plan.graph.perturbed.dtype.itemsize).work
-    return min(most * sides_asked(plan, options), budget)
+    return most * sides_asked(plan, options)
 
 
 @cache

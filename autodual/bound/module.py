@@ -43,6 +43,10 @@ Env = Mapping[Value, Tensor]
 PART = 1e12
 """How much work examples that are bounded together may take, if there is no gradient."""
 
+FAR = 16
+"""How many times less than its budget all rows of an example must take by the sizes of the graph,
+in which rows are dense, if they are not to be counted: small patches take more than that."""
+
 HELD = 16
 """How many tensors of a value's size its intervals, lines, references and rows' lists are."""
 
@@ -292,9 +296,11 @@ class BoundModule:
 
     @property
     def _budget(self) -> float:
-        """What an example's rows may take, where they are counted."""
+        """What an example's rows may take, where they are counted: where all might take more."""
         limited = self._plans and self.plan.method.intervals
-        return self.options.budget if limited else math.inf
+        if limited and FAR * self._all > self.options.budget:
+            return self.options.budget
+        return math.inf
 
     @contextmanager
     def _told(self, env: Env, threat: ThreatModel) -> Iterator[None]:
@@ -314,7 +320,12 @@ class BoundModule:
     @cached_property
     def most_work(self) -> float:
         """What the rows of an example take at most."""
-        return at_most(self.plan, self.options, self._servings({}), self._budget)
+        return min(self._all, self._budget)
+
+    @cached_property
+    def _all(self) -> float:
+        """What rows for all that an example could ask take, from the sizes of the graph alone."""
+        return at_most(self.plan, self.options, self._servings({}))
 
     def _servings(self, orders: Mapping[Value, str]) -> dict[Value, Serving]:
         targets = (*self.plan.bounded, self.plan.graph.output)

@@ -128,12 +128,12 @@ def interval(sums: Sums, units: Units) -> Interval:
     )
 
 
-def tighten(sums: Sums, box: Interval, units: Units) -> Interval:
-    """Intersect ``box``, in its value's layout, with bounds of the network's own at ``units``."""
-    value, batch = units.value, sums.network.batch
+def meet(box: Interval, units: Units, found: Interval) -> Interval:
+    """Intersect ``box`` [N, *], in its value's layout, with bounds [R] found at ``units``."""
+    value, batch = units.value, box.lower.numel() // units.value.numel
     index = units.owner * value.numel + units.unit
     flat = box.map(lambda end: value.per_example(end, batch).flatten())
-    best = flat.map(lambda end: end[index]).intersect(widen(interval(sums, units), look=False))
+    best = flat.map(lambda end: end[index]).intersect(widen(found, look=False))
 
     def put(end: Tensor, new: Tensor) -> Tensor:
         examples = end.index_copy(0, index, new).reshape(batch, *value.size(1))
@@ -191,7 +191,7 @@ class Bound:
         units = Units.everywhere(target, network.batch, network.x.device)
         box = nothing_known(network[target].reference)
         for sums in self.sums:
-            box = tighten(sums, box, units)
+            box = meet(box, units, interval(sums, units))
         lost, within = network.undefined, network.plan.within(target, box)
         if lost is None:
             return within.map(once)

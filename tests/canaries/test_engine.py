@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -348,9 +348,14 @@ def parts_of_a_batch_are_the_whole():
 
 
 def each_end_has_its_row():
-    """Where an op stays open, a row for each end finds what rows for both find everywhere."""
-    for model, x in ((mlp(), flat()), pictures("conv")[:2]):
-        with torch.no_grad():
+    """Where an op stays open, a row for each end finds what rows for both find everywhere.
+
+    Few rows, which need not be counted, are asked for at once.
+    """
+    cases = ((mlp(), flat()), pictures("conv")[:2])
+    for (model, x), few in product(cases, (0, 1e8)):
+        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("autodual.bound.estimators.exact.FEW", few)
             whole = ad.certify(model, 0.3, select=False).relax(x).boxes
             asked = ad.certify(model, 0.3).relax(x).boxes
         for one, other in zip(whole.values(), asked.values(), strict=True):
@@ -612,27 +617,27 @@ CANARIES = {
         one_hidden_unit_is_exact,
         "image and box differ",
     ),
-    "tighten: intervals in the wrong places": Canary(
+    "interval: intervals in the wrong places": Canary(
         "autodual.bound.reading.interval",
         lambda f: lambda sums, units: f(sums, units).map(lambda end: end.flip(0)),
         unit_rows_give_the_intervals,
         "unit rows and intervals differ",
     ),
-    "tighten: rows of another example": Canary(
+    "interval: rows of another example": Canary(
         "autodual.bound.reading.interval",
         lambda f: lambda sums, units: f(sums, replace(units, owner=units.owner.flip(0))),
         unit_rows_give_the_intervals,
         "unit rows and intervals differ",
     ),
-    "tighten: the box forgotten": Canary(
-        "autodual.bound.building.tighten",
-        lambda f: lambda sums, box, units: f(sums, nothing_known(box.lower), units),
+    "meet: the box forgotten": Canary(
+        "autodual.bound.building.meet",
+        lambda f: lambda box, units, found: f(nothing_known(box.lower), units, found),
         rows_only_tighten,
         "not in its box by interval arithmetic",
     ),
-    "tighten: the ends of the rows' bounds dropped": Canary(
-        "autodual.bound.building.tighten",
-        lambda f: lambda sums, box, units: box,
+    "meet: the ends of the rows' bounds dropped": Canary(
+        "autodual.bound.building.meet",
+        lambda f: lambda box, units, found: box,
         rows_only_tighten,
         "no box is tighter",
     ),
@@ -723,6 +728,12 @@ CANARIES = {
     "a second end asked for nowhere": Canary(
         "autodual.bound.rows.seeds.Units.those",
         lambda f: lambda self, mask: f(self, mask & False),
+        each_end_has_its_row,
+        "ends by rows of their own and by both",
+    ),
+    "second ends read off the first rows": Canary(
+        "autodual.bound.rows.seeds.Units.both_sides",
+        lambda f: lambda self: replace(f(self), negative=f(self).negative.flip(0)),
         each_end_has_its_row,
         "ends by rows of their own and by both",
     ),

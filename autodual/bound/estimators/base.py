@@ -62,6 +62,10 @@ class Sums(ABC):
         """Return how many columns have just been pushed to a value, over the batch."""
         return 0
 
+    def few(self, seeds: Seeds) -> bool:
+        """Return whether rows take so little that it pays to take more of them in one go."""
+        return False
+
     @abstractmethod
     def deviations(self, seeds: Seeds, both: bool) -> Tensor:
         """Return both distances [E, R]; one row if they are equal or only the fall is wanted."""

@@ -35,6 +35,10 @@ MEMO = 64
 """Which part of the budget one table may take that the chunks of a pass share."""
 
 
+FEW = 1e8
+"""The work of so few rows that torch spends about as long on calls, some hundred of them."""
+
+
 @dataclass(frozen=True)
 class Exact(Estimator):
     """Every sum in full, from rows that travel back. Sound."""
@@ -76,6 +80,10 @@ class ExactSums(Sums):
             return in_pieces(rows, dim=1)
         rows = replace(rows, network=network.until(seeds.values))
         return recomputed(rows, leaves, dim=1, select=self.select)
+
+    def few(self, seeds: Seeds) -> bool:
+        """Return whether rows are computed in about the time that it takes to call for them."""
+        return len(seeds) > 0 and len(seeds) * row_cost(self.network, seeds).work <= FEW
 
     def chunks(self, seeds: Seeds, both: bool) -> Chunks:
         """Return the chunks in which rows are taken."""

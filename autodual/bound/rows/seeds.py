@@ -71,6 +71,12 @@ class Units:
         """Return them with −1 in place of 1 where ``upper`` [N, numel] holds."""
         return replace(self, negative=upper[self.owner, self.unit])
 
+    def both_sides(self) -> Units:
+        """Return them, and after them the same with −1 in place of 1."""
+        negative = torch.arange(2 * len(self), device=self.unit.device) >= len(self)
+        owner, unit = self.owner.repeat(2), self.unit.repeat(2)
+        return replace(self, owner=owner, unit=unit, negative=negative)
+
     def tensors(self) -> list[Tensor]:
         """Return what a gradient could be wanted for."""
         return []
