@@ -23,6 +23,7 @@ from autodual.bound.reading import known
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Memo, Rows, Specs, to_dense
 from autodual.bound.travel import at_entry, journey
+from autodual.duals.relaxed import Product
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.threat.base import wide
@@ -194,12 +195,20 @@ class _Sized(Mixture):
         self, layer: Layer, rows: Rows, memo: Memo
     ) -> tuple[Sequence[Rows], Tensor | None]:
         """Lead rows through a layer."""
+        pulled, far = Mixture.__call__(self, layer, rows, memo)
         if layer.facets:
             size = rows.full().detach().abs()
-            typical = size.flatten(1).mean(1)
-            value = layer.step.variables[0]
-            self.sizes[value] = size + wide(typical, size)
-        return Mixture.__call__(self, layer, rows, memo)
+            self.sizes |= dict.fromkeys(layer.step.variables, _with_mean(size))
+        elif isinstance(layer.relaxed, Product) and layer.radius is not None:
+            self.losses[layer.value] = rows.full().detach().abs() * rows.own(layer.radius, memo)
+            for value, own in zip(layer.step.variables, pulled, strict=True):
+                self.sizes[value] = _with_mean(own.full().detach().abs())
+        return pulled, far
+
+
+def _with_mean(size: Tensor) -> Tensor:
+    """Return sizes [M, *] and their mean on top."""
+    return size + wide(size.flatten(1).mean(1), size)
 
 
 def _weighed(weights: Tensor, rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodual.bound.layer import Layer
 from autodual.bound.options import Steps
 from autodual.bound.relaxation import Relaxation
 from autodual.bound.rows import Specs
 from autodual.bound.travel import row_cost
-from autodual.duals.elementwise import Elementwise
 from autodual.duals.maximum import Extreme
 from autodual.duals.piecewise import Piecewise
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
 from autodual.verifier.ascent import Ascent, Point
+from autodual.verifier.cuttable import open_units
 from autodual.verifier.pool import Nodes, Step
 from autodual.verifier.system import System
 
@@ -51,31 +50,6 @@ TINY = 1e-9
 """Which part of all that a bound loses a unit must be to blame for, to be cut."""
 
 
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """The units of one value that sub-problems cut: entries ``index`` of what a layer reads.
-
-    ``place`` is where they stand among all units.
-    """
-
-    layer: Layer
-    index: Tensor
-    place: slice
-
-    @property
-    def value(self) -> Value:
-        """The value that is cut."""
-        return self.layer.step.variables[0]
-
-    def put(self, entries: Tensor, rest: Tensor) -> Tensor:
-        """Return a value's entries [M, numel], ``rest`` with those of the units [M, all] put in."""
-        return rest.index_copy(1, self.index, entries[:, self.place])
-
-    def pick(self, tensor: Tensor) -> Tensor:
-        """Return the entries of the units of a value's [M, *]."""
-        return tensor.flatten(1)[:, self.index]
-
-
 class UnitSplits:
     """Sub-problems are boxes of intervals inside the network.
 
@@ -91,7 +65,7 @@ class UnitSplits:
         self.lower, self.upper = regions.chunk(2, 1)
         self.tight, self._lock = False, Lock()
         self.network = system.bound(system.found, self.lower, self.upper).travelled
-        self.units = self._open_units()
+        self.units = open_units(self.network)
         self.smooth = any(not isinstance(u.layer.step.rule, Piecewise) for u in self.units)
         cost = row_cost(self.network, Specs.per_example(self._any_rows()))
         self.most = max(1, min(MOST, ROOM // (HELD * max(1, cost.total_bytes))))
@@ -128,20 +102,6 @@ class UnitSplits:
         output = self.network.plan.graph.output
         rows = self.system.like.new_zeros(self.network.batch, 1, *output.size(1))
         return {output: rows}
-
-    def _open_units(self) -> list[Unit]:
-        """Return the units that are open in some region, and can be cut."""
-        found, start = list[Unit](), 0
-        for layer in self.network.layers.values():
-            if isinstance(layer.step.rule, Elementwise) and len(layer.boxes) == 1:
-                open_ = (~layer.meet).flatten(1).any(0)
-                value = layer.step.variables[0]
-                if value == self.network.entry.value or open_.numel() != value.numel:
-                    continue
-                index = open_.nonzero().squeeze(1)
-                found.append(Unit(layer, index, slice(start, start + len(index))))
-                start += len(index)
-        return found
 
     def roots(self) -> Nodes:
         """Return the whole region of each case."""
@@ -250,7 +210,7 @@ class UnitSplits:
         """Return the intervals of the values that are cut, [M, numel] each."""
         batch = self.network.batch
         return {
-            u.value: u.layer.boxes[0].map(
+            u.value: u.box.map(
                 lambda end, u=u: u.value.per_example(end, batch).flatten(1)[region]  # type: ignore[misc]
             )
             for u in self.units
@@ -265,7 +225,9 @@ class UnitSplits:
             box, size = whole[unit.value], (-1, *unit.value.size(1))
             low = unit.put(nodes["low"], box.lower) > box.lower
             high = unit.put(nodes["high"], box.upper) < box.upper
-            narrowed[unit.value] = low.to(box.lower).reshape(size), high.to(box.upper).reshape(size)
+            ends = low.to(box.lower).reshape(size), high.to(box.upper).reshape(size)
+            other = narrowed.get(unit.value, ends)  # another layer may read it, too
+            narrowed[unit.value] = other[0].maximum(ends[0]), other[1].maximum(ends[1])
         specs = {
             v: c.expand(len(nodes), *c.shape[1:]) for v, c in self.system.specs(nodes.case).items()
         }
@@ -305,8 +267,7 @@ class UnitSplits:
             mu[:, unit.place] = unit.pick(point.multipliers[unit.value])
             if len(point.shares.get(out, ())) == 1:
                 share[:, unit.place] = unit.pick(point.shares[out][0])
-            if out in point.losses:
-                losses[:, unit.place] = unit.pick(point.losses[out])
+            losses[:, unit.place] = unit.blame(network, point.losses)
         corner = self.lower[self.region[nodes.case]]
         corner = corner if point.corner is None else point.corner.flatten(1)
         found = {"share": share, "mu": mu, "weights": point.weights, "corner": corner}
@@ -326,7 +287,7 @@ class UnitSplits:
             at = middle
             if isinstance(rule, Piecewise):
                 call = unit.layer.step.call(unit.layer.constants, unit.layer.batch)
-                like = unit.layer.boxes[0].lower
+                like = unit.box.lower
                 at = torch.full_like(middle, torch.inf)
                 for bend in rule.shape(call).points(like):
                     own = unit.value.per_example(bend, unit.layer.batch).flatten(1)
