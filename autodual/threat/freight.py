@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from autodual.threat.cut import Local, See, corner
-from autodual.threat.prices import find_prices
+from autodual.threat.prices import find_prices, summed_up
 from autodual.threat.support import Problem, differentiable
 from autodual.threat.transport import Moves
 
@@ -29,6 +29,7 @@ class Freight(Local):
         alive: [1 or N, *], 1 where there is a pixel, 0 outside the image.
         budget: [N].
         high, down, up: [N, *]; None without a domain.
+        rounded: whether what the domain saves is counted for no more than it is in real arithmetic.
     """
 
     moves: Moves
@@ -39,6 +40,7 @@ class Freight(Local):
     high: Tensor | None = None
     down: Tensor | None = None
     up: Tensor | None = None
+    rounded: bool = False
 
     @property
     def halo(self) -> tuple[int, int]:
@@ -89,13 +91,18 @@ class Freight(Local):
             return differentiable(problem, problem.detach().least())
         most = torch.finfo(nu.dtype).max
         high = lanes.flat(self.high.unsqueeze(1), 0.0).clamp(max=most)
-        price, total = find_prices(problem.detach(), high.detach())
+        price, total = find_prices(problem.detach(), high.detach(), self.rounded)
         if torch.is_grad_enabled():
             problem = replace(problem, nu=cells - price)
-            total = differentiable(problem, problem.detach().least())
-            total = total + vecdot(price, high - mass)
+            again = differentiable(problem, problem.detach().least())
+            again = again + vecdot(price, high - mass)
+            total = again + (total - again.detach())
         rows, down, up = nu.flatten(2), self.down.flatten(1), self.up.flatten(1)
-        box = vecdot(corner(rows, down.unsqueeze(1), up.unsqueeze(1)), rows)
+        down, up = down.unsqueeze(1), up.unsqueeze(1)
+        if self.rounded:
+            box = summed_up(torch.maximum(rows * up, -rows * down).sum(2), rows.shape[2])
+        else:
+            box = vecdot(corner(rows, down, up), rows)
         return torch.minimum(total, box)
 
 

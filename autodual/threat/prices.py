@@ -6,6 +6,9 @@ No pixel may hold more than u. Duality in that gives, for every p ≥ 0,
 
 Any p is sound. The last set has no domain, and its support is that of ``threat.support``. Where the
 plan that reaches it overfills a pixel, a higher price there makes the bound smaller.
+
+Rounding makes another row of ν − p, off by eᵢ, a roundoff of νᵢ − pᵢ, where p is not 0: its price
+is p + e. Where that is at least 0 it costs up to (p + |e|)ᵀ(u − x), elsewhere, as x′ ≥ 0, |e|ᵀx.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from autodual.rounding import gamma, roundoff
+from autodual.rounding import least as smallest
 from autodual.threat.convex import TINY
 from autodual.threat.support import Problem
 
@@ -30,12 +35,13 @@ REFINED = 6
 
 
 @torch.no_grad()
-def find_prices(problem: Problem, high: Tensor) -> tuple[Tensor, Tensor]:
+def find_prices(problem: Problem, high: Tensor, rounded: bool = False) -> tuple[Tensor, Tensor]:
     """Return p [R, S, P], the best of a few steps of dual ascent from 0, and the bound [R, S].
 
     Args:
         problem: that without a domain.
         high: the most that each cell holds, [R, 1, P].
+        rounded: whether to add what rounding may take from the bound.
     """
     nu, room = problem.nu, high - problem.mass
     unit = nu.amax(2, keepdim=True) - nu.amin(2, keepdim=True)
@@ -52,6 +58,14 @@ def find_prices(problem: Problem, high: Tensor) -> tuple[Tensor, Tensor]:
         at = replace(problem, nu=nu - price)
         best = at.least(best.price, REFINED)
         value = best.value + vecdot(price, room)
+        if rounded:
+            off = 4 * roundoff(value.dtype) * vecdot(at.nu.abs() * (price > 0), high)
+            value = summed_up(value + off, price.shape[2])
         found = torch.where((value < least).unsqueeze(2), price, found)
         least = torch.minimum(value, least)
     return found, least
+
+
+def summed_up(total: Tensor, count: int) -> Tensor:
+    """Return what a computed sum of so many terms, none below 0, may at most be."""
+    return total * (1 + gamma(2 * count, total.dtype)) + count * smallest(total.dtype)

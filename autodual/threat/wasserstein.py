@@ -157,7 +157,7 @@ class Wasserstein(Ball):
             return Freight(moves, x.shape[1:], mass, alive, budget)
         box, high = self.interval(x), self.domain_of(x)[1].expand_as(x)
         down, up = mass - box.lower, box.upper - mass
-        return Freight(moves, x.shape[1:], mass, alive, budget, high, down, up)
+        return Freight(moves, x.shape[1:], mass, alive, budget, high, down, up, self.rounded)
 
     def _best_plan(self, x: Tensor, moves: Moves, nu: Tensor) -> Tensor:
         """Return the plan [N, J, D] that is best for nu [N, D] where no domain is."""
@@ -172,16 +172,9 @@ class Wasserstein(Ball):
 
         For a price ψ, mass that gains ν at a cost C is worth ν − ψC. What is computed of that is
         worth it exactly for gains and costs that are off by a few u of their own size, and such
-        change the support by as small a part of it, however much cancels.
-
-        Raises:
-            InputError: a domain cuts the ball.
+        change the support by as small a part of it, however much cancels. What a domain saves of
+        it is counted in ``threat.prices``.
         """
-        if self.domain is not None:
-            raise InputError(
-                "rounding= takes a Wasserstein ball without a domain: the prices of pixels that "
-                "overflow are not counted. Leave domain= out, or rounding="
-            )
         twin = self.rounded_up(x)
         assert isinstance(twin, Wasserstein)
         twin.rounded = True

@@ -20,6 +20,7 @@ from tests.test_rounding import (
     coarsely,
     computed_weights,
     filled,
+    full_pixels,
     lower,
     mlp,
     networks_in_bfloat16,
@@ -176,6 +177,12 @@ CANARIES = {
         lambda outward: lambda self, x: self,
         filled,
         "a pixel",
+    ),
+    "room is exact": Canary(
+        "autodual.threat.freight.summed_up",
+        lambda summed_up: lambda total, count: total,
+        full_pixels,
+        WRONG,
     ),
     "programs are exact": Canary(
         "autodual.ladder.highs.proved_outward", as_solved, programs, WRONG
