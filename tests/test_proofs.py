@@ -13,7 +13,7 @@ from torch import nn
 
 import autodual as ad
 from autodual.errors import InputError, UnsupportedOpError
-from autodual.proof.write import pack
+from autodual.proof.write import UNIT, pack
 from autodual_check.checking import Bounds, Proof, check
 from autodual_check.reading import read
 from tests.mutants import mutant
@@ -528,3 +528,17 @@ def test_numbers_at_the_ends_of_their_range(tmp_path):
         check(path, floats=True)
         assert not violated(Read(path.read_bytes()), tolerance=1e-12)
     assert answers["valid"] > 12
+
+
+def test_what_is_proved_by_a_hair_is_cut_until_the_hair_is_seen(tmp_path):
+    """A third of the room that proofs leave at first is enough where parts come to nothing."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        net[0].bias.zero_()
+        net[2].weight.fill_(1.0)
+        net[2].bias.fill_(300 * 2.0**-UNIT)
+    verdict = ad.verify(net, ad.Region(-torch.ones(1), torch.ones(1)), ad.Y[0] > 0, 10)
+    assert verdict.verified
+    verdict.save(tmp_path / "proof")
+    assert check(tmp_path / "proof")[0] == "valid"

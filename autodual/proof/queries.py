@@ -11,7 +11,7 @@ from torch import Tensor
 from autodual.errors import InputError
 from autodual.front.ir import Graph, Value
 from autodual.proof.network import Entries, Translated, numbers
-from autodual.proof.trees import Claim, Growth, listed
+from autodual.proof.trees import Claim, grown, listed
 from autodual.proof.write import put, read_by_relus, settled, translated, way
 from autodual.query import Query
 from autodual_check.reading import Unproved
@@ -59,7 +59,7 @@ def write_query(
     proof = settled(net, net.arrays | {"lower": low, "upper": high}, top, 0)
     try:
         few = int((low < high).sum(1).max()) <= FEW
-        roots = Growth(proof, claims, way_, seconds, most).run(by_units=not few)
+        roots = grown(proof, claims, way_, seconds, most, by_units=not few)
     except Unproved as error:
         raise InputError(f"the checker would not take the proof: {error}") from error
     arrays = proof.arrays | {"way": way_}

@@ -17,9 +17,13 @@ from autodual_check.network import Relu
 GRID = 128
 """Slopes α are multiples of 1 / GRID in a file."""
 
-ENOUGH = 1024
+ENOUGH = 1024, 256, 64, 16
 """By how many units a bound must exceed what is claimed: what is bounded together with others is
-rounded with them, and the checker may put others together."""
+rounded with them, and the checker may put others together. Fewer where parts come to nothing."""
+
+
+class StuckError(InputError):
+    """Nothing is left to cut."""
 
 
 @dataclass
@@ -71,14 +75,21 @@ class Growth:
         proof: its network and sets.
         claims: a tree for each.
         way: [equal, nodes that get rows], as the checker takes it.
-        seconds, most: after how long, and after how many parts, to give up.
+        end, most: when, by the clock, and after how many parts to give up.
+        enough: by how many units bounds must exceed what is claimed.
     """
 
     def __init__(
-        self, proof: Proof, claims: Sequence[Claim], way: np.ndarray, seconds: float, most: int
+        self,
+        proof: Proof,
+        claims: Sequence[Claim],
+        way: np.ndarray,
+        end: float,
+        most: int,
+        enough: int,
     ) -> None:
         self.proof, self.claims, self.way = proof, claims, way
-        self.end, self.most, self.dual = time.monotonic() + seconds, most, Dual(proof)
+        self.end, self.most, self.enough, self.dual = end, most, enough, Dual(proof)
         self.whole: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self.roots = [Part(i) for i in range(len(claims))]
 
@@ -86,7 +97,8 @@ class Growth:
         """Return the roots of trees whose leaves are all proved.
 
         Raises:
-            InputError: time or parts were not enough, or nothing is left to cut.
+            InputError: time or parts were not enough.
+            StuckError: nothing is left to cut.
         """
         todo, made = list(self.roots[::-1]), len(self.roots)
         while todo:
@@ -142,7 +154,7 @@ class Growth:
             better = room > best[b]
             best[b[better]], side[b[better]] = room[better], gain[:, better].argmax(0)
         found = list[tuple[Part, tuple[int, int, float]]]()
-        for i in np.flatnonzero((best <= ENOUGH) & ~bounds.empty):
+        for i in np.flatnonzero((best <= self.enough) & ~bounds.empty):
             found.append((parts[i], self.middle(lo[:, i], hi[:, i], int(side[i]))))
         return found
 
@@ -152,7 +164,7 @@ class Growth:
         y, k, least = self.rows(parts, start)
         alpha = np.stack([self.slopes(start, b, part) for b, part in enumerate(parts)], 1)
         N, steps = self.proof.numbers, BELOW if any(part.path for part in parts) else ROOT
-        goal = least + 2 * ENOUGH / N.unit
+        goal = least + 2 * self.enough / N.unit
         goal = goal + 1e-6 * (1 + np.abs(goal))
         goal[start.empty] = -np.inf
         found = self.dual.improve(start, self.cuts(parts), y, k, alpha, goal, steps)
@@ -183,7 +195,7 @@ class Growth:
         bounds = self.bounds(parts, grid / GRID, False)
         own = np.arange(len(parts))
         lower = bounds.least(len(self.proof.ops), y, k, own, scale, True)
-        return bounds.empty | (lower > ENOUGH + least * self.proof.numbers.unit)
+        return bounds.empty | (lower > self.enough + least * self.proof.numbers.unit)
 
     def rows(self, parts: list[Part], bounds: Bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return y, k and least [B] of the row of each part that is nearest to what is claimed."""
@@ -219,7 +231,7 @@ class Growth:
         """Return the unit whose lines cost a part most, or the widest input if no sign is open.
 
         Raises:
-            InputError: nothing is left to cut.
+            StuckError: nothing is left to cut.
         """
         best, found = 0.0, None
         for node, loss in enumerate(losses):
@@ -234,11 +246,38 @@ class Growth:
         """Return the cut of a box [n] in the middle of a side.
 
         Raises:
-            InputError: it is a point there.
+            StuckError: it is a point there.
         """
         if hi[side] - lo[side] < 2:
-            raise InputError("no proof: a part cannot be cut any more")
+            raise StuckError("no proof: a part cannot be cut any more")
         return 0, side, float((lo[side] + hi[side]) // 2) / self.proof.numbers.unit
+
+
+def grown(
+    proof: Proof,
+    claims: Sequence[Claim],
+    way: np.ndarray,
+    seconds: float,
+    most: int,
+    by_units: bool,
+) -> list[Part]:
+    """Return the roots of trees whose leaves are all proved, with as much to spare as there is.
+
+    Args:
+        proof, claims, way, most: as for ``Growth``.
+        seconds: after how long to give up.
+        by_units: cut units inside the network in place of inputs.
+
+    Raises:
+        InputError: time or parts were not enough, or nothing is left to cut.
+    """
+    end = time.monotonic() + seconds
+    for enough in ENOUGH[:-1]:
+        try:
+            return Growth(proof, claims, way, end, most, enough).run(by_units)
+        except StuckError:
+            pass
+    return Growth(proof, claims, way, end, most, ENOUGH[-1]).run(by_units)
 
 
 class _Watched:

@@ -19,7 +19,7 @@ from autodual.front.passes.pairwise import pairwise
 from autodual.labels import Classes
 from autodual.proof.network import Entries, Translated, evaluated, numbers
 from autodual.proof.translate import translate
-from autodual.proof.trees import Claim, Growth, Part, listed
+from autodual.proof.trees import Claim, Part, grown, listed
 from autodual.threat import Box, L1Ball, L2Ball, LinfBall, ThreatModel
 from autodual_check.checking import Bounds, Proof
 from autodual_check.reading import MAGIC, Unproved
@@ -96,7 +96,7 @@ def write(
     roots = [Part(i) for i in range(len(claims))]
     if more:
         try:
-            roots += Growth(proof, more, chosen, seconds, most).run(by_units=True)
+            roots += grown(proof, more, chosen, seconds, most, by_units=True)
         except InputError as error:
             told = ", ".join(map(str, np.flatnonzero(hard.any(1))[:10]))
             raise InputError(
