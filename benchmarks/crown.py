@@ -59,7 +59,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
     found = {"autodual": [sys.executable, "-m", "autodual", "verify", "--format", "vnncomp"]}
     for name, when in {"crown": "", "crown after": ", pgd_order: after"}.items():
         if name == "crown" or args.after:
-            config = args.out.resolve() / f"{name.replace(' ', '_')}.yaml"
+            config = args.out / f"{name.replace(' ', '_')}.yaml"
             config.write_text(INPUTS if args.inputs else CONFIG % when)
             found[name] = [*shlex.split(args.crown), "--config", str(config)]
     return found
@@ -140,6 +140,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.inputs and args.after:
         parser.error("with --inputs its attack comes after its bounds anyway")
+    args.out = args.out.resolve()  # one of them runs in a folder of its own
     args.out.mkdir(parents=True, exist_ok=True)
     for folder in args.folders:
         run(folder, args)

@@ -162,7 +162,7 @@ def settled(net: Translated, arrays: Mapping[str, np.ndarray], top: float, power
     Raises:
         InputError: there is none.
     """
-    for coarser in range(0, 25, 4):
+    for coarser in range(25):
         unit = UNIT - max(0, int(np.log2(top)) - 4) - coarser
         head = {"head": np.array([unit, DUAL, net.input, power], np.int32)}
         try:
