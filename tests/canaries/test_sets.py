@@ -189,7 +189,7 @@ CANARIES = {
     ),
     "pixels that hold less than they can": Canary(
         "autodual.threat.freight.find_prices",
-        lambda f: lambda problem, high: f(problem, high.mul_(0.7)),
+        lambda f: lambda problem, high, rounded: f(problem, high.mul_(0.7), rounded),
         full_pixels_leave_the_support_above_the_programs,
         "the support of a row is .* less",
     ),
