@@ -361,7 +361,7 @@ class Building:
         """Return what rows say at ``units``, [R]."""
         if self.record is not None:
             self.record.ask(units.value, len(units))
-            if len(units) > 0 and self.job.serving[units.value] == "backward":
+            if self.job.serving[units.value] == "backward":
                 self.record.costs[units.value] = row_cost(sums.network, units)
         return interval(sums, units)
 

@@ -88,14 +88,16 @@ def open_units(network: Relaxation) -> list[Unit]:
             if value == entry or (layer in several and value in curves):
                 continue
             index = _open(layer, argument).any(0).nonzero().squeeze(1)
-            readers = list[Reader]()
-            if layer.value in curves:
-                each = ((r, enumerate(r.step.variables)) for r in several)
-                readers = [(r, i) for r, own in each for i, v in own if v == layer.value]
+            readers = _reading(several, layer.value) if layer.value in curves else ()
             place = slice(start, start + len(index))
             found.append(Unit(layer, argument, index, place, readers))
             start += len(index)
     return found
+
+
+def _reading(layers: Sequence[Layer], value: Value) -> list[Reader]:
+    """Return which layers read a value, and as which argument."""
+    return [(r, i) for r in layers for i, v in enumerate(r.step.variables) if v == value]
 
 
 def _is_cut(layer: Layer) -> bool:
