@@ -542,3 +542,18 @@ def test_what_is_proved_by_a_hair_is_cut_until_the_hair_is_seen(tmp_path):
     assert verdict.verified
     verdict.save(tmp_path / "proof")
     assert check(tmp_path / "proof")[0] == "valid"
+
+
+def test_an_input_without_a_slope_is_cut_all_the_same(tmp_path):
+    """Both ways from 0 the net bends alike, so that x₀ has the slope 0 there, and x₁ a little."""
+    net = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, 0], [-1, 0], [1, 0], [-1, 0], [0, 1]]))
+        net[0].bias.copy_(torch.tensor([0.0, 0, -0.5, -0.5, 0]))
+        net[2].weight.copy_(torch.tensor([[1.0, 1, -2, -2, 1e-3]]))
+        net[2].bias.fill_(0.1)
+    region = ad.Region(torch.tensor([-1.0, 0.0]), torch.ones(2))
+    verdict = ad.verify(net, region, ad.Y[0] > 0, 10)
+    assert verdict.verified
+    verdict.save(tmp_path / "proof", most=64)
+    assert check(tmp_path / "proof")[0] == "valid"

@@ -22,6 +22,11 @@ ENOUGH = 1024, 256, 64, 16
 rounded with them, and the checker may put others together. Fewer where parts come to nothing."""
 
 
+LEAST = 2.0**-6
+"""Of the largest slope, what an input counts for at least: where its own changes sign, it can bend
+the network all the same."""
+
+
 class StuckError(InputError):
     """Nothing is left to cut."""
 
@@ -149,8 +154,9 @@ class Growth:
             rows = _Watched(bounds)
             room = rows.least(len(self.proof.ops), y, k, b, np.ones(len(b)), True)
             room -= least * self.proof.numbers.unit
-            gain = 1e-9 * (hi - lo)[:, b]
-            gain[rows.at] += np.abs(rows.V) * (hi - lo)[rows.at][:, b]
+            slope = np.zeros((len(lo), len(b)))
+            slope[rows.at] = np.abs(rows.V)
+            gain = np.maximum(slope, LEAST * slope.max(0) + 1e-9) * (hi - lo)[:, b]
             better = room > best[b]
             best[b[better]], side[b[better]] = room[better], gain[:, better].argmax(0)
         found = list[tuple[Part, tuple[int, int, float]]]()
