@@ -101,7 +101,8 @@ def certify(
         rounding: ``"outward"``: every number holds in real arithmetic, for the network with the
             floats that it stores, whatever the bound's own arithmetic rounds. ``"deployed"``: it
             holds for the values that the network computes itself in floats rounded to nearest, op
-            by op as ``net.graph`` prints them, sums in any order, with or without fused
+            by op as ``net.graph`` prints them, with softmax, log-sum-exp and norms by any formula
+            in use (``front/passes/`` say by how much these differ), sums in any order, with or without fused
             multiply-add, with partial sums in any wider format, with subnormal numbers or not; not
             for convolutions by transforms or short formats, with elementary functions as close to
             the truth as their rules say (``errors``, 4 to 8 roundings). ``"bfloat16"``: the same

@@ -34,7 +34,7 @@ from autodual.duals import Affine, Call, Choice, Planes, Relaxed
 from autodual.errors import InputError
 from autodual.front.ir import Value
 from autodual.interval import Interval
-from autodual.rounding import OWN, roundoff, up, widened
+from autodual.rounding import roundoff, up, widened
 from autodual.threat import ThreatModel
 from autodual.working import check_time
 
@@ -212,12 +212,24 @@ class Building:
         """Return an interval of what an op computes, rounded outward if that is wanted."""
         if self.plan.rounding is None:
             return step.rule.interval(call, *boxes)
-        box = outward.image(step, call, boxes, self.batch, OWN[self.plan.rounding])
+        box = outward.image(step, call, boxes, self.batch, self.plan.own)
+        if step.out in self.plan.inexact:
+            off = self._inexactness(step, box)
+            box = widened(Interval(box.lower - off, box.upper + off))
         if not self.doubts:
             return box
         sizes = [box.magnitude for box in boxes]
         other = doubt(step, self.env, self.doubts, sizes, self.batch)
         return box if other is None else widened(Interval(box.lower - other, box.upper + other))
+
+    @torch.no_grad()
+    def _inexactness(self, step: Step, box: Interval) -> Tensor:
+        """Return how far what a library computes may lie from an op's value."""
+        how, own = self.plan.inexact[step.out], self.plan.own
+        assert own is not None
+        read = {v for _, values in how.terms for v in values}
+        sizes = {v: self.reach[v].magnitude if v in self.reach else self.env[v].abs() for v in read}
+        return outward.inexactness(step, how, own, box.magnitude, sizes, self.batch)
 
     @torch.no_grad()
     def _charge(self, made: Layer, call: Call) -> outward.Charge | None:
@@ -228,8 +240,9 @@ class Building:
             for v, layer in zip(values, made.inputs, strict=True)
         ]
         assert self.plan.rounding is not None
-        found, how = self.reach[made.value], (self.batch, OWN[self.plan.rounding], self.plan.sizes)
-        charge = outward.charge(made.step, call, made.relaxed, read, found, *how)
+        found, how = self.reach[made.value], (self.batch, self.plan.own, self.plan.sizes)
+        off = self._inexactness(made.step, found) if made.value in self.plan.inexact else None
+        charge = outward.charge(made.step, call, made.relaxed, read, found, *how, off)
         if charge is None or not self.doubts:
             return charge
         sizes = [value.size for value in read]

@@ -17,7 +17,7 @@ charged is then charged for the mean. No slope has to be exact for that, nor has
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,9 +37,9 @@ from autodual.duals import (
 )
 from autodual.duals.intervals import IntervalRule
 from autodual.errors import UnsupportedOpError
-from autodual.front.ir import Value
+from autodual.front.ir import Inexact, Value
 from autodual.interval import Interval
-from autodual.rounding import OWN, ROUNDINGS, down, gamma, least, reach, roundoff, up
+from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
 
 MEANS = 16
 """Of how many planes a mean is made at most."""
@@ -62,11 +62,17 @@ def check_rounded(plan: Plan) -> None:
         f"{step.node.where}: {_untold(step.rule)}" for step in plan.steps if _untold(step.rule)
     ]
     missing += unknown_constants(graph, plan.rounding)
-    if OWN[plan.rounding] is not None:
+    if plan.own is not None:
         missing += [
-            f"the pass {name} writes ops in others, and libraries compute them by one formula or "
+            f"{name}: others stand for it here, and libraries compute it by one formula or "
             'another: take rounding="outward", or write the op in those that are added up'
             for name in graph.rewritten
+        ]
+        made = {*graph.entries, *(node.out for node in graph.nodes)}
+        missing += [
+            f"{value.name}: an op that libraries compute by one formula or another was left out"
+            for value, how in graph.inexact.items()
+            if not made.issuperset((value, *(w for _, ws in how.terms for w in ws)))
         ]
     if missing:
         raise UnsupportedOpError(
@@ -107,7 +113,7 @@ class Charge:
     def map(self, f: Callable[[Tensor], Tensor], index: Tensor) -> Charge:
         """Return it for the examples at ``index``, with ``f`` for tensors of the value's layout."""
         around = self.surroundings
-        image = None if around is None else replace(around, image=around.image.map(f))
+        image = None if around is None else around.map(f)
         return Charge(f(self.radius), self.floor[index], image)
 
 
@@ -120,12 +126,19 @@ class Surroundings:
         image: an interval of its value.
         own: how the op itself is rounded, see ``OWN``.
         sizes: how many numbers a row's sum is made of, at most.
+        off: how far what a library computes may lie from its value, if by a formula of its own.
     """
 
     reads: int
     image: Interval
     own: float | None
     sizes: int
+    off: Tensor | None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Surroundings:
+        """Return it with ``f`` for tensors of the value's layout."""
+        off = None if self.off is None else f(self.off)
+        return replace(self, image=self.image.map(f), off=off)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +239,7 @@ def charge(
     batch: int,
     own: float | None,
     sizes: int,
+    off: Tensor | None,
 ) -> Charge | None:
     """Return what rounding may add at an op; None where nothing is rounded.
 
@@ -234,14 +248,35 @@ def charge(
         read: its perturbed arguments.
         found: the interval of its value.
         batch, own: as for ``image``.
-        sizes: as for ``Surroundings``.
+        sizes, off: as for ``Surroundings``.
     """
-    if isinstance(step.rule, Affine):
-        return _affine(step, step.rule, call, read, batch, own)
+    if isinstance(relaxed, Planes):
+        return _between(step, call, relaxed, read, found, batch, own, sizes, off)
     if isinstance(relaxed, Product):
-        return _product(step, call, relaxed, read, batch, own)
-    assert isinstance(relaxed, Planes)
-    around = Surroundings(max(value.reads for value in read), found, own, sizes)
+        charge: Charge | None = _product(step, call, relaxed, read, batch, own)
+    else:
+        assert isinstance(step.rule, Affine)
+        charge = _affine(step, step.rule, call, read, batch, own)
+    if off is None:
+        return charge
+    if charge is None:
+        return Charge(off, off.new_zeros(batch))
+    return replace(charge, radius=up(charge.radius + off))
+
+
+def _between(
+    step: Step,
+    call: Call,
+    relaxed: Planes,
+    read: Sequence[Reached],
+    found: Interval,
+    batch: int,
+    own: float | None,
+    sizes: int,
+    off: Tensor | None,
+) -> Charge:
+    """Return what rounding may add at an op between two planes."""
+    around = Surroundings(max(value.reads for value in read), found, own, sizes, off)
     z, boxes = [value.reference for value in read], [value.box for value in read]
     radius = _planes(step, call, relaxed, z, boxes, around)
     far = [value.far for value in read]
@@ -336,6 +371,8 @@ def _planes(
             most = torch.maximum(most, step.rule.floor_on(call, *boxes))
             u = roundoff(dtype) + around.own
             radius = radius + (step.rule.errors + 1) * u * most + least(dtype)
+    if around.off is not None:
+        radius = radius + around.off
     return radius * (1 + gamma(count, dtype))
 
 
@@ -360,6 +397,28 @@ def _product(
     sizes = (x, y, c_x, c_y)
     lost = share * lost + ours * call(x, y) + _underflow(step, ahead, sizes, batch)
     return Charge(up(beyond + lost), _floor(step, back, far, batch))
+
+
+def inexactness(
+    step: Step, how: Inexact, own: float, most: Tensor, sizes: Mapping[Value, Tensor], batch: int
+) -> Tensor:
+    """Return how far what a library computes may lie from an op's value, in its layout.
+
+    Args:
+        step: the op.
+        how, own: what is known of it, for roundings of the bound's dtype; and by how much more what
+            comes out is rounded.
+        most: what the value is at most in size.
+        sizes: the same of values that ``how`` names.
+        batch: the number of examples.
+    """
+    found = how.relative * most + how.absolute
+    for share, values in how.terms:
+        product = most.new_full((batch,), share)
+        for v in values:
+            product = product * v.per_example(sizes[v], batch).flatten(1).amax(1)
+        found = found + step.out.spread(product)
+    return up(2 * roundoff(most.dtype) * found + own * most)
 
 
 def adds(step: Step, rule: Affine, call: Call) -> bool:

@@ -17,9 +17,21 @@ from autodual.bound.match import grows, match_all
 from autodual.duals import Affine, Call, DualLayer, Registry
 from autodual.duals.base import Hole
 from autodual.errors import InputError, UnsupportedOpError
-from autodual.front.ir import Batch, Graph, Node, Value, evaluate, leaves, map_leaves, resolve
+from autodual.front.ir import (
+    Batch,
+    Graph,
+    Inexact,
+    Node,
+    Value,
+    evaluate,
+    leaves,
+    map_leaves,
+    resolve,
+)
+from autodual.front.passes.ranges import ranges_of
 from autodual.front.stand_ins import stand_ins
 from autodual.interval import Interval
+from autodual.rounding import OWN, roundoff
 
 
 @dataclass(frozen=True)
@@ -249,11 +261,31 @@ class Plan:
             table[step.out] = tuple(path)
         return table
 
+    @cached_property
+    def inexact(self) -> Mapping[Value, Inexact]:
+        """How far what a library computes lies from values, if that is to be bounded."""
+        return {} if self.own is None else self.graph.inexact
+
+    @property
+    def own(self) -> float | None:
+        """How the network's own results are rounded, see ``OWN``; None if they are not."""
+        return None if self.rounding is None else OWN[self.rounding]
+
+    @cached_property
+    def ranges(self) -> Mapping[Value, tuple[float, float]]:
+        """Where values lie for every input, by the way they are made, and computed."""
+        graph = self.graph
+        if self.own is None:
+            return graph.ranges
+        made = replace(graph, ranges={v: how.range for v, how in graph.inexact.items()})
+        found = ranges_of(made, 4 * roundoff(graph.perturbed.dtype) + 2 * self.own)
+        return {v: r for v, r in found.items() if v in graph.ranges}
+
     def within(self, value: Value, box: Interval) -> Interval:
         """Return what of an interval lies in the value's range, where one is known."""
-        if value not in self.graph.ranges:
+        if value not in self.ranges:
             return box
-        low, high = self.graph.ranges[value]
+        low, high = self.ranges[value]
         return Interval(box.lower.clamp(min=low, max=high), box.upper.clamp(min=low, max=high))
 
     def path(self, values: frozenset[Value]) -> tuple[Step, ...]:

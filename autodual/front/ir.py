@@ -7,6 +7,7 @@ live model at run time, so a graph never goes stale when the optimizer steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -181,6 +182,25 @@ class Node:
     __repr__ = __str__
 
 
+@dataclass(frozen=True)
+class Inexact:
+    """How far from a value v lies what libraries compute for it, by one formula or another.
+
+    By no more than u (relative·|v| + absolute + Σ c·Π|w|), u a rounding and |w| the largest entry
+    that an example has of another value.
+
+    Attributes:
+        relative, absolute: see above.
+        terms: c and the w's of each product.
+        range: where all that libraries compute lies.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    terms: tuple[tuple[float, tuple[Value, ...]], ...] = ()
+    range: tuple[float, float] = (-math.inf, math.inf)
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A captured model. ``perturbed`` is the input that lies in the threat model's set.
@@ -188,8 +208,9 @@ class Graph:
     ``nominal``, where a pass needs it, is that input without its perturbation.
     ``caveats`` say why a bound on this graph would not be a certificate for the model. ``ranges``
     are intervals in which values lie for every input, by the way they are made. The graph of a
-    ``straight`` model is looked over on real tensors; see ``stand_ins``. ``rewritten`` are the
-    passes after which numbers are rounded otherwise than by the model.
+    ``straight`` model is looked over on real tensors; see ``stand_ins``. ``inexact``
+    are values that stand for an op of the model's which libraries compute by formulas of their own.
+    ``rewritten`` are ops in whose place stand others that are rounded nobody knows how differently.
     """
 
     inputs: tuple[Value, ...]
@@ -202,6 +223,7 @@ class Graph:
     caveats: tuple[str, ...] = ()
     straight: bool = False
     ranges: Mapping[Value, tuple[float, float]] = field(default_factory=dict)
+    inexact: Mapping[Value, Inexact] = field(default_factory=dict)
     rewritten: tuple[str, ...] = ()
 
     @property

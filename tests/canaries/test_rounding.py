@@ -167,7 +167,7 @@ CANARIES = {
         "off by more",
     ),
     "results have all digits": Canary(
-        "autodual.bound.building.OWN",
+        "autodual.bound.plan.OWN",
         lambda own: {**own, "bfloat16": own["deployed"]},
         networks_in_bfloat16,
         WRONG,

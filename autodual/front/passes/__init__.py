@@ -65,6 +65,9 @@ SAME_NUMBERS = frozenset(
 )
 """Those after which the same numbers are computed, but for the order in which sums are added up."""
 
+TELLING = frozenset({decide, spell_out, attend, normalize, share_out, fold_reductions, pair_up})
+"""Those that say of each op what libraries may compute for it."""
+
 
 def simplify(graph: Graph) -> Graph:
     """Run the whole pipeline, checking the graph after every pass that changes it.
@@ -75,7 +78,8 @@ def simplify(graph: Graph) -> Graph:
         rewritten = rewrite(graph)
         if rewritten is graph:
             continue
-        if rewrite not in SAME_NUMBERS:
-            rewritten = replace(rewritten, rewritten=(*graph.rewritten, rewrite.__name__))
+        if rewrite not in TELLING:
+            own = () if rewrite in SAME_NUMBERS else (f"the pass {rewrite.__name__}",)
+            rewritten = replace(rewritten, rewritten=(*graph.rewritten, *own))
         graph = check(rewritten)
     return graph

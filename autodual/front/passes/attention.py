@@ -22,6 +22,7 @@ def _attention(emit: Emit, node: Node) -> Value | None:
     scale = node.args["scale"] or 1 / math.sqrt(query.shape[-1])
     turned = emit(aten.transpose.int, key, -2, -1)
     scores = emit(aten.mul.Scalar, emit(aten.matmul.default, query, turned), scale)
+    emit.nearly(scores, 4, terms=[(8 * abs(scale) * fixed(query.shape[-1]), (query, key))])
     given = node.args["attn_mask"]
     mask = None
     if node.args["is_causal"]:

@@ -208,6 +208,8 @@ def choose(emit: Emit, condition: Value, p: Value, q: Value, like: Value) -> Val
         forms = _affine(emit, p, found.z), _affine(emit, q, found.z)
         one, other = forms[::-1] if found.opposite else forms
         if one is not None and other is not None:
+            if all(_at_once(emit, value, found.z) for value in (p, q)):
+                emit.exactly()
             names = ("slope", "shift", "other_slope", "other_shift")
             args = {"input": found.z, "edge": found.edge, "relation": found.relation}
             args |= dict(zip(names, (*one, *other), strict=True))
@@ -217,8 +219,17 @@ def choose(emit: Emit, condition: Value, p: Value, q: Value, like: Value) -> Val
         return None
     if emit.moves(q) and not emit.moves(p):
         p, q, indicator = q, p, _complement(emit, indicator)
+    emit.exactly()
     chosen = emit(aten.mul.Tensor, indicator, emit(aten.sub.Tensor, p, q))
     return emit(aten.add.Tensor, chosen, q)
+
+
+def _at_once(emit: Emit, value: Value, z: Value) -> bool:
+    """Return whether a value is z, a constant, or one op of both: it is rounded as the form is."""
+    made = emit.producer(value)
+    if value == z or not emit.moves(value) or made is None:
+        return True
+    return all(v == z or not emit.moves(v) for v in made.inputs)
 
 
 def _infinite(emit: Emit, value: Any) -> bool:
@@ -270,6 +281,7 @@ def _never_nan(emit: Emit, condition: Value, q: Value) -> bool:
 def _where(emit: Emit, node: Node) -> Value | None:
     condition, p, q = (node.args[name] for name in ("condition", "self", "other"))
     if q.shape == node.out.shape and _never_nan(emit, condition, q):
+        emit.exactly()
         return q
     return choose(emit, condition, p, q, node.out) if emit.moves(condition) else None
 
@@ -299,6 +311,7 @@ def _number(emit: Emit, node: Node) -> Value | None:
     mask = node.args["self"]
     if mask.dtype != torch.bool or node.out.dtype != emit.graph.perturbed.dtype:
         return None
+    emit.exactly()
     return _indicator(emit, mask)
 
 
@@ -306,6 +319,7 @@ def _fill(emit: Emit, node: Node) -> Value | None:
     """Put a number where a mask holds."""
     z, mask, number = (node.args[name] for name in ("self", "mask", "value"))
     if z.shape == node.out.shape and _never_nan(emit, mask, z):
+        emit.exactly()
         return z
     if not emit.moves(mask):
         return None
@@ -330,6 +344,7 @@ def _sign(emit: Emit, node: Node) -> Value | None:
     z = node.args["self"]
     if z.dtype != emit.graph.perturbed.dtype:
         return None
+    emit.exactly()
     above, least = (
         emit.own("autodual.step", step, {"input": z, "edge": 0.0, "relation": relation})
         for relation in ("gt", "ge")

@@ -18,12 +18,18 @@ def standardize(emit: Emit, x: Value, dims: list[int], eps: float) -> Value:
 
     What comes out lies within ±√(n − 1) for n entries; a clamp to that range changes no value
     and keeps the bound from growing where σ² may be near 0.
+
+    Libraries find σ² from deviations, by two passes or by Welford's way: u c n (σ² + |x|σ) off for
+    n entries. So (x − μ)/√(σ² + ε) is by u c n (|x|/√(σ² + ε) + |y|(1 + |x|/√(σ² + ε))).
     """
     centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
     variance = emit(aten.mean.dim, emit(aten.pow.Tensor_Scalar, centered, 2), dims, True)
     inverse = emit(aten.rsqrt.default, emit(aten.add.Scalar, variance, eps))
-    most = math.sqrt(math.prod(fixed(x.shape[d]) for d in dims) - 1)
-    return emit(aten.clamp.default, emit(aten.mul.Tensor, centered, inverse), -most, most)
+    count = math.prod(fixed(x.shape[d]) for d in dims)
+    most = math.sqrt(count - 1) * (1 + 2.0**-20)
+    out = emit(aten.clamp.default, emit(aten.mul.Tensor, centered, inverse), -most, most)
+    share = 4.0 * count + 32
+    return emit.nearly(out, share, terms=[(share * (1 + most), (x, inverse))])
 
 
 def _layer_norm(emit: Emit, node: Node) -> Value | None:
@@ -73,7 +79,11 @@ def _variance(emit: Emit, node: Node) -> Value | None:
     centered = emit(aten.sub.Tensor, x, emit(aten.mean.dim, x, dims, True))
     squares = emit(aten.pow.Tensor_Scalar, centered, 2)
     total = emit(aten.sum.dim_IntList, squares, dims, node.args["keepdim"])
-    return emit(aten.mul.Scalar, total, 1 / count) if count > 0 else None
+    if count <= 0:
+        return None
+    share = 4.0 * math.prod(fixed(x.shape[d]) for d in dims) + 32
+    found = emit(aten.mul.Scalar, total, 1 / count)
+    return emit.nearly(found, share, terms=[(share, (x, x))], range=(0, math.inf))
 
 
 def vector_norm(emit: Emit, x: Value, order: float, dims: list[int], keep: bool) -> Value:
@@ -83,6 +93,7 @@ def vector_norm(emit: Emit, x: Value, order: float, dims: list[int], keep: bool)
         return emit(aten.sqrt.default, emit(aten.sum.dim_IntList, squares, dims, keep))
     sizes = emit(aten.abs.default, x)
     if math.isinf(order):
+        emit.exactly()
         return reduce(emit, LARGEST if order > 0 else SMALLEST, sizes, dims, keep)
     powers = sizes if order == 1 else emit(aten.pow.Tensor_Scalar, sizes, order)
     total = emit(aten.sum.dim_IntList, powers, dims, keep)
@@ -93,7 +104,9 @@ def _norm(emit: Emit, node: Node) -> Value | None:
     x, dims, order = node.args["self"], node.args["dim"], float(node.args["ord"])
     if not dims or not all(isinstance(x.shape[d], int) for d in dims) or -math.inf < order < 1:
         return None
-    return vector_norm(emit, x, order, dims, node.args["keepdim"])
+    found = vector_norm(emit, x, order, dims, node.args["keepdim"])
+    count = math.prod(fixed(x.shape[d]) for d in dims)
+    return found if emit.told else emit.nearly(found, 4.0 * count + 256, range=(0, math.inf))
 
 
 def _distances(emit: Emit, node: Node) -> Value | None:

@@ -18,12 +18,13 @@ def _rrelu(emit: Emit, node: Node) -> Value | None:
     if node.args["training"] or node.index != 0:
         return None
     mean = (node.args["lower"] + node.args["upper"]) / 2
-    return emit(aten.leaky_relu.default, node.args["self"], mean)
+    return emit.nearly(emit(aten.leaky_relu.default, node.args["self"], mean), 4)
 
 
 def _clamp(emit: Emit, node: Node) -> Value | None:
     """Clamp with tensors as ends: min(max(z, a), b)."""
     z, least, most = (node.args[name] for name in ("self", "min", "max"))
+    emit.exactly()
     z = z if least is None else emit(aten.maximum.default, z, least)
     return z if most is None else emit(aten.minimum.default, z, most)
 
@@ -31,7 +32,7 @@ def _clamp(emit: Emit, node: Node) -> Value | None:
 def _hypot(emit: Emit, node: Node) -> Value | None:
     """√(a² + b²)."""
     a, b = (emit(aten.pow.Tensor_Scalar, node.args[name], 2) for name in ("self", "other"))
-    return emit(aten.sqrt.default, emit(aten.add.Tensor, a, b))
+    return emit.nearly(emit(aten.sqrt.default, emit(aten.add.Tensor, a, b)), 16)
 
 
 def _logit(emit: Emit, node: Node) -> Value | None:
@@ -39,7 +40,7 @@ def _logit(emit: Emit, node: Node) -> Value | None:
     z, eps = node.args["self"], node.args["eps"]
     if eps is None:
         return None
-    return emit(aten.logit.default, emit(aten.clamp.default, z, eps, 1 - eps))
+    return emit.nearly(emit(aten.logit.default, emit(aten.clamp.default, z, eps, 1 - eps)), 16, 16)
 
 
 def _softsign(emit: Emit, node: Node) -> Value | None:
@@ -55,13 +56,14 @@ def _softsign(emit: Emit, node: Node) -> Value | None:
         return None
     out = replace(node.out, name=f"{node.out.name}.softsign")
     emit.nodes.append(Node(out, "autodual.softsign", F.softsign, {"input": z}, None, node.source))
-    return out
+    return emit.nearly(out, 8)
 
 
 def _finite(emit: Emit, node: Node) -> Value | None:
     """Of what has a bound nothing is NaN, and ∞ is the largest number that there is."""
     if node.args["posinf"] is not None or node.args["neginf"] is not None:
         return None
+    emit.exactly()
     numbers = torch.finfo(node.out.dtype)
     return emit(aten.clamp.default, node.args["self"], numbers.min, numbers.max)
 
@@ -74,6 +76,7 @@ def _with_sign(emit: Emit, node: Node) -> Value | None:
     signed = sign is not None and sign.op == "aten.sign.default"
     if not signed or size is None or size.op != "aten.abs.default":
         return None
+    emit.exactly()
     z: Value = size.args["self"]
     return z if sign is not None and sign.args["self"] == z else None
 

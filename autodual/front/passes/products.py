@@ -16,13 +16,13 @@ def _quotient(emit: Emit, node: Node) -> Value | None:
     a, b = node.args["self"], node.args["other"]
     if not emit.moves(b):
         return None
-    return emit(aten.mul.Tensor, a, emit(aten.reciprocal.default, b))
+    return emit.nearly(emit(aten.mul.Tensor, a, emit(aten.reciprocal.default, b)), 4)
 
 
 def _square(emit: Emit, node: Node) -> Value | None:
     """x · x = x²: as a product of two numbers it would forget that they are the same."""
     a, b = node.args["self"], node.args["other"]
-    return emit(aten.pow.Tensor_Scalar, a, 2) if a == b else None
+    return emit.nearly(emit(aten.pow.Tensor_Scalar, a, 2), 4) if a == b else None
 
 
 def _product(emit: Emit, node: Node) -> Value | None:
@@ -30,6 +30,7 @@ def _product(emit: Emit, node: Node) -> Value | None:
     a, b = node.args["self"], node.args["other"]
     if not (emit.moves(a) and emit.moves(b)) or a.shape == b.shape:
         return None
+    emit.exactly()
     return emit(aten.mul.Tensor, *(_widened(emit, v, node.out) for v in (a, b)))
 
 
@@ -38,10 +39,11 @@ def _power(emit: Emit, node: Node) -> Value | None:
     a, b = node.args["self"], node.args["exponent"]
     if emit.moves(a) and emit.moves(b):
         exponent = emit(aten.mul.Tensor, b, emit(aten.log.default, a))
-        return emit(aten.exp.default, exponent)
+        return emit.nearly(emit(aten.exp.default, exponent), 32)
     moving = a if emit.moves(a) else b
     if moving.shape == node.out.shape:
         return None
+    emit.exactly()
     wide = _widened(emit, moving, node.out)
     return emit(aten.pow.Tensor_Tensor, *((wide, b) if moving == a else (a, wide)))
 
@@ -60,6 +62,7 @@ def _extreme(sign: int) -> Decomposition:
 
     def decompose(emit: Emit, node: Node) -> Value | None:
         a, b = node.args["self"], node.args["other"]
+        emit.exactly()
         if emit.moves(a) and emit.moves(b):
             if a.shape == b.shape:
                 return None
@@ -78,10 +81,11 @@ def _log_sum(emit: Emit, node: Node) -> Value | None:
     a, b = node.args["self"], node.args["other"]
     if emit.moves(a) and emit.moves(b):
         wide = [_widened(emit, v, node.out) for v in (a, b)]
+        emit.exactly()
         return None if a.shape == b.shape else emit(aten.logaddexp.default, *wide)
     z, c = (a, b) if emit.moves(a) else (b, a)
     over = emit(aten.softplus.default, emit(aten.sub.Tensor, z, c), 1.0, LINEAR)
-    return emit(aten.add.Tensor, over, c)
+    return emit.nearly(emit(aten.add.Tensor, over, c), 8, 32, [(4, (a,)), (4, (b,))])
 
 
 def _sum_of_product(emit: Emit, node: Node) -> Value | None:

@@ -112,8 +112,29 @@ def _range(node: Node, known: Callable[[Any], Range]) -> Range:
     return ANYTHING
 
 
-def ranges_of(graph: Graph) -> Ranges:
-    """Return where the values of a graph lie for every input, by the way they are made."""
+EXACT = frozenset(
+    (*IMAGES, *MOVES, *EXTREMES, "slice", "select", "index_select", "gather", "neg")
+) | {"clamp", "clamp_min", "clamp_max", "maximum", "minimum", "scalar_tensor", "full"}
+"""Ops whose results libraries do not round beyond the ends of these ranges."""
+
+
+def _rounded(node: Node, found: Range, share: float) -> Range:
+    """Return the range of what a library computes, with an error of so much for each number."""
+    kind = node.op.split(".")[1]
+    if kind in EXACT and kind not in ("asin", "atan", "acos"):
+        return found
+    sizes = [v.numel for v in node.inputs]
+    off = share * (8 + max(sizes, default=1) / max(1, node.out.numel))
+    low, high = found
+    return low - off * abs(low), high + off * abs(high)
+
+
+def ranges_of(graph: Graph, share: float = 0.0) -> Ranges:
+    """Return where the values of a graph lie for every input, by the way they are made.
+
+    With a ``share`` all that libraries compute does that are off by so much for each number that is
+    added up, and values of ``graph.inexact`` are anywhere in their own ranges.
+    """
     found: dict[Value, Range] = dict(graph.ranges)
 
     def known(arg: Any) -> Range:
@@ -123,8 +144,12 @@ def ranges_of(graph: Graph) -> Ranges:
         return (float(arg), float(arg)) if number else ANYTHING
 
     for node in graph.nodes:
+        if share and node.out in graph.inexact:
+            continue
         if node.out.dtype.is_floating_point and node.op.startswith(("aten.", "autodual.")):
             low, high = _range(node, known)
+            if share:
+                low, high = _rounded(node, (low, high), share)
             if low <= high and low < math.inf and high > -math.inf:
                 least, most = known(node.out)
                 found[node.out] = max(low, least), min(high, most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -90,9 +91,21 @@ def _over_dims(combine: Combine) -> Decomposition:
         fixed = dims and all(isinstance(x.shape[d], int) for d in dims)
         if not fixed or node.index not in (None, 0):
             return None
+        if combine in (LARGEST, SMALLEST):
+            emit.exactly()
         return reduce(emit, combine, x, dims, node.args["keepdim"])
 
     return decompose
+
+
+def _log_sum(emit: Emit, node: Node) -> Value | None:
+    """Fold a log-sum-exp; libraries take exponentials of differences to the largest."""
+    x = node.args["self"]
+    found = _over_dims(by_pairs(aten.logaddexp.default))(emit, node)
+    if found is None:
+        return None
+    count = math.prod(fixed(x.shape[d]) for d in node.args["dim"])
+    return emit.nearly(found, 4, 8 * count + 32, [(4, (x,))])
 
 
 def _running(op: torch._ops.OpOverload) -> Decomposition:
@@ -103,6 +116,8 @@ def _running(op: torch._ops.OpOverload) -> Decomposition:
         if not isinstance(x.shape[dim], int) or node.index not in (None, 0):
             return None
         size, back = fixed(x.shape[dim]), 1
+        if op in (aten.maximum.default, aten.minimum.default):
+            emit.exactly()
         while back < size:
             first = emit(aten.slice.Tensor, x, dim, 0, back)
             rest = emit(aten.slice.Tensor, x, dim, back, size)
@@ -124,7 +139,7 @@ TABLE = {
     "aten.max.dim": _over_dims(LARGEST),
     "aten.min.dim": _over_dims(SMALLEST),
     "aten.prod.dim_int": _over_dims(by_pairs(aten.mul.Tensor)),
-    "aten.logsumexp.default": _over_dims(by_pairs(aten.logaddexp.default)),
+    "aten.logsumexp.default": _log_sum,
 }
 
 

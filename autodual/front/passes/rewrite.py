@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autodual.errors import GraphError
-from autodual.front.ir import Batch, Dim, Graph, Literal, Node, Value, evaluate, map_leaves
+from autodual.front.ir import Batch, Dim, Graph, Inexact, Literal, Node, Value, evaluate, map_leaves
 
 
 def substitute(node: Node, mapping: Mapping[Value, Value], out: Value | None = None) -> Node:
@@ -34,6 +35,8 @@ class Emit:
         self.nodes: list[Node] = []
         self.literals: dict[Value, Literal] = {}
         self.range: tuple[float, float] | None = None
+        self.inexact: dict[Value, Inexact] = {}
+        self.told = False
 
     def __call__(self, op: torch._ops.OpOverload, *args: Any, index: int | None = None) -> Value:
         """Add a node that runs ``op``, and pick one of its results if it has several."""
@@ -65,6 +68,27 @@ class Emit:
         """Note that the node's value lies in [low, high] for every input."""
         self.range = low, high
 
+    def exactly(self) -> None:
+        """Note that the nodes give what libraries compute for the op, if nothing is rounded."""
+        self.told = True
+
+    def nearly(
+        self,
+        value: Value,
+        relative: float = 0.0,
+        absolute: float = 0.0,
+        terms: Sequence[tuple[float, tuple[Value, ...]]] = (),
+        range: tuple[float, float] = (-math.inf, math.inf),
+    ) -> Value:
+        """Note how far what libraries compute lies from a value that was emitted; return it.
+
+        From what the nodes give if nothing is rounded, for the numbers that the op reads, as these
+        were computed. See ``Inexact``.
+        """
+        self.inexact[value] = Inexact(relative, absolute, tuple(terms), range)
+        self.told = True
+        return value
+
     def producer(self, value: Value) -> Node | None:
         """Return the node that computes a value of the graph, if one does."""
         return self.graph.producers.get(value)
@@ -88,7 +112,7 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
     """Replace each node that the perturbation reaches by what the table says for its op."""
     nodes: list[Node] = []
     literals: dict[Value, Literal] = {}
-    ranges = dict(graph.ranges)
+    ranges, inexact, rewritten = dict(graph.ranges), dict(graph.inexact), list(graph.rewritten)
     same: dict[Value, Value] = {}
     for original in graph.nodes:
         node = substitute(original, same)
@@ -102,18 +126,22 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
         literals |= emit.literals
         if emit.range is not None:
             ranges[node.out] = emit.range
+        if not emit.told:
+            rewritten.append(node.where)
         if any(n.out == found for n in emit.nodes) and found.dtype == node.out.dtype:
             named = {found: node.out}  # the last value takes the name of the one it stands for
+            inexact |= {named.get(v, v): how for v, how in emit.inexact.items()}
             nodes += [substitute(n, named, named.get(n.out, n.out)) for n in emit.nodes]
         else:
             nodes += emit.nodes
+            inexact |= emit.inexact
             same[node.out] = found
     if len(nodes) == len(graph.nodes) and all(map(_is, nodes, graph.nodes)):
         return graph
     output = same.get(graph.output, graph.output)
     constants = {**graph.constants, **literals}
-    rewritten = replace(graph, nodes=tuple(nodes), constants=constants, output=output)
-    return replace(rewritten, ranges=ranges)
+    graph = replace(graph, nodes=tuple(nodes), constants=constants, output=output)
+    return replace(graph, ranges=ranges, inexact=inexact, rewritten=tuple(rewritten))
 
 
 def _is(a: Node, b: Node) -> bool:
