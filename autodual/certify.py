@@ -102,14 +102,15 @@ def certify(
             floats that it stores, whatever the bound's own arithmetic rounds. ``"deployed"``: it
             holds for the values that the network computes itself in floats rounded to nearest, op
             by op as ``net.graph`` prints them, with softmax, log-sum-exp and norms by any formula
-            in use (``front/passes/`` say by how much these differ), sums in any order, with or without fused
-            multiply-add, with partial sums in any wider format, with subnormal numbers or not; not
-            for convolutions by transforms or short formats, with elementary functions as close to
-            the truth as their rules say (``errors``, 4 to 8 roundings). ``"bfloat16"``: the same
-            for ``model.bfloat16()``, where ``model`` holds its numbers in float32: ops compute in
-            float32 or wider, and round what they give. On the CPU, in float32 or float64, by exact
-            sums, in one pass, by ``optimize=`` and by ``ad.LP()``. Ops whose errors no rule tells
-            are refused. None: the bound's own rounding may make it wrong in its last digits.
+            in use (``front/passes/`` say by how much these differ), sums in any order, with or
+            without fused multiply-add, with partial sums in any wider format, with subnormal
+            numbers or not; not for convolutions by transforms or short formats, with elementary
+            functions as close to the truth as their rules say (``errors``, 4 to 8 roundings).
+            ``"bfloat16"``: the same for ``model.bfloat16()``, where ``model`` holds its numbers in
+            float32: ops compute in float32 or wider, and round what they give. On the CPU, in
+            float32 or float64, by exact sums, in one pass, by ``optimize=`` and by ``ad.LP()``. Ops
+            whose errors no rule tells are refused. None: the bound's own rounding may make it wrong
+            in its last digits.
 
     Raises:
         ModelError: the model is not a module, or is certified already.

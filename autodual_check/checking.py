@@ -240,10 +240,8 @@ class Proof:
                 cuts[2] = np.searchsorted(mine, cuts[2])
                 slopes = self.alpha[alpha].T if alpha[0] >= 0 else whole.slopes
                 bounds = Bounds(self, of[mine], slopes, way * again[0], base, cuts)
-                tree, leaf = (
-                    self.owner[mine],
-                    np.repeat(np.arange(len(mine)), count[self.owner[mine]]),
-                )
+                tree = self.owner[mine]
+                leaf = np.repeat(np.arange(len(mine)), count[tree])
                 row = np.concatenate([np.arange(last[t] - count[t], last[t]) for t in tree])
                 y, k = self.rows[row].T
                 lower = bounds.least(len(self.ops), y, k, leaf, scale[leaf], True)

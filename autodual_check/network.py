@@ -153,6 +153,7 @@ class Relu:
 
     def back(self, z: Values, at: np.ndarray, V: np.ndarray, owner: Any) -> Any:
         """Return rows for the least value of Vδ: by the lower line where V > 0, else the upper."""
-        a, s = z.a[at], z.s[at]
+        a, s, N = z.a[at], z.s[at], z.N
         slope = s[:, owner] if z.a is z.s else np.where(V > 0, a[:, owner], s[:, owner])
-        return at, z.N.near(below(V, z.N.exact * 2.0**-SLOPE) * slope), 1
+        long = np.abs(V).max(initial=0) >= N.exact * 2.0**-SLOPE  # then the product is rounded, too
+        return at, N.near(below(V, N.row) * slope), 1 + int(long)

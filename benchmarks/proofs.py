@@ -115,7 +115,7 @@ def trees(folder: Path, instances: list[str], seconds: float, path: Path) -> Non
     """Verify instances of ACAS Xu, and write and check those that hold."""
     for instance in instances:
         name, prop = instance.split("/")
-        model = ad.load_onnx(folder / f"onnx/ACASXU_run2a_{name}_batch_2000.onnx")
+        model = ad.load_onnx(folder / f"onnx/ACASXU_run2a_{name}_batch_2000.onnx").double()
         query = ad.read_vnnlib(folder / f"vnnlib/prop_{prop}.vnnlib", 5, 5)
         begun = time.process_time()
         verdict = ad.verify(model, None, query, timeout=seconds)

@@ -5,6 +5,7 @@ relaxation loses nothing: what a bound lies below the truth is what rounding too
 lie above.
 """
 
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -319,3 +320,22 @@ def test_digits_add_up_to_what_they_are_of():
         t, parts = Numbers([30, 22], False).digits(x, terms)
         assert all(np.abs(part).max() < t for part in parts)
         assert np.array_equal(sum(p * float(t) ** i for i, p in enumerate(parts)), x)
+
+
+def test_long_rows_are_rounded_by_no_more_than_is_charged():
+    """Rows of up to 46 bits, times slopes of 16: against fractions."""
+    rng = np.random.default_rng(0)
+    z = Values(N := Numbers([30, 22], False), *np.zeros((3, 4, 1)))
+    for bits, times in ((36, 1), (38, 2), (45, 2)):
+        z.a = rng.integers(0, 2**16 + 1, (4, 1)) * 2.0**-16
+        z.s = rng.integers(0, 2**16 + 1, (4, 1)) * 2.0**-16
+        V = rng.integers(-(2**bits), 2**bits, (4, 500)).astype(np.float64)
+        V[0, 0] = 2.0**bits
+        _, found, count = Relu(4, 0).back(z, np.arange(4), V, np.zeros(500, np.int64))
+        assert count == times
+        for i, j in np.ndindex(V.shape):
+            slope = z.a[i, 0] if V[i, j] > 0 else z.s[i, 0]
+            off = Fraction(found[i, j]) - Fraction(V[i, j]) * Fraction(slope)
+            assert abs(off) <= Fraction(count, 2)
+    with pytest.raises(Unproved, match="too large"):
+        Relu(4, 0).back(z, np.arange(4), N.row * np.ones((4, 1)), np.zeros(1, np.int64))
