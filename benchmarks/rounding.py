@@ -11,6 +11,7 @@ python benchmarks/rounding.py [--cases 1000000] [--data PATH]
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import random
 import statistics
@@ -202,29 +203,36 @@ def costs(data: Path, batch: int, rounds: int) -> None:
         ("residual", residual(), ad.LinfBall(0.01)),
     ]
     print(
-        "net, dtype, bounds: plain s, outward s, ratio, deployed ratio; verified plain / outward;"
+        "net, dtype, bounds: plain s, outward s, ratio, deployed ratio, of bfloat16; verified so;"
     )
     print("  how much lower margins are, relative to |margin|: median, and to the largest output")
     for (name, model, threat), dtype in itertools.product(models, (torch.float32, torch.float64)):
         model, z = model.to(dtype), x.to(dtype)
         scale = float(model(z).detach().abs().max())
         for method in METHODS:
-            kinds = (None, "outward", "deployed")
-            nets = {r: ad.certify(model, threat, **METHODS[method], rounding=r) for r in kinds}
+            kinds = [None, "outward", "deployed"]
+            kinds += ["bfloat16"] if dtype == torch.float32 else []
+            stored = {"bfloat16": copy.deepcopy(model).bfloat16().float()}
+            inputs = {"bfloat16": z.bfloat16().float()}
+            nets = {
+                r: ad.certify(stored.get(r, model), threat, **METHODS[method], rounding=r)
+                for r in kinds
+            }
             seconds: dict[str | None, list[float]] = {r: [] for r in kinds}
             found: dict[str | None, ad.Certificate] = {}
             for _, kind in itertools.product(range(rounds + 1), kinds):
                 begin = time.process_time()
-                found[kind] = nets[kind](z, y)
+                found[kind] = nets[kind](inputs.get(kind, z), y)
                 seconds[kind].append(time.process_time() - begin)
-            first, out, own = (statistics.median(seconds[r][1:]) for r in kinds)
+            first, *others = (statistics.median(seconds[r][1:]) for r in kinds)
+            ratios = " ".join(f"{other / first:.2f}" for other in others)
             here = found[None].margins != 0
             lost = (found[None].margins - found["outward"].margins)[here]
             share = lost / found[None].margins[here].abs()
             counts = " / ".join(str(int(found[r].verified.sum())) for r in kinds)
             print(
-                f"{name:9} {str(dtype)[6:]} {method:9} {first:.3f} {out:.3f}  "
-                f"{out / first:.2f} {own / first:.2f}  {counts}  "
+                f"{name:9} {str(dtype)[6:]} {method:9} {first:.3f} {others[0]:.3f}  "
+                f"{ratios}  {counts}  "
                 f"{float(share.median()):.1e} {float(lost.median()) / scale:.1e}"
             )
 
