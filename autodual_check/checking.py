@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,15 @@ def groups(key: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 class Bounds:
-    """What is proved of all nodes over those points of sets ``some`` [B] with s (z − t) ≥ 0.
+    """What is proved over sets ``some`` [B], cut at node, entry, set, s, t, β: s (z − t) ≥ 0.
 
-    ``rows`` tells which nodes get rows, ``base`` what is known; cuts are node, entry, set, s, t, β.
+    N has their unit; ``rows`` says which nodes get rows, ``base`` what is known of whole sets.
     """
 
-    def __init__(self, proof: Any, some: Any, slopes: Any, rows: Any, base: Any, cuts: Any):
-        self.proof, self.N, self.slopes, B = proof, proof.numbers, slopes, len(some)
-        lo, hi, ball = (proof.known[0][some].T, proof.known[1][some].T, proof.known[2])
-        self.ball = ball and (ball[0][some].T, ball[1][some])
-        self.values, self.pull = [Values(self.N, lo, lo, hi)], dict[int, Any]()
+    def __init__(self, proof: Any, N: Any, some: Any, slopes: Any, rows: Any, base: Any, cuts: Any):
+        self.proof, self.N, self.slopes, B = proof, N, slopes, len(some)
+        lo, hi, self.ball = proof.sets(N, some)
+        self.values, self.pull = [Values(N, lo, lo, hi)], dict[int, Any]()
         self.empty = np.zeros(B, bool)
         for i, inputs in enumerate([[], *proof.nodes]):
             need(time.monotonic() < proof.end, "it takes longer than --seconds", "unsupported")
@@ -39,26 +39,27 @@ class Bounds:
                 z = proof.ops[i - 1].forward([self.values[j] for j in inputs], slopes)
                 self.values.append(z)
             z, (u, b, s, t, beta) = self.values[i], cuts[1:, cuts[0] == i]
-            u, b, (lo, hi) = u.astype(int), b.astype(int), base[i] if base else (z.lo, z.hi)
-            z.lo, z.hi = np.maximum(z.lo, lo), np.minimum(z.hi, hi)
+            u, b, t = u.astype(int), b.astype(int), -s * N.coarse(-s * t * N.unit, np.inf)[0]
+            for lo, hi in base[i : i + 1]:
+                z.lo, z.hi = np.maximum(z.lo, lo), np.minimum(z.hi, hi)
             np.maximum.at(z.lo, (u[s > 0], b[s > 0]), t[s > 0])
             np.minimum.at(z.hi, (u[s < 0], b[s < 0]), t[s < 0])
             if i == 0:
-                z.c = self.ball[0] if self.ball else self.N.near((z.lo + z.hi) / 2)
+                z.c = self.ball[0] if self.ball else N.near((z.lo + z.hi) / 2)
             elif rows[i]:
                 self.tighten(i)
             self.empty |= (z.lo > z.hi).any(0)
             z.hi = np.maximum(z.lo, z.hi)
-            z.up, z.down = (np.maximum(self.N.up(x), 0) for x in (z.hi - z.c, z.c - z.lo))
+            z.up, z.down = (np.maximum(N.up(x), 0) for x in (z.hi - z.c, z.c - z.lo))
             z.radius = np.maximum(z.up, z.down)
             if len(u):  # νᵀz ≥ νᵀz − Σ β s (z − t): rows −β s of δ, and a cost of β s (c − t)
                 at, row = np.unique(u, return_inverse=True)
                 np.add.at(V := np.zeros((len(at), B)), (row, b), -s * beta)
-                most = float(below(np.bincount(b, beta, B), self.N.row).max())
-                X, h = self.N.coarse(s * (z.c[u, b] - t), 2.0**52 / max(1.0, most))
+                most = float(below(np.bincount(b, beta, B), N.row).max())
+                X, h = N.coarse(s * (z.c[u, b] - t), 2.0**52 / max(1.0, most))
                 size = np.bincount(b, beta * (np.abs(X) + z.radius[u, b]), B)
-                cost = np.bincount(b, beta * X, B) * (h / self.N.dual)
-                self.pull[i] = at, V, self.N.up(cost, size)
+                cost = np.bincount(b, beta * X, B) * (h / N.dual)
+                self.pull[i] = at, V, N.up(cost, size)
 
     def tighten(self, i: int) -> None:
         """Bound by rows those entries of node i whose sign is open, a place at a time."""
@@ -158,6 +159,13 @@ class Proof:
                 self.relus += n
             self.sizes.append(n)
             need(sum(self.sizes) <= LARGEST, "the network is too large")
+        n, self.box, self.ball = head[2], list[Any](), list[Any]()
+        if "lower" in arrays:
+            self.box = [self.array(name, "f", None, n) for name in ("lower", "upper")]
+        if "x" in arrays:
+            self.ball = [x := self.array("x", "f", None, n), self.array("eps", "f", len(x), low=0)]
+        self.count = len((self.ball or self.box or [()])[0])
+        need(self.count and {*map(len, self.box)} <= {1, self.count}, "lower: not of each set")
         self.wide = max([op.wide for op in self.ops] + self.sizes)
         self.together = min(TOGETHER, max(1, ENTRIES // (sum(self.sizes) + self.wide)))
         self.numbers.g *= sum(self.sizes) + self.wide + 64 * i + max(op.terms for op in self.ops)
@@ -171,28 +179,23 @@ class Proof:
         need(right and ((array >= low) & (array <= high)).all(), f"{name}: missing, or not as said")
         return array
 
-    def sets(self) -> tuple[Any, Any, Any]:
-        """Return the ends [N, n] of boxes around the sets; centers and radii, if they are balls."""
-        n, N, ball = self.sizes[0], self.numbers, None
-        lo, hi = np.full((1, n), -np.inf), np.full((1, n), np.inf)
-        if "lower" in self.arrays:
-            lower = self.array("lower", "f", None, n)
-            upper = self.array("upper", "f", len(lower), n)
-            lo, hi = -N.up(-lower * N.unit), N.up(upper * N.unit)
-        if "x" in self.arrays:
-            x = self.array("x", "f", None, n) * N.unit
-            eps = N.up(self.array("eps", "f", len(x), low=0) * N.unit)
-            lo = np.maximum(lo, -N.up(N.up(-x) + eps[:, None]))
-            hi = np.minimum(hi, N.up(N.up(x) + eps[:, None]))
-            need(len(lo) == len(x), "lower: not of one set, nor of each")
+    def sets(self, N: Numbers, some: np.ndarray) -> tuple[Any, Any, Any]:
+        """Return the ends [n, B] of boxes around sets; centers and radii, if they are balls."""
+        lo, hi, ball = np.array(-np.inf), np.array(np.inf), None
+        if self.box:
+            lower, upper = (end[some * (len(end) > 1)].T * N.unit for end in self.box)
+            lo, hi = -N.up(-lower), N.up(upper)
+        if self.ball:
+            x, eps = self.ball[0][some].T * N.unit, N.up(self.ball[1][some] * N.unit)
+            lo, hi = np.maximum(lo, -N.up(N.up(-x) + eps)), np.minimum(hi, N.up(N.up(x) + eps))
             ball = (below(N.near(x), N.value), eps) if self.power else None
-        need(lo.shape == hi.shape and (lo <= hi).all(), "sets: one is empty")
+        need((lo <= hi).all(), "sets: one is empty")
         return lo, hi, ball
 
     def walk(self) -> None:
         """Read claims, and trees: each part, all of its half z ≤ t, all of its half z ≥ t."""
-        N, last, path, owner = self.numbers, len(self.known[0]) - 1, list[Any](), list[int]()
-        self.trees = self.array("trees", "i", None, 3, low=0, high=[last, 1, 2**16])
+        N, path, owner = self.numbers, list[Any](), list[int]()
+        self.trees = self.array("trees", "i", None, 3, low=0, high=[self.count - 1, 1, 2**16])
         cuts = self.array("cuts", "i", None, 2, low=[-1, 0], high=[len(self.sizes) - 1, LARGEST])
         need((cuts[:, 1] < np.array(self.sizes)[cuts[:, 0]]).all(), "cuts: no entry of a node")
         todo: list[Any] = [(tree, ()) for tree in range(len(self.trees))][::-1]
@@ -209,8 +212,7 @@ class Proof:
             need(len(path) <= LARGEST, "the trees are too large", "unsupported")
         need(not todo, f"{len(todo)} parts are missing")
         leaf, parts, sign = np.array(path, np.int64).reshape(-1, 3).T
-        at = self.array("at", "f", len(cuts))[parts] * N.unit
-        at = below(at if N.g else np.where(sign > 0, np.floor(at), np.ceil(at)), N.value)
+        at = self.array("at", "f", len(cuts))[parts]
         beta = self.array("beta", "f", len(leaf), low=0) if len(leaf) else np.zeros(0)
         self.owner = np.array(owner)
         self.cuts = np.stack([*cuts[parts].T, leaf, sign, at, N.near(beta * N.dual)])
@@ -220,37 +222,38 @@ class Proof:
         self.way, self.alpha = self.array("way", "u", len(self.sizes), high=1), np.zeros((0, 0))
         if "alpha" in self.arrays:
             self.alpha = self.array("alpha", "u", None, self.relus, high=128) / 128
-        most = [len(self.alpha) - 1, 1, 1]
-        self.leaves = self.array("leaves", "i", len(owner), 3, low=[-1, 0, 0], high=most)
+        most = [len(self.alpha) - 1, 1, 1, 40]
+        self.leaves = self.array("leaves", "i", len(owner), 4, low=[-1, 0, 0, 0], high=most)
 
     def check(self) -> str:
         """Check all claims: bound sets, then the leaves in them; return how many there are."""
-        self.known = self.sets()
         self.walk()
         of, count, last = self.trees[self.owner, 0], self.trees[:, 2], np.cumsum(self.trees[:, 2])
-        kinds, way = 2 * (self.leaves[:, 0] >= 0) + self.leaves[:, 1], self.way
-        for sets in groups(np.zeros(len(self.known[0])), self.together):
-            whole = Bounds(self, sets, bool(way[0]), way, None, self.cuts[:, :0])
+        kinds, way = self.leaves @ [0, 1, 0, 4] + 2 * (self.leaves[:, 0] >= 0), self.way
+        for sets in groups(np.zeros(self.count), self.together):
+            whole = Bounds(self, self.numbers, sets, bool(way[0]), way, [], self.cuts[:, :0])
             inside = np.flatnonzero(np.isin(of, sets))
             for mine in (inside[part] for part in groups(kinds[inside], self.together)):
-                (alpha, again, scale), at = self.leaves[mine].T, np.searchsorted(sets, of[mine])
-                base = [(z.lo[:, at], z.hi[:, at]) for z in whole.values]
+                alpha, again, scale, finer = self.leaves[mine].T
+                N, at, more = copy(self.numbers), np.searchsorted(sets, of[mine]), 2.0 ** finer[0]
+                N.unit *= more
+                base = [np.stack([z.lo, z.hi])[:, :, at] * more for z in whole.values]
                 own = np.searchsorted(self.cuts[2], [mine, mine + 1]).T
                 cuts = self.cuts[:, np.concatenate([np.arange(*ends) for ends in own])]
                 cuts[2] = np.searchsorted(mine, cuts[2])
                 slopes = self.alpha[alpha].T if alpha[0] >= 0 else whole.slopes
-                bounds = Bounds(self, of[mine], slopes, way * again[0], base, cuts)
+                bounds = Bounds(self, N, of[mine], slopes, way * again[0], base, cuts)
                 tree = self.owner[mine]
                 leaf = np.repeat(np.arange(len(mine)), count[tree])
                 row = np.concatenate([np.arange(last[t] - count[t], last[t]) for t in tree])
                 y, k = self.rows[row].T
                 lower = bounds.least(len(self.ops), y, k, leaf, scale[leaf], True)
-                holds = lower / self.numbers.unit > self.least[row] * scale[leaf]
+                holds = lower / N.unit > self.least[row] * scale[leaf]
                 right, wrong = (np.bincount(leaf[x], minlength=len(mine)) for x in (holds, ~holds))
                 proved = bounds.empty | np.where(self.trees[tree, 1] > 0, right > 0, wrong == 0)
-                told = (lower[leaf == proved.argmin()] / self.numbers.unit).tolist()[:9]
+                told = (lower[leaf == proved.argmin()] / N.unit).tolist()[:9]
                 need(proved.all(), f"leaf {mine[proved.argmin()]}: of its rows only {told}")
-        return f"{len(self.known[0])} sets, {len(self.rows)} claims, {len(self.owner)} leaves"
+        return f"{self.count} sets, {len(self.rows)} claims, {len(self.owner)} leaves"
 
 
 @np.errstate(over="raise", invalid="raise", divide="raise")

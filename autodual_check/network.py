@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ def below(x: np.ndarray, most: float) -> np.ndarray:
 class Numbers:
     """Whole numbers; or floats, where g is 16 γₙ for sums of n terms, and underflow takes half."""
 
-    def __init__(self, head: Sequence[int], floats: bool) -> None:
+    def __init__(self, head: list[int], floats: bool) -> None:
         self.unit, self.dual, self.g, self.half = 2.0 ** head[0], 2.0 ** head[1], 0.0, 0.5
         self.value, self.row, self.total, self.exact = 2.0**36, 2.0**46, 2.0**50, 2.0**53
         if floats:
@@ -73,7 +72,7 @@ class Affine:
         (self.g, self.m, self.k), self.p, self.N, self.w = W.shape, index.shape[2], N, 1.0
         self.n, self.wide, self.size = self.g * self.m * self.p, self.g * self.k * self.p, size
         self.where = np.where(index < 0, size, index).astype(np.int64)
-        self.b = np.broadcast_to(b, (self.g, self.m, self.p)).reshape(-1, 1) * N.unit
+        self.b = np.broadcast_to(b, (self.g, self.m, self.p)).reshape(-1, 1)
         self.terms = self.m * int(np.bincount(self.where.ravel())[:size].max(initial=1))
         if not N.g:  # Ŵ = W·w in whole numbers, up to 1/2
             self.w = 2.0 ** (WEIGHT - int(np.frexp(np.abs(W).max())[1]))
@@ -87,16 +86,16 @@ class Affine:
         X = below(padded.reshape(self.g, self.k, -1), self.N.exact / (self.k * np.abs(A).max() + 1))
         return np.matmul(A, X).reshape(self.n, -1)
 
-    def forward(self, inputs: Sequence[Values], slopes: Any) -> Values:
+    def forward(self, inputs: list[Values], slopes: Any) -> Values:
         """Find c, what interval arithmetic proves about it, and e for which δ = Ŵ δ_in ± e."""
-        N, every = self.N, [[z.c, z.up, z.down, z.radius] for z in inputs]
+        N, every = inputs[0].N, [[z.c, z.up, z.down, z.radius] for z in inputs]
         c_in, up, down, radius = (np.concatenate(each) for each in zip(*every, strict=True))
-        c = N.near(self.b) + np.zeros((self.n, c_in.shape[1]))
+        c = N.near(b := self.b * N.unit) + np.zeros((self.n, c_in.shape[1]))
         t, digits = N.digits(c_in, self.k)
         for i, digit in enumerate(digits):
             c = c + N.near(self.product(self.W, digit) * (t**i / self.w))
         size, (E, share) = np.abs(c_in) + radius, (self.sizes, N.g) if N.g else (self.ones, 0.5)
-        e = N.up(self.product(E, size) * (share / self.w) + N.g * np.abs(self.b))
+        e = N.up(self.product(E, size) * (share / self.w) + N.g * np.abs(b))
         e += (len(digits) + 1) * 2 * N.half
         (up, down), h = N.coarse(np.stack([up, down]), t / 4)
         both, apart = self.product(self.sizes, up + down), self.product(self.W, up - down)
@@ -134,7 +133,7 @@ class Relu:
     def __init__(self, n: int, start: int) -> None:
         self.n, self.mine = n, slice(start, start + n)
 
-    def forward(self, inputs: Sequence[Values], slopes: Any) -> Values:
+    def forward(self, inputs: list[Values], slopes: Any) -> Values:
         """Find both lines, and c in the middle between them."""
         z, N, c, lo, hi = inputs[0], inputs[0].N, inputs[0].c, inputs[0].lo, inputs[0].hi
         open_ = (lo < 0) & (hi > 0)
@@ -142,13 +141,12 @@ class Relu:
         s = np.where(open_, s if N.g else np.rint(s * 2.0**SLOPE) * 2.0**-SLOPE, lo >= 0)
         h = np.where(open_, np.maximum(-s * lo, (1 - s) * hi), 0)
         a = s if slopes is True else c > 0 if slopes is False else slopes[self.mine]
-        least, most, size = (a := np.where(open_, a, s)) * c, s * c + h, np.abs(c) + h + z.radius
+        a = s if slopes is True else np.where(open_, a, s)
+        least, most, size = a * c, s * c + h, np.abs(c) + h + z.radius
         out = Values(N, N.near((least + most) / 2), np.maximum(lo, 0), np.maximum(hi, 0))
         ends = [np.maximum(N.up(x, size), 0) for x in (out.c - least, most - out.c)]
+        ends = [np.maximum(*ends)] * 2 if slopes is True else ends  # rows and −rows cost the same
         out.a, out.s, (out.below, out.above) = a, s, ends
-        if slopes is True:  # so that rows and their opposites cost the same
-            out.a = out.s
-            out.below = out.above = np.maximum(*ends)
         return out
 
     def back(self, z: Values, at: np.ndarray, V: np.ndarray, owner: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-MAGIC, MOST_HEADER, MOST = b"autodual-proof 2\n", 2**22, 2**27
+MAGIC, MOST_HEADER, MOST = b"autodual-proof 3\n", 2**22, 2**27
 """How a file starts; how many bytes its header may have, and all of it, packed and unpacked."""
 
 

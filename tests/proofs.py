@@ -18,7 +18,7 @@ class Read:
 
     def __init__(self, raw: bytes) -> None:
         line, _, rest = raw.partition(b"\n")
-        assert line == b"autodual-proof 2"
+        assert line == b"autodual-proof 3"
         size = int.from_bytes(rest[:8], "little")
         self.header = json.loads(rest[8 : 8 + size])
         data, start, self.arrays = zlib.decompress(rest[8 + size :]), 0, {}
@@ -40,7 +40,7 @@ class Read:
         listed = [[k, a.dtype.str, list(a.shape)] for k, a in arrays.items()]
         told = json.dumps({**self.header, "arrays": listed}).encode()
         data = zlib.compress(b"".join(a.tobytes() for a in arrays.values()))
-        return b"autodual-proof 2\n" + len(told).to_bytes(8, "little") + told + data
+        return b"autodual-proof 3\n" + len(told).to_bytes(8, "little") + told + data
 
     def boxes(self):
         """Return the ends [N, n] of boxes that hold the sets."""
@@ -245,7 +245,7 @@ def derived(read: Read):
     rows = [i for i, row in enumerate(way, 1) if row]
     rule = "equal" if equal else "free"
     whole = {}
-    for (tree, cuts), (alpha, again, scale) in zip(
+    for (tree, cuts), (alpha, again, scale, _) in zip(
         read.leaves(), read.arrays["leaves"].tolist(), strict=True
     ):
         example = int(read.arrays["trees"][tree, 0])

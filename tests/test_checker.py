@@ -5,6 +5,7 @@ relaxation loses nothing: what a bound lies below the truth is what rounding too
 lie above.
 """
 
+from copy import copy
 from fractions import Fraction
 from functools import cache
 
@@ -51,9 +52,8 @@ def proof(kind, seed, unit=5, dual=4, scale=1, floats=False):
 
 def margins(found):
     """Return the bounds that the checker derives of the first logit less the second."""
-    found.known = found.sets()
-    N, nothing = len(found.known[0]), np.zeros(len(found.sizes))
-    bounds = Bounds(found, np.arange(N), True, nothing, None, np.zeros((6, 0)))
+    N, nothing = found.count, np.zeros(len(found.sizes))
+    bounds = Bounds(found, found.numbers, np.arange(N), True, nothing, [], np.zeros((6, 0)))
     y, k, one = np.zeros(N, np.int64), np.ones(N, np.int64), np.ones(N)
     return bounds.least(len(found.ops), y, k, np.arange(N), one) / found.numbers.unit
 
@@ -128,10 +128,11 @@ def bounds_of_parts_hold_at_their_points():
             arrays |= {f"W{i}": W[layer], f"I{i}": index, f"b{i}": b[layer]}
         arrays |= {"W5": np.concatenate([W[2], W[0]], 2), "b5": b[2]}
         arrays["I5"] = np.arange(6, dtype=np.int32).reshape(1, 6, 1)
-        arrays["head"] = np.array([7, 6, n, 0] if few else [30, 22, n, 0], np.int32)
+        arrays["head"] = np.array([7, 6, n, 0] if few else [27, 22, n, 0], np.int32)
         arrays |= {"lower": -np.ones((1, n)), "upper": np.ones((1, n))}
         found = Proof(nodes, arrays, floats=floats)
-        found.known, N = found.sets(), found.numbers
+        N, more = copy(found.numbers), 2.0 ** (seed % 4)
+        N.unit *= more
         values, x = [generator.uniform(-1, 1, (4000, n))], generator.random((4000, n)) < 0.3
         values[0] = np.where(x, np.sign(values[0]), values[0])
         for i, inputs in enumerate(nodes, 1):
@@ -143,19 +144,22 @@ def bounds_of_parts_hold_at_their_points():
         node, entry = generator.integers(0, 6, count), generator.integers(0, n, count)
         sign = generator.choice([-1.0, 1.0], count)
         t = np.array([generator.choice(values[i][:, u]) for i, u in zip(node, entry, strict=True)])
-        t = np.rint(t * N.unit) if not floats else t
         beta = np.rint(generator.exponential(size=count) * N.dual) if not floats else 1.0 * (t > 0)
         cuts = np.stack([node, entry, np.repeat(np.arange(B), 3), sign, t, beta])
         alpha = generator.integers(0, 129, (6, B)) / 128
         way = np.array([0, 0, 0, 1, 0, 0]) * (seed % 2)
-        bounds = Bounds(found, np.zeros(B, np.int64), alpha, way, None, cuts)
+        first, base = np.zeros(B, np.int64), []
+        if seed % 2:
+            whole = Bounds(found, found.numbers, first, False, way, [], cuts[:, :0])
+            base = [np.stack([z.lo, z.hi]) * more for z in whole.values]
+        bounds = Bounds(found, N, first, alpha, way, base, cuts)
         y, k = generator.integers(0, n, B), generator.integers(-1, n, B)
         scale = generator.integers(0, 2, B)
         lower = bounds.least(len(nodes), y, k, np.arange(B), scale, True) / N.unit
         for leaf in range(B):
             inside = np.ones(4000, bool)
             for i, u, _, s, end, _ in cuts[:, cuts[2] == leaf].T:
-                inside &= s * (values[int(i)][:, int(u)] - end / N.unit) >= 0
+                inside &= s * (values[int(i)][:, int(u)] - end) >= 0
             z = np.concatenate([values[-1], np.zeros((4000, 1))], 1)[inside]
             least = (scale[leaf] * (z[:, y[leaf]] - z[:, k[leaf]])).min(initial=np.inf)
             gap = least - lower[leaf]
@@ -230,7 +234,8 @@ def compare(second, told):
     finally:
         Bounds.least = plain
     other = list(derived(second))
-    order = np.argsort([2 * (a >= 0) + g for a, g, _ in second.arrays["leaves"]], kind="stable")
+    kinds = [4 * finer + 2 * (a >= 0) + again for a, again, _, finer in second.arrays["leaves"]]
+    order = np.argsort(kinds, kind="stable")
     lower, other = np.concatenate(lowers), np.concatenate([other[i][3] for i in order])
     other = other[: len(lower)]
     more, less = (lower - other).max(), (other - lower).max()

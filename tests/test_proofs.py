@@ -253,8 +253,8 @@ def test_margins_do_not_depend_on_the_order_of_sums(tmp_path, monkeypatch):
 
     def margins():
         proof = Proof(*read(tmp_path / "proof"))
-        proof.known = proof.sets()
-        bounds = Bounds(proof, np.arange(6), False, np.arange(8) > 0, None, np.zeros((6, 0)))
+        way, some = np.arange(8) > 0, np.arange(6)
+        bounds = Bounds(proof, proof.numbers, some, False, way, [], np.zeros((6, 0)))
         one, y = np.ones(24), np.repeat(np.arange(4), 6)
         return bounds.least(len(proof.ops), y, (y + 1) % 4, np.tile(np.arange(6), 4), one)
 
@@ -371,7 +371,7 @@ def one_input(path, cuts, at, beta=None, **more):
             "trees": np.array([[0, 1, 2]], np.int32),
             "rows": np.array([[0, -1], [1, -1]], np.int32),
         },
-        **{"least": np.zeros(2), "leaves": np.tile(np.array([-1, 1, 1], np.int32), (leaves, 1))},
+        **{"least": np.zeros(2), "leaves": np.tile(np.array([-1, 1, 1, 0], np.int32), (leaves, 1))},
         **{"head": np.array([30, 22, 1, 0], np.int32), "way": np.array([1, 0, 0, 0], np.uint8)},
         **more,
     }
@@ -454,7 +454,7 @@ def void(path, beta=(1, 1, 0, 1, 0.5, 0.5, 1, 0, 0), scale=(1, 1, 0, 1), last=0.
         "at": np.array([1.2, 0, 0.5, 0, last, 0, 0]),
         **{"trees": np.array([[0, 1, 3]], np.int32), "least": np.zeros(3)},
         "rows": np.array([[0, -1], [1, -1], [2, -1]], np.int32),
-        "leaves": np.array([[-1, 0, s] for s in scale], np.int32),
+        "leaves": np.array([[-1, 0, s, 0] for s in scale], np.int32),
         **{"beta": np.array(beta, np.float64), "head": np.array([30, 22, 2, 0], np.int32)},
         "way": np.array([1, 0, 0], np.uint8),
     }

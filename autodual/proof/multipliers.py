@@ -37,11 +37,11 @@ class Dual:
     """The checker's bound in float64, with gradients: a lower bound on z_y − z_k over some sets."""
 
     def __init__(self, proof: Proof) -> None:
-        self.proof, self.unit = proof, 1 / proof.numbers.unit
+        self.proof = proof
         self.ops = [
             None
             if isinstance(op, Relu)
-            else tuple(map(torch.from_numpy, (op.W / op.w, op.where.ravel(), op.b * self.unit)))
+            else tuple(map(torch.from_numpy, (op.W / op.w, op.where.ravel(), op.b.copy())))
             for op in proof.ops
         ]
 
@@ -65,7 +65,8 @@ class Dual:
             goal: [B].
             steps: how many, at most.
         """
-        ends = [tuple(torch.from_numpy(e * self.unit) for e in (z.lo, z.hi)) for z in bounds.values]
+        unit = bounds.N.unit
+        ends = [tuple(torch.from_numpy(e / unit) for e in (z.lo, z.hi)) for z in bounds.values]
         a = torch.from_numpy(alpha.copy()).requires_grad_()
         root = torch.from_numpy(np.sqrt(cuts[5] / self.proof.numbers.dual))
         beta = root.square().requires_grad_()
@@ -129,7 +130,7 @@ class Dual:
                 pull = torch.zeros(proof.sizes[j], B, dtype=torch.float64)
                 pull = pull.index_put((u, b), -s * beta[mine], accumulate=True)
                 old = waiting[j]
-                total = total.index_add(0, b, beta[mine] * s * t * self.unit)
+                total = total.index_add(0, b, beta[mine] * s * t)
                 waiting[j] = pull if old is None else old + pull
             V = waiting[j]
             if V is None or j == 0:
@@ -166,7 +167,7 @@ class Dual:
     def ball(self, V: Tensor, bounds: Bounds) -> Tensor:
         """Return min Vx over the balls, [B]."""
         (center, eps), power = bounds.ball, self.proof.power
-        x, radius = (torch.from_numpy(e * self.unit) for e in (center, eps))
+        x, radius = (torch.from_numpy(e / bounds.N.unit) for e in (center, eps))
         norm = V.abs().amax(0) if power == 1 else V.square().sum(0).add(1e-300).sqrt()
         return (V * x).sum(0) - radius * norm
 

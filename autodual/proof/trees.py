@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,23 +13,22 @@ import numpy as np
 from autodual.errors import InputError
 from autodual.proof.multipliers import BELOW, ROOT, Dual
 from autodual_check.checking import Bounds, Proof
-from autodual_check.network import Relu
+from autodual_check.network import Relu, Values
 
 GRID = 128
 """Slopes α are multiples of 1 / GRID in a file."""
 
-ENOUGH = 1024, 256, 64, 16
+ENOUGH = 1024
 """By how many units a bound must exceed what is claimed: what is bounded together with others is
-rounded with them, and the checker may put others together. Fewer where parts come to nothing."""
-
+rounded with them, and the checker may put others together."""
 
 LEAST = 2.0**-6
 """Of the largest slope, what an input counts for at least: where its own changes sign, it can bend
 the network all the same."""
 
-
-class StuckError(InputError):
-    """Nothing is left to cut."""
+FINEST, STEP = 36, 4
+"""Numbers of parts are smaller than those of whole sets, so that their units may be finer: by a
+multiple of STEP bits, and not finer than 2^-FINEST."""
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Part:
         alpha: [ReLUs] whole numbers, slopes in units of 1 / GRID; or None for those of the way.
         beta: [path], multipliers.
         scale: 0 if the part is empty by its multipliers.
+        finer: by how many bits its unit is finer than that of whole sets.
         cut: node, entry and t, if it is no leaf.
     """
 
@@ -49,14 +50,15 @@ class Part:
     alpha: np.ndarray | None = None
     beta: np.ndarray = field(default_factory=lambda: np.zeros(0))
     scale: int = 1
+    finer: int = 0
     cut: tuple[int, int, float] | None = None
     halves: tuple[Part, ...] = ()
 
-    def divide(self, node: int, entry: int, at: float) -> tuple[Part, ...]:
-        """Cut the part, and return its halves."""
+    def divide(self, node: int, entry: int, at: float, finer: int) -> tuple[Part, ...]:
+        """Cut the part, and return its halves, whose unit is finer by so many bits."""
         self.cut, beta = (node, entry, at), np.append(self.beta, 0.0)
         self.halves = tuple(
-            Part(self.tree, (*self.path, (node, entry, sign, at)), self.alpha, beta)
+            Part(self.tree, (*self.path, (node, entry, sign, at)), self.alpha, beta, 1, finer)
             for sign in (-1, 1)
         )
         return self.halves
@@ -81,7 +83,6 @@ class Growth:
         claims: a tree for each.
         way: [equal, nodes that get rows], as the checker takes it.
         end, most: when, by the clock, and after how many parts to give up.
-        enough: by how many units bounds must exceed what is claimed.
     """
 
     def __init__(
@@ -91,57 +92,58 @@ class Growth:
         way: np.ndarray,
         end: float,
         most: int,
-        enough: int,
     ) -> None:
         self.proof, self.claims, self.way = proof, claims, way
-        self.end, self.most, self.enough, self.dual = end, most, enough, Dual(proof)
-        self.whole: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.end, self.most, self.dual = end, most, Dual(proof)
+        self.whole: dict[int, list[Values]] = {}
         self.roots = [Part(i) for i in range(len(claims))]
 
     def run(self, by_units: bool) -> list[Part]:
         """Return the roots of trees whose leaves are all proved.
 
         Raises:
-            InputError: time or parts were not enough.
-            StuckError: nothing is left to cut.
+            InputError: time or parts were not enough, or nothing is left to cut.
         """
-        todo, made = list(self.roots[::-1]), len(self.roots)
+        todo, made = {0: self.roots[::-1]}, len(self.roots)
         while todo:
             if time.monotonic() > self.end or made > self.most:
                 raise InputError(
                     f"no proof within the time or parts allowed: {made} parts, and more"
                 )
-            todo, some = todo[: -self.proof.together], todo[-self.proof.together :]
-            for part, (node, entry, at) in self.units(some) if by_units else self.inputs(some):
-                todo += part.divide(node, entry, at)
+            waiting = todo.pop(max(todo))
+            rest, some = waiting[: -self.proof.together], waiting[-self.proof.together :]
+            if rest:
+                todo[some[0].finer] = rest
+            for part in self.units(some) if by_units else self.inputs(some):
+                todo.setdefault(part.halves[0].finer, []).extend(part.halves)
                 made += 1
         return self.roots
 
     def bounds(self, parts: Sequence[Part], alpha: np.ndarray | bool, again: bool) -> Bounds:
         """Return what the checker knows of parts."""
         sets = [self.claims[part.tree].set for part in parts]
+        proof, N, more = self.proof, copy(self.proof.numbers), 2.0 ** parts[0].finer
+        N.unit *= more
         for s in set(sets) - set(self.whole):
-            some, slopes = np.array([s]), bool(self.way[0])
-            whole = Bounds(self.proof, some, slopes, self.way, None, np.zeros((6, 0)))
-            self.whole[s] = [(z.lo, z.hi) for z in whole.values]
+            some, slopes, no = np.array([s]), bool(self.way[0]), np.zeros((6, 0))
+            self.whole[s] = Bounds(proof, proof.numbers, some, slopes, self.way, [], no).values
         base = [
-            tuple(np.concatenate(ends, 1) for ends in zip(*each, strict=True))
+            tuple(np.concatenate([getattr(z, e) for z in each], 1) * more for e in ("lo", "hi"))
             for each in zip(*(self.whole[s] for s in sets), strict=True)
         ]
-        rows = self.way * again
-        return Bounds(self.proof, np.array(sets), alpha, rows, base, self.cuts(parts))
+        rows, cuts = self.way * again, self.cuts(parts)
+        return Bounds(proof, N, np.array(sets), alpha, rows, base, cuts)
 
     def cuts(self, parts: Sequence[Part]) -> np.ndarray:
         """Return the cuts of parts as the checker has them, [6, cuts]."""
         N, rows = self.proof.numbers, list[tuple[float, ...]]()
         for b, part in enumerate(parts):
             for (node, entry, sign, at), beta in zip(part.path, part.beta, strict=True):
-                t = -sign * float(N.up(np.array(-sign * at * N.unit)))
-                rows.append((node, entry, b, sign, t, np.rint(beta * N.dual)))
+                rows.append((node, entry, b, sign, at, np.rint(beta * N.dual)))
         return np.array(rows).reshape(-1, 6).T
 
-    def inputs(self, parts: list[Part]) -> list[tuple[Part, tuple[int, int, float]]]:
-        """Return the parts that are not proved, each with the input to cut, and where."""
+    def inputs(self, parts: list[Part]) -> list[Part]:
+        """Cut those parts that are not proved at an input, and return them."""
         bounds = self.bounds(parts, bool(self.way[0]), True)
         best, side = np.full(len(parts), -np.inf), np.zeros(len(parts), np.int64)
         lo, hi = bounds.values[0].lo, bounds.values[0].hi
@@ -153,24 +155,23 @@ class Growth:
             )
             rows = _Watched(bounds)
             room = rows.least(len(self.proof.ops), y, k, b, np.ones(len(b)), True)
-            room -= least * self.proof.numbers.unit
+            room -= least * bounds.N.unit
             slope = np.zeros((len(lo), len(b)))
             slope[rows.at] = np.abs(rows.V)
             gain = np.maximum(slope, LEAST * slope.max(0) + 1e-9) * (hi - lo)[:, b]
             better = room > best[b]
             best[b[better]], side[b[better]] = room[better], gain[:, better].argmax(0)
-        found = list[tuple[Part, tuple[int, int, float]]]()
-        for i in np.flatnonzero((best <= self.enough) & ~bounds.empty):
-            found.append((parts[i], self.middle(lo[:, i], hi[:, i], int(side[i]))))
-        return found
+        left = np.flatnonzero((best <= ENOUGH) & ~bounds.empty)
+        cuts = [self.middle(bounds, int(i), int(side[i])) for i in left]
+        return self.divided(parts, bounds, left, cuts)
 
-    def units(self, parts: list[Part]) -> list[tuple[Part, tuple[int, int, float]]]:
-        """Return the parts that are not proved, each with the unit to cut."""
+    def units(self, parts: list[Part]) -> list[Part]:
+        """Cut those parts that are not proved at a unit, and return them."""
         start = self.bounds(parts, False, False)
         y, k, least = self.rows(parts, start)
         alpha = np.stack([self.slopes(start, b, part) for b, part in enumerate(parts)], 1)
-        N, steps = self.proof.numbers, BELOW if any(part.path for part in parts) else ROOT
-        goal = least + 2 * self.enough / N.unit
+        steps = BELOW if any(part.path for part in parts) else ROOT
+        goal = least + 2 * ENOUGH / start.N.unit
         goal = goal + 1e-6 * (1 + np.abs(goal))
         goal[start.empty] = -np.inf
         found = self.dual.improve(start, self.cuts(parts), y, k, alpha, goal, steps)
@@ -186,7 +187,29 @@ class Growth:
                 parts[i].scale = 0
             proved |= void
         left = np.flatnonzero(~proved)
-        return [(parts[i], self.choice(found.losses, start, int(i))) for i in left]
+        cuts = [self.choice(found.losses, start, int(i)) for i in left]
+        return self.divided(parts, start, left, cuts)
+
+    def divided(
+        self,
+        parts: list[Part],
+        bounds: Bounds,
+        left: np.ndarray,
+        cuts: Sequence[tuple[int, int, float]],
+    ) -> list[Part]:
+        """Return the parts that are left, each with halves in a unit that suits its numbers."""
+        cut = [parts[i] for i in left]
+        for i, part, where in zip(left, cut, cuts, strict=True):
+            all_ = self.size(self.whole[self.claims[part.tree].set], 0) / self.proof.numbers.unit
+            bits = np.log2(all_ * bounds.N.unit / max(self.size(bounds.values, i), 1.0))
+            most = max(part.finer, (FINEST - np.log2(self.proof.numbers.unit)) // STEP * STEP)
+            part.divide(*where, int(np.clip(bits // STEP * STEP, part.finer, most)))
+        return cut
+
+    @staticmethod
+    def size(values: Sequence[Values], b: int) -> float:
+        """Return how large the numbers of one part are, in its unit."""
+        return float(max(max(-z.lo[:, b].min(), z.hi[:, b].max()) for z in values))
 
     def proved(
         self,
@@ -201,11 +224,11 @@ class Growth:
         bounds = self.bounds(parts, grid / GRID, False)
         own = np.arange(len(parts))
         lower = bounds.least(len(self.proof.ops), y, k, own, scale, True)
-        return bounds.empty | (lower > self.enough + least * self.proof.numbers.unit)
+        return bounds.empty | (lower > ENOUGH + least * bounds.N.unit)
 
     def rows(self, parts: list[Part], bounds: Bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return y, k and least [B] of the row of each part that is nearest to what is claimed."""
-        claims, size = [self.claims[part.tree] for part in parts], self.proof.numbers.unit
+        claims, size = [self.claims[part.tree] for part in parts], bounds.N.unit
         count = np.array([len(claim.y) for claim in claims])
         y, k, least = (
             np.concatenate([getattr(claim, e) for claim in claims]) for e in ("y", "k", "least")
@@ -237,7 +260,7 @@ class Growth:
         """Return the unit whose lines cost a part most, or the widest input if no sign is open.
 
         Raises:
-            StuckError: nothing is left to cut.
+            InputError: nothing is left to cut.
         """
         best, found = 0.0, None
         for node, loss in enumerate(losses):
@@ -246,17 +269,18 @@ class Growth:
         if found is not None:
             return found
         box = bounds.values[0]
-        return self.middle(box.lo[:, b], box.hi[:, b], int((box.hi - box.lo)[:, b].argmax()))
+        return self.middle(bounds, b, int((box.hi - box.lo)[:, b].argmax()))
 
-    def middle(self, lo: np.ndarray, hi: np.ndarray, side: int) -> tuple[int, int, float]:
-        """Return the cut of a box [n] in the middle of a side.
+    def middle(self, bounds: Bounds, b: int, side: int) -> tuple[int, int, float]:
+        """Return the cut of a part in the middle of a side.
 
         Raises:
-            StuckError: it is a point there.
+            InputError: it is a point there.
         """
-        if hi[side] - lo[side] < 2:
-            raise StuckError("no proof: a part cannot be cut any more")
-        return 0, side, float((lo[side] + hi[side]) // 2) / self.proof.numbers.unit
+        lo, hi = bounds.values[0].lo[side, b], bounds.values[0].hi[side, b]
+        if hi - lo < 2:
+            raise InputError("no proof: a part cannot be cut any more")
+        return 0, side, float((lo + hi) // 2) / bounds.N.unit
 
 
 def grown(
@@ -267,7 +291,7 @@ def grown(
     most: int,
     by_units: bool,
 ) -> list[Part]:
-    """Return the roots of trees whose leaves are all proved, with as much to spare as there is.
+    """Return the roots of trees whose leaves are all proved.
 
     Args:
         proof, claims, way, most: as for ``Growth``.
@@ -277,13 +301,7 @@ def grown(
     Raises:
         InputError: time or parts were not enough, or nothing is left to cut.
     """
-    end = time.monotonic() + seconds
-    for enough in ENOUGH[:-1]:
-        try:
-            return Growth(proof, claims, way, end, most, enough).run(by_units)
-        except StuckError:
-            pass
-    return Growth(proof, claims, way, end, most, ENOUGH[-1]).run(by_units)
+    return Growth(proof, claims, way, time.monotonic() + seconds, most).run(by_units)
 
 
 class _Watched:
@@ -328,7 +346,11 @@ def listed(claims: Sequence[Claim], roots: Sequence[Part]) -> dict[str, np.ndarr
         "cuts": np.array([part.cut[:2] if part.cut else (-1, 0) for part in parts], np.int32),
         "at": np.array([part.cut[2] if part.cut else 0.0 for part in parts]),
         "leaves": np.array(
-            [[i, a, leaf.scale] for i, a, leaf in zip(index, again, leaves, strict=True)], np.int32
+            [
+                [i, a, leaf.scale, leaf.finer]
+                for i, a, leaf in zip(index, again, leaves, strict=True)
+            ],
+            np.int32,
         ),
     }
     beta = np.concatenate([leaf.beta[::-1] for leaf in leaves])

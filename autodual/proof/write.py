@@ -167,10 +167,9 @@ def settled(net: Translated, arrays: Mapping[str, np.ndarray], top: float, power
         head = {"head": np.array([unit, DUAL, net.input, power], np.int32)}
         try:
             proof = Proof(net.nodes, {**arrays, **head})
-            proof.known, plain = proof.sets(), way(net, 0, [])
-            whole = np.arange(len(proof.known[0]))
+            plain, whole = way(net, 0, []), np.arange(proof.count)
             for some in np.split(whole, range(proof.together, len(whole), proof.together)):
-                Bounds(proof, some, False, plain, None, np.zeros((6, 0)))
+                Bounds(proof, proof.numbers, some, False, plain, [], np.zeros((6, 0)))
             return proof
         except Unproved as error:
             why = error
@@ -233,7 +232,7 @@ def _derived(proof: Proof, some: np.ndarray, labels: np.ndarray, way: np.ndarray
     try:
         for start in range(0, len(some), proof.together):
             mine = some[start : start + proof.together]
-            bounds = Bounds(proof, mine, bool(way[0]), way, None, np.zeros((6, 0)))
+            bounds = Bounds(proof, proof.numbers, mine, bool(way[0]), way, [], np.zeros((6, 0)))
             b, k = np.nonzero(labels[mine, None] != np.arange(proof.sizes[-1]))
             y, one = labels[mine][b], np.ones(len(b))
             lower = bounds.least(len(proof.ops), y, k, b, one) / proof.numbers.unit

@@ -89,9 +89,17 @@ def free_pull(multipliers):
 
 
 def all_empty(init):
-    def broken(self, proof, some, slopes, rows, base, cuts):
-        init(self, proof, some, slopes, rows, base, cuts)
+    def broken(self, proof, N, some, slopes, rows, base, cuts):
+        init(self, proof, N, some, slopes, rows, base, cuts)
         self.empty |= np.isin(np.arange(len(some)), cuts[2])
+
+    return broken
+
+
+def in_the_unit_of_sets(init):
+    def broken(self, proof, N, some, slopes, rows, base, cuts):
+        base = [ends * (proof.numbers.unit / N.unit) for ends in base]
+        init(self, proof, N, some, slopes, rows, base, cuts)
 
     return broken
 
@@ -176,6 +184,12 @@ CANARIES = {
         all_empty,
         checker.parts_cover_their_set,
         "a tree that lacks a proof",
+    ),
+    "what is known of sets is in another unit than what is found of parts": Canary(
+        "autodual_check.checking.Bounds.__init__",
+        in_the_unit_of_sets,
+        checker.bounds_of_parts_hold_at_their_points,
+        TRUE,
     ),
 }
 
