@@ -202,6 +202,93 @@ def test_formulas_that_lose_digits_do_not():
     assert share("norm", [lambda z: np.sqrt(total(np.abs(z), FORWARD) ** 2)]) > 1
 
 
+ENDS = {
+    "a constant before tanh": (lambda x: torch.log(torch.tanh(x) + 1.00000001), -8.0, 4.0, -12.0),
+    "one before a root": (lambda x: torch.rsqrt(torch.tanh(x) + 1.00000001), -8.0, 4.0, -12.0),
+    "one after a sigmoid": (lambda x: torch.log(1.00000001 - torch.sigmoid(x)), 15.0, 4.0, 19.0),
+    "a difference": (lambda x: torch.sigmoid(x) - 1.00000001, 50.0, 0.0, 50.0),
+    "the end of a clamp": (lambda x: x.clamp(max=0.1) - (0.1 + 1e-9), 50.0, 0.0, 50.0),
+    "a clamp in a logarithm": (
+        lambda x: torch.log(0.1000000005 - x.clamp(max=0.1)),
+        0.0,
+        1.0,
+        1.0,
+    ),
+    "underflow": (lambda x: torch.log(x.clamp(min=1e-20) * 1e-30 * 1e10), 1.0, 1.0, 0.0),
+    "subnormals": (lambda x: torch.log(x.clamp(min=1e-20) * 1e-24 * 1e4), 1.0, 1.0, 0.0),
+    "a power": (lambda x: torch.log(x.clamp(min=1e-12) ** 4 * 1e25), 1.0, 1.0, 0.0),
+    "all numbers there are": (lambda x: torch.nan_to_num(x) + 1, 0.0, 1.0, 1.0),
+    "twice as many": (lambda x: torch.nan_to_num(x) * 2, 0.0, 1.0, 1.0),
+}
+"""A function, the center and radius of an interval, and a point where an end of a range is met."""
+
+
+@pytest.mark.parametrize("name", list(ENDS))
+@pytest.mark.parametrize("options", [{}, {"bounds": "ibp"}, {"slopes": "equal"}], ids=str)
+def test_ranges_are_those_of_computed_values(name, options):
+    """Numbers in the code are rounded, too, and what is small may underflow."""
+    function, center, eps, point = ENDS[name]
+    net = ad.certify(Do(function), eps, rounding="deployed", **options)
+    found, z = net.bounds(torch.tensor([[center]])), function(torch.tensor([[point]]))
+    assert bool((z >= found.lower).all() and (z <= found.upper).all())
+
+
+SHORT = {
+    "an edge": lambda x: torch.where(x > 0.1, x + 1, x - 1),
+    "an edge of a mask": lambda x: (x > 0.1) * x,
+    "an edge that is filled in": lambda x: torch.where(x > torch.full_like(x, 0.1), x, x - 1),
+    "a share of a logit": lambda x: torch.logit(x, eps=1e-3),
+    "a clamp": lambda x: torch.atanh(x.clamp(-0.999, 0.999)),
+    "an exponent": lambda x: (1 + x * x) ** 4.1,
+}
+
+
+@pytest.mark.parametrize("name", list(SHORT))
+def test_numbers_that_libraries_round_to_bfloat16_are_refused(name):
+    x = torch.tensor([[0.10009765625]])
+    with pytest.raises(UnsupportedOpError, match="no number that bfloat16 holds"):
+        ad.certify(Do(SHORT[name]), 0.0, rounding="bfloat16").bounds(x)
+    ad.certify(Do(SHORT[name]), 0.0, rounding="deployed").bounds(x)
+
+
+def test_sums_of_one_number_say_nothing_of_what_comes_before():
+    """The value itself is returned there: what is known of it stays, and is not counted twice."""
+
+    class One(nn.Module):
+        def forward(self, x):
+            z = F.layer_norm(x.reshape(-1, 1, 8), (8,))
+            return z.logsumexp(1, keepdim=True).flatten(1)
+
+    x = torch.randn(3, 8)
+    found = ad.certify(One(), 0.01, rounding="deployed").bounds(x)
+    assert bool(((One()(x) >= found.lower) & (One()(x) <= found.upper)).all())
+
+
+MASKS = {
+    "causal": lambda z: F.scaled_dot_product_attention(z, z, z, is_causal=True),
+    "a mask": lambda z: F.scaled_dot_product_attention(
+        z, z, z, attn_mask=torch.tensor([[True, False], [True, True]])
+    ),
+    "numbers to add": lambda z: F.scaled_dot_product_attention(
+        z, z, z, attn_mask=torch.tensor([[0.5, -torch.inf], [0.0, 1.0]])
+    ),
+    "scores that are filled": lambda z: torch.softmax(
+        z.masked_fill(torch.tensor([True, False, False, False]), -torch.inf), -1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MASKS))
+def test_masked_attention(name):
+    torch.manual_seed(3)
+    model, x = Between(lambda z: MASKS[name](z.reshape(-1, 2, 4)).flatten(1)), torch.randn(4, 5)
+    for eps in (0.0, 2.0**-8):
+        found = ad.certify(model, eps, rounding="deployed").bounds(x)
+        for _ in range(20):
+            p = (x + eps * torch.randint(-1, 2, x.shape)).clamp(x - eps, x + eps)
+            assert bool(((model(p) >= found.lower) & (model(p) <= found.upper)).all())
+
+
 class Between(nn.Module):
     """An op between two linear layers."""
 
@@ -230,7 +317,7 @@ INSIDE = {
     "log sum exp": lambda z: z - torch.logsumexp(z, -1, keepdim=True),
     "attention": heads,
     "maximum": lambda z: z - z.amax(-1, keepdim=True),
-    "choice": lambda z: torch.where(z > 0.1, z * z, z - 1),
+    "choice": lambda z: torch.where(z > 0.125, z * z, z - 1),
     "mask": lambda z: (z > 0) * z,
     "sign": torch.sign,
     "softsign": F.softsign,

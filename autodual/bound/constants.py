@@ -34,9 +34,11 @@ EXACT = frozenset(
         "full",
         "ones",
         "scalar_tensor",
+        "tril",
+        "triu",
         "zeros",
     )
-)
+) | {"aten.where.self", "aten.masked_fill.Scalar", "autodual.far"}
 """Further ops that compute constants without rounding."""
 
 ADDED = frozenset(f"aten.{op}.Tensor" for op in ("add", "sub", "rsub"))
@@ -105,6 +107,8 @@ def unknown_constants(graph: Graph, rounding: str) -> list[str]:
 def is_exact(node: Node) -> bool:
     """Return whether a constant is computed without rounding, if what it reads is."""
     if not node.out.dtype.is_floating_point or node.op in EXACT:
+        return True
+    if node.op == "aten._to_copy.default" and node.inputs[0].dtype == torch.bool:
         return True
     rule = REGISTRY.get(node.op)
     moves = isinstance(rule, Affine) and rule.terms in (no_sums, copies, picks)

@@ -17,7 +17,7 @@ charged is then charged for the mean. No slope has to be exact for that, nor has
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,7 +37,7 @@ from autodual.duals import (
 )
 from autodual.duals.intervals import IntervalRule
 from autodual.errors import UnsupportedOpError
-from autodual.front.ir import Inexact, Value
+from autodual.front.ir import Graph, Inexact, Value
 from autodual.interval import Interval
 from autodual.rounding import ROUNDINGS, down, gamma, least, reach, roundoff, up
 
@@ -70,9 +70,18 @@ def check_rounded(plan: Plan) -> None:
         ]
         made = {*graph.entries, *(node.out for node in graph.nodes)}
         missing += [
-            f"{value.name}: an op that libraries compute by one formula or another was left out"
+            f"{value.name}: what stands here for an op that libraries compute by one formula or "
+            "another was left out, or does not move"
             for value, how in graph.inexact.items()
-            if not made.issuperset((value, *(w for _, ws in how.terms for w in ws)))
+            if value not in graph.moving
+            or not made.issuperset(w for _, values in how.terms for w in values)
+        ]
+    if plan.rounding == "bfloat16":
+        missing += [
+            f"{step.node.where}: {name}={number} is no number that bfloat16 holds, and libraries "
+            "may round it: give one that is"
+            for step in plan.steps
+            for name, number in _short(step, graph)
         ]
     if missing:
         raise UnsupportedOpError(
@@ -80,6 +89,23 @@ def check_rounded(plan: Plan) -> None:
             f"{len(missing)} operation(s) may be rounded nobody knows how:\n  "
             + "\n  ".join(missing)
         )
+
+
+SCALES = frozenset({"negative_slope", "alpha", "scale", "input_scale"})
+SCALES |= {"slope", "shift", "other_slope", "other_shift"}
+"""Arguments of which a share that is lost is lost of the result."""
+
+
+def _short(step: Step, graph: Graph) -> Iterator[tuple[str, object]]:
+    """Yield the numbers that a nonlinear op has, and bfloat16 does not hold."""
+    if isinstance(step.rule, Affine | MatrixProduct) or step.out in graph.inexact:
+        return
+    for name, arg in step.node.args.items():
+        if isinstance(arg, float) and name not in SCALES:
+            if float(torch.tensor(arg, dtype=torch.float64).bfloat16()) != arg:
+                yield name, arg
+        elif name == "edge" and isinstance(arg, Value) and arg not in graph.constants:
+            yield name, arg.name
 
 
 def _untold(rule: DualLayer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from autodual.front.ir import (
 from autodual.front.passes.ranges import ranges_of
 from autodual.front.stand_ins import stand_ins
 from autodual.interval import Interval
-from autodual.rounding import OWN, roundoff
+from autodual.rounding import OWN, least, roundoff
 
 
 @dataclass(frozen=True)
@@ -274,12 +275,17 @@ class Plan:
     @cached_property
     def ranges(self) -> Mapping[Value, tuple[float, float]]:
         """Where values lie for every input, by the way they are made, and computed."""
-        graph = self.graph
-        if self.own is None:
-            return graph.ranges
-        made = replace(graph, ranges={v: how.range for v, how in graph.inexact.items()})
-        found = ranges_of(made, 4 * roundoff(graph.perturbed.dtype) + 2 * self.own)
-        return {v: r for v, r in found.items() if v in graph.ranges}
+        graph, dtype = self.graph, self.graph.perturbed.dtype
+        found = graph.ranges
+        if self.own is not None:
+            made = replace(graph, ranges={v: how.range for v, how in graph.inexact.items()})
+            found = ranges_of(made, 4 * roundoff(dtype) + 2 * self.own, least(dtype))
+        most = torch.finfo(dtype).max
+        return {
+            v: (low if low > -most else -math.inf, high if high < most else math.inf)
+            for v, (low, high) in found.items()
+            if v in graph.ranges
+        }
 
     def within(self, value: Value, box: Interval) -> Interval:
         """Return what of an interval lies in the value's range, where one is known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,20 @@ class Inexact:
     absolute: float = 0.0
     terms: tuple[tuple[float, tuple[Value, ...]], ...] = ()
     range: tuple[float, float] = (-math.inf, math.inf)
+
+    def plus(self, other: Inexact) -> Inexact:
+        """Return how far both together lead."""
+        return Inexact(
+            self.relative + other.relative,
+            self.absolute + other.absolute,
+            self.terms + other.terms,
+            (max(self.range[0], other.range[0]), min(self.range[1], other.range[1])),
+        )
+
+    def renamed(self, same: Mapping[Value, Value]) -> Inexact:
+        """Return the same for a graph in which values have other names."""
+        terms = tuple((c, tuple(same.get(v, v) for v in values)) for c, values in self.terms)
+        return replace(self, terms=terms)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ def _attention(emit: Emit, node: Node) -> Value | None:
         return None
     if node.args["enable_gqa"]:
         key, value = (_repeated(emit, v, fixed(query.shape[-3])) for v in (key, value))
-    scale = node.args["scale"] or 1 / math.sqrt(query.shape[-1])
+    scale = node.args["scale"]
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     turned = emit(aten.transpose.int, key, -2, -1)
     scores = emit(aten.mul.Scalar, emit(aten.matmul.default, query, turned), scale)
     emit.nearly(scores, 4, terms=[(8 * abs(scale) * fixed(query.shape[-1]), (query, key))])

@@ -18,4 +18,6 @@ def remove_dead_code(graph: Graph) -> Graph:
     constants = {v: c for v, c in graph.constants.items() if v in needed}
     if len(nodes) == len(graph.nodes) and len(constants) == len(graph.constants):
         return graph
-    return replace(graph, nodes=tuple(reversed(nodes)), constants=constants)
+    made = {node.out for node in nodes}
+    inexact = {v: how for v, how in graph.inexact.items() if v in made}
+    return replace(graph, nodes=tuple(reversed(nodes)), constants=constants, inexact=inexact)

@@ -70,12 +70,13 @@ def _power(z: Range, exponent: float) -> Range:
     return min(ends), max(ends)
 
 
-def _clamped(z: Range, low: Any, high: Any) -> Range:
+def _clamped(z: Range, low: Any, high: Any, known: Callable[[Any], Range]) -> Range:
     if isinstance(low, Value) or isinstance(high, Value):
         return ANYTHING
-    least = -math.inf if low is None else float(low)
-    most = math.inf if high is None else float(high)
-    return min(max(z[0], least), most), min(max(z[1], least), most)
+    least = (-math.inf, -math.inf) if low is None else known(low)
+    most = (math.inf, math.inf) if high is None else known(high)
+    one, other = (min(max(z[i], least[i]), most[i]) for i in (0, 1))
+    return one, other
 
 
 def _range(node: Node, known: Callable[[Any], Range]) -> Range:
@@ -94,13 +95,13 @@ def _range(node: Node, known: Callable[[Any], Range]) -> Range:
     if kind in EXPONENTS or (kind == "pow" and isinstance(args["exponent"], int | float)):
         return _power(z, float(EXPONENTS.get(kind, args.get("exponent", 0))))
     if kind in ("clamp", "clamp_min", "clamp_max"):
-        return _clamped(z, args.get("min"), args.get("max"))
+        return _clamped(z, args.get("min"), args.get("max"), known)
     if kind in ("maximum", "minimum"):
         pick = max if kind == "maximum" else min
         return pick(z[0], other[0]), pick(z[1], other[1])
     if kind in ("add", "sub") and isinstance(args["alpha"], int | float):
-        scale = float(args["alpha"] if kind == "add" else -args["alpha"])
-        more = _corners(other, (scale, scale))
+        scale = known(args["alpha"])
+        more = _corners(other, scale if kind == "add" else (-scale[1], -scale[0]))
         return z[0] + more[0], z[1] + more[1]
     if kind == "neg":
         return -z[1], -z[0]
@@ -113,35 +114,48 @@ def _range(node: Node, known: Callable[[Any], Range]) -> Range:
 
 
 EXACT = frozenset(
-    (*IMAGES, *MOVES, *EXTREMES, "slice", "select", "index_select", "gather", "neg")
-) | {"clamp", "clamp_min", "clamp_max", "maximum", "minimum", "scalar_tensor", "full"}
+    ("abs", "relu", "sigmoid", "step", "tanh", "sin", "cos", "erf", "neg", *MOVES, *EXTREMES)
+) | {"slice", "select", "index_select", "gather", "clamp", "clamp_min", "clamp_max"}
+EXACT |= {"maximum", "minimum", "scalar_tensor", "full"}
 """Ops whose results libraries do not round beyond the ends of these ranges."""
 
+FEW, MANY = 8, 256
+"""How many roundings an op makes, beside one for each number that it adds up, and a power."""
 
-def _rounded(node: Node, found: Range, share: float) -> Range:
-    """Return the range of what a library computes, with an error of so much for each number."""
+
+def _rounded(node: Node, found: Range, share: float, least: float) -> Range:
+    """Return the range of what a library computes: rounding never changes a sign."""
     kind = node.op.split(".")[1]
-    if kind in EXACT and kind not in ("asin", "atan", "acos"):
+    if kind in EXACT:
         return found
-    sizes = [v.numel for v in node.inputs]
-    off = share * (8 + max(sizes, default=1) / max(1, node.out.numel))
+    most = max((v.numel for v in node.inputs), default=1)
+    count = most if kind.startswith("avg_pool") else most / max(1, node.out.numel)
+    count += MANY if kind == "pow" else FEW
+
+    def off(end: float) -> float:
+        return share * count * abs(end) + least * count
+
     low, high = found
-    return low - off * abs(low), high + off * abs(high)
+    lower, upper = low - off(low), high + off(high)
+    return max(lower, 0.0) if low >= 0 else lower, min(upper, 0.0) if high <= 0 else upper
 
 
-def ranges_of(graph: Graph, share: float = 0.0) -> Ranges:
+def ranges_of(graph: Graph, share: float = 0.0, least: float = 0.0) -> Ranges:
     """Return where the values of a graph lie for every input, by the way they are made.
 
-    With a ``share`` all that libraries compute does that are off by so much for each number that is
-    added up, and values of ``graph.inexact`` are anywhere in their own ranges.
+    With a ``share`` all that libraries compute does, where every number, in the code and computed,
+    is off by so much of itself, or by ``least`` where it underflows. Values of ``graph.inexact``
+    are then anywhere in their own ranges.
     """
     found: dict[Value, Range] = dict(graph.ranges)
 
     def known(arg: Any) -> Range:
         if isinstance(arg, Value):
             return found.get(arg, ANYTHING)
-        number = isinstance(arg, int | float) and math.isfinite(arg)
-        return (float(arg), float(arg)) if number else ANYTHING
+        if not isinstance(arg, int | float) or not math.isfinite(arg):
+            return ANYTHING
+        off = share * abs(arg) + (least if arg and share else 0.0)
+        return float(arg) - off, float(arg) + off
 
     for node in graph.nodes:
         if share and node.out in graph.inexact:
@@ -149,7 +163,7 @@ def ranges_of(graph: Graph, share: float = 0.0) -> Ranges:
         if node.out.dtype.is_floating_point and node.op.startswith(("aten.", "autodual.")):
             low, high = _range(node, known)
             if share:
-                low, high = _rounded(node, (low, high), share)
+                low, high = _rounded(node, (low, high), share, least)
             if low <= high and low < math.inf and high > -math.inf:
                 least, most = known(node.out)
                 found[node.out] = max(low, least), min(high, most)

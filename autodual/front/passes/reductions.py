@@ -102,8 +102,9 @@ def _log_sum(emit: Emit, node: Node) -> Value | None:
     """Fold a log-sum-exp; libraries take exponentials of differences to the largest."""
     x = node.args["self"]
     found = _over_dims(by_pairs(aten.logaddexp.default))(emit, node)
-    if found is None:
-        return None
+    if found is None or found is x:
+        emit.exactly()
+        return found
     count = math.prod(fixed(x.shape[d]) for d in node.args["dim"])
     return emit.nearly(found, 4, 8 * count + 32, [(4, (x,))])
 

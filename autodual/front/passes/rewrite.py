@@ -85,6 +85,8 @@ class Emit:
         From what the nodes give if nothing is rounded, for the numbers that the op reads, as these
         were computed. See ``Inexact``.
         """
+        if all(value != node.out for node in self.nodes):
+            raise GraphError(f"{value.name} stands for no op that is written here")
         self.inexact[value] = Inexact(relative, absolute, tuple(terms), range)
         self.told = True
         return value
@@ -130,18 +132,27 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
             rewritten.append(node.where)
         if any(n.out == found for n in emit.nodes) and found.dtype == node.out.dtype:
             named = {found: node.out}  # the last value takes the name of the one it stands for
-            inexact |= {named.get(v, v): how for v, how in emit.inexact.items()}
+            notes = {named.get(v, v): how for v, how in emit.inexact.items()}
+            inexact = {**inexact, **{v: _both(inexact.get(v), how) for v, how in notes.items()}}
             nodes += [substitute(n, named, named.get(n.out, n.out)) for n in emit.nodes]
         else:
             nodes += emit.nodes
-            inexact |= emit.inexact
+            inexact.update(emit.inexact)
             same[node.out] = found
     if len(nodes) == len(graph.nodes) and all(map(_is, nodes, graph.nodes)):
         return graph
     output = same.get(graph.output, graph.output)
     constants = {**graph.constants, **literals}
+    moved = dict[Value, Inexact]()
+    for v, how in inexact.items():
+        v = same.get(v, v)
+        moved[v] = _both(moved.get(v), how.renamed(same))
     graph = replace(graph, nodes=tuple(nodes), constants=constants, output=output)
-    return replace(graph, ranges=ranges, inexact=inexact, rewritten=tuple(rewritten))
+    return replace(graph, ranges=ranges, inexact=moved, rewritten=tuple(rewritten))
+
+
+def _both(one: Inexact | None, other: Inexact) -> Inexact:
+    return other if one is None else one.plus(other)
 
 
 def _is(a: Node, b: Node) -> bool:

@@ -14,6 +14,7 @@ Logarithms of softmax may be differences to a log-sum-exp, which is as large as 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from autodual.front.ir import Graph, Node, Value
 from autodual.front.passes.reductions import by_pairs, fold
@@ -27,6 +28,11 @@ NEVER = -1e4
 
 LINEAR = 40.0
 """From where softplus is linear to ATen: far enough that no dtype can tell."""
+
+
+def far(mask: Tensor) -> Tensor:
+    """Return 0 where a score counts, and else a difference that gives no weight."""
+    return torch.where(mask > 0, 0.0, NEVER).to(mask.dtype)
 
 
 def softmax(emit: Emit, z: Value, dim: int, mask: Value | None = None) -> Value:
@@ -68,9 +74,8 @@ def _rivals(emit: Emit, z: Value, dim: int, mask: Value | None) -> Value:
     differences = emit(aten.sub.Tensor, pick(z), emit(aten.unsqueeze.default, z, dim + 1))
     if mask is not None:
         counts = pick(mask)
-        silent = emit(aten.rsub.Scalar, counts, 1.0)
         kept = emit(aten.mul.Tensor, differences, counts)
-        differences = emit(aten.add.Tensor, kept, emit(aten.mul.Scalar, silent, NEVER))
+        differences = emit(aten.add.Tensor, kept, emit.own("autodual.far", far, {"mask": counts}))
     best = fold(emit, by_pairs(aten.logaddexp.default), differences, dim + 1)
     return emit(aten.squeeze.dim, best, dim + 1)
 
