@@ -18,8 +18,9 @@ LARGEST, MANY, ENTRIES, TOGETHER = 2**22, 2**26, 2**22, 64
 
 def groups(key: np.ndarray, size: int) -> list[np.ndarray]:
     """Return where ``key`` has each of its values, in parts of up to ``size``."""
-    each = [np.flatnonzero(key == value) for value in np.unique(key)]
-    return [mine[i : i + size] for mine in each for i in range(0, len(mine), size)]
+    order = np.argsort(key, kind="stable")
+    each = np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+    return [mine[i : i + size] for mine in each for i in range(0, len(mine), max(1, size))]
 
 
 class Bounds:
@@ -39,7 +40,8 @@ class Bounds:
                 z = proof.ops[i - 1].forward([self.values[j] for j in inputs], slopes)
                 self.values.append(z)
             z, (u, b, s, t, beta) = self.values[i], cuts[1:, cuts[0] == i]
-            u, b, t = u.astype(int), b.astype(int), -s * N.coarse(-s * t * N.unit, np.inf)[0]
+            u, b = u.astype(int), b.astype(int)
+            t = -s * N.coarse(below(-s * t * N.unit, N.total), np.inf)[0]
             for lo, hi in base[i : i + 1]:
                 z.lo, z.hi = np.maximum(z.lo, lo), np.minimum(z.hi, hi)
             np.maximum.at(z.lo, (u[s > 0], b[s > 0]), t[s > 0])
@@ -104,7 +106,7 @@ class Bounds:
                 if len(parts) > 1:
                     V[np.searchsorted(at, where)] += below(rows, N.row / len(parts))
                 if times:  # how often these were rounded
-                    lost = below(z.radius[where].sum(0), N.total) * (times * N.half / N.dual)
+                    lost = below(z.radius[where].sum(0) * times, N.exact) * (N.half / N.dual)
                     total = N.up(total + N.up(lost)[owner])
             if j == 0:
                 return N.up(total + self.support(at, V, owner))

@@ -111,16 +111,13 @@ class Affine:
         full[at // self.p, of] = V
         flat = self.where[:, :, places].ravel()
         order = np.argsort(flat, kind="stable")[: int((flat < self.size).sum())]
-        entries, start, count = np.unique(flat[order], return_index=True, return_counts=True)
+        entries, start = np.unique(flat[order], return_index=True)
         alone = len(entries) == flat.size and np.array_equal(order, np.arange(flat.size))
         total, (t, digits) = np.zeros((len(entries), V.shape[1])), self.N.digits(full, self.terms)
         for i, digit in enumerate(digits):
             X = below(digit, self.N.exact / (self.top * self.terms)).reshape(self.g, self.m, -1)
             parts = np.matmul(self.T, X).reshape(-1, V.shape[1])
-            sums = parts if alone else np.zeros(total.shape)
-            for d in () if alone else range(int(count.max(initial=0))):
-                more = np.flatnonzero(count > d) if (count <= d).any() else slice(None)
-                sums[more] += parts[order[start[more] + d]]
+            sums = parts if alone else np.add.reduceat(parts[order], start)
             total += self.N.near(sums * (t**i / self.w))
         return entries, total, len(digits)
 
