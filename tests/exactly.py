@@ -231,6 +231,10 @@ def evaluate(module, z):
         return np.where(z > Fraction(3, 4), one * z + other, other * z - one)
     if isinstance(module, Choose):
         return np.where(z >= Fraction(3, 4), z - 4096, z / 2 + 4096)
+    if isinstance(module, nn.Hardshrink):
+        return np.where(abs(z) > Fraction(module.lambd), z, Fraction(0))
+    if isinstance(module, nn.Threshold):
+        return np.where(z > Fraction(module.threshold), z, Fraction(module.value))
     if isinstance(module, nn.LeakyReLU):
         return np.where(z > 0, z, Fraction(module.negative_slope) * z)
     if isinstance(module, nn.Hardtanh):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import autodual as ad
-from autodual.errors import BatchError, InputError, UnsoundError
+from autodual.errors import BatchError, CaptureError, InputError, UnsoundError
 from autodual.front import door
 from tests.zoo import Net
 
@@ -482,3 +482,9 @@ def test_examples_that_mix_are_refused_however_arguments_are_read():
     model = Net(lambda net, x, a: x - x.mean(0) + a)
     with pytest.raises(BatchError, match="mixed"):
         ad.certify(model, 0.1).bounds(ad.Inputs(torch.rand(3, 3), torch.rand(3, 3)))
+
+
+def test_a_graph_that_overflows_where_its_model_does_not_is_said_to():
+    model = Net(lambda net, x: torch.where(x > 0.5, 1 / x, x))
+    with pytest.raises(CaptureError, match="∞ or NaN, and the model does not.*numbers cancel"):
+        ad.certify(model, 0.01).bounds(torch.zeros(2, 5))

@@ -149,7 +149,8 @@ def test_outward_bounds_hold_in_real_arithmetic(name, dtype):
 def jumping(rounding="outward"):
     """By how much bounds exceed values where z meets an edge, in one ulp of x or in none."""
     worst = -np.inf
-    for seed, kind in itertools.product(range(4), (Sign, Choose, partial(Lines, 6))):
+    kinds = Sign, Choose, partial(Lines, 6), partial(nn.Hardshrink, 0.75)
+    for seed, kind in itertools.product(range(4), (*kinds, partial(nn.Threshold, 0.75, -4.0))):
         torch.manual_seed(seed)
         jump = kind()
         first = nn.Linear(3, 6)

@@ -91,6 +91,8 @@ TABLE: dict[str, DualLayer | Either] = {
             SHRINK,
         )
     ),
-    "aten.hardshrink.default": pieces(minus_lambda, "lambd", jumps=True, nondecreasing=True),
-    "aten.threshold.default": pieces("threshold", jumps=True),
+    "aten.hardshrink.default": pieces(
+        minus_lambda, "lambd", jumps=True, nondecreasing=True, errors=0
+    ),
+    "aten.threshold.default": pieces("threshold", jumps=True, errors=0),
 }

@@ -267,11 +267,26 @@ def _compare(found: Admitted[Any]) -> Tensor:
             theirs, ours = theirs[finite], ours[finite]
         if close(theirs, ours):
             return returned
+        told = _apart(theirs, ours)
+    else:
+        told = f"it returns {list(returned.shape)}, its graph {list(graphs.shape)}"
     raise DisagreementError(
-        "the captured graph and the model disagree on this input. Does forward depend on the "
-        "number of examples, on the time, or on a state that it changes itself? Make that state "
-        "an argument."
+        f"the captured graph and the model disagree on this input: {told}. Does forward depend on "
+        "the number of examples, on the time, or on a state that it changes itself? Make that "
+        "state an argument. Or do large numbers cancel, or overflow? An op may be captured as "
+        "others, which are rounded otherwise: certify model.double(), or move and scale the input."
     )
+
+
+def _apart(theirs: Tensor, ours: Tensor) -> str:
+    """Say how far a model's results and those of its graph are apart."""
+    if not bool(ours.isfinite().all()):
+        return "the graph comes to ∞ or NaN, and the model does not"
+    if theirs.dtype != ours.dtype or not theirs.is_floating_point():
+        return f"{theirs.dtype} and {ours.dtype}"
+    gap = (theirs - ours).abs().flatten()
+    at = int(gap.argmax())
+    return f"{float(theirs.flatten()[at]):.9g} and {float(ours.flatten()[at]):.9g}, for one entry"
 
 
 def _find(
