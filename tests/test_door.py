@@ -486,5 +486,5 @@ def test_examples_that_mix_are_refused_however_arguments_are_read():
 
 def test_a_graph_that_overflows_where_its_model_does_not_is_said_to():
     model = Net(lambda net, x: torch.where(x > 0.5, 1 / x, x))
-    with pytest.raises(CaptureError, match="∞ or NaN, and the model does not.*numbers cancel"):
+    with pytest.raises(CaptureError, match="∞ or NaN, and the model does not"):
         ad.certify(model, 0.01).bounds(torch.zeros(2, 5))
