@@ -155,7 +155,7 @@ def test_chunks_and_recomputation_change_nothing(seed):
 
 @pytest.mark.parametrize("bounds", ["dual", "ibp&dual"])
 @given(seed=seeds)
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_forward_order_equals_backward_order(bounds, seed):
     model, x, y = picture_net(seed)
     threat = ball(seed % 3)
@@ -384,6 +384,7 @@ def test_compiled_equals_eager(monkeypatch):
     assert len(compiled) == 2  # the loss and the margins
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_to_the_end(tmp_path, monkeypatch):
     # what another run has left may be C++ for vectors that ATEN_CPU_CAPABILITY rules out here
