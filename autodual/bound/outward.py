@@ -277,7 +277,11 @@ def charge(
         sizes, off: as for ``Surroundings``.
     """
     if isinstance(relaxed, Planes):
-        return _between(step, call, relaxed, read, found, batch, own, sizes, off)
+        around = Surroundings(max(value.reads for value in read), found, own, sizes, off)
+        z, boxes = [value.reference for value in read], [value.box for value in read]
+        radius = _planes(step, call, relaxed, z, boxes, around)
+        far = [value.far for value in read]
+        return Charge(radius, _floor(step, 1 + LERP * MEANS, far, batch), around)
     if isinstance(relaxed, Product):
         charge: Charge | None = _product(step, call, relaxed, read, batch, own)
     else:
@@ -288,25 +292,6 @@ def charge(
     if charge is None:
         return Charge(off, off.new_zeros(batch))
     return replace(charge, radius=up(charge.radius + off))
-
-
-def _between(
-    step: Step,
-    call: Call,
-    relaxed: Planes,
-    read: Sequence[Reached],
-    found: Interval,
-    batch: int,
-    own: float | None,
-    sizes: int,
-    off: Tensor | None,
-) -> Charge:
-    """Return what rounding may add at an op between two planes."""
-    around = Surroundings(max(value.reads for value in read), found, own, sizes, off)
-    z, boxes = [value.reference for value in read], [value.box for value in read]
-    radius = _planes(step, call, relaxed, z, boxes, around)
-    far = [value.far for value in read]
-    return Charge(radius, _floor(step, 1 + LERP * MEANS, far, batch), around)
 
 
 def beside(

@@ -76,7 +76,7 @@ class Claim:
 
 
 class Growth:
-    """The search for trees of one proof, of which ``proof.known`` holds the sets.
+    """The search for trees of one proof.
 
     Args:
         proof: its network and sets.

@@ -132,13 +132,14 @@ def rewrite(graph: Graph, table: Mapping[str, Decomposition]) -> Graph:
             rewritten.append(node.where)
         if any(n.out == found for n in emit.nodes) and found.dtype == node.out.dtype:
             named = {found: node.out}  # the last value takes the name of the one it stands for
-            notes = {named.get(v, v): how for v, how in emit.inexact.items()}
-            inexact = {**inexact, **{v: _both(inexact.get(v), how) for v, how in notes.items()}}
             nodes += [substitute(n, named, named.get(n.out, n.out)) for n in emit.nodes]
         else:
+            named = {}
             nodes += emit.nodes
-            inexact.update(emit.inexact)
             same[node.out] = found
+        for v, how in emit.inexact.items():
+            v = named.get(v, v)
+            inexact[v] = _both(inexact.get(v), how)
     if len(nodes) == len(graph.nodes) and all(map(_is, nodes, graph.nodes)):
         return graph
     output = same.get(graph.output, graph.output)
