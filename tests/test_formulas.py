@@ -17,6 +17,7 @@ from autodual.errors import UnsupportedOpError
 from autodual.front.capture import capture
 from autodual.front.evaluate import entries, run_nodes
 from autodual.front.passes import simplify
+from autodual.front.passes.ranges import ranges_of
 from autodual.front.passes.rewrite import Emit
 
 u = 2.0**-24
@@ -231,6 +232,24 @@ def test_ranges_are_those_of_computed_values(name, options):
     net = ad.certify(Do(function), eps, rounding="deployed", **options)
     found, z = net.bounds(torch.tensor([[center]])), function(torch.tensor([[point]]))
     assert bool((z >= found.lower).all() and (z <= found.upper).all())
+
+
+def test_ranges_of_computed_values_are_those_of_real_ones_and_hardly_more():
+    """None is lost, and each holds the real one: of a sum, a power, a mean and a clamp."""
+
+    def function(x):
+        z = (x.clamp(-0.1, 0.3) + torch.tanh(x) * 0.7) ** 2 + 0.1
+        return torch.rsqrt(z.mean(1, keepdim=True) + 0.25)
+
+    captured = capture(Do(function), Inputs(torch.randn(3, 5)), 0, None, frozenset())
+    graph = simplify(captured.graph)
+    real, computed = ranges_of(graph), ranges_of(graph, 2.0**-22, torch.finfo(torch.float).tiny)
+    assert real.keys() == computed.keys()
+    for value, (low, high) in real.items():
+        wide = computed[value]
+        assert wide[0] <= low
+        assert wide[1] >= high
+        assert wide == pytest.approx((low, high), abs=1e-3)
 
 
 SHORT = {

@@ -165,8 +165,8 @@ def ranges_of(graph: Graph, share: float = 0.0, least: float = 0.0) -> Ranges:
             if share:
                 low, high = _rounded(node, (low, high), share, least)
             if low <= high and low < math.inf and high > -math.inf:
-                least, most = known(node.out)
-                found[node.out] = max(low, least), min(high, most)
+                before = known(node.out)
+                found[node.out] = max(low, before[0]), min(high, before[1])
     return found
 
 
